@@ -1,0 +1,56 @@
+"""Evaluators: built once from a config block, run as often as wanted.
+
+`run(params, predict_fns, mesh)` yields `(name, value)`; values are percentages. The compiled
+functions stay with the evaluator, so the second run inside training compiles nothing.
+"""
+
+from albef_jax.errors import UserError
+from albef_jax.evaluators.masked import MaskedEvaluator
+from albef_jax.evaluators.matching import MatchingEvaluator
+from albef_jax.evaluators.retrieval import RetrievalEvaluator
+
+EVALUATORS = {
+    "retrieval": RetrievalEvaluator,
+    "matching": MatchingEvaluator,
+    "masked": MaskedEvaluator,
+}
+# Numeric fields of every block: (default, least). An evaluator adds its own; `every` is for the
+# training loop.
+COMMON_FIELDS = {"every": (0, 0), "batch_size": (64, 1), "max_images": (0, 0)}
+
+
+def make_evaluator(block, data_config, tokenizer, seed):
+    """Builds the evaluator of one block of `config.evals`.
+
+    Args:
+      block: `kind`, `source`, and optionally `every`, `batch_size` (rows encoded or pairs scored
+        at a time), `max_images` (0: all; n: the first n images with all their captions) and the
+        fields of the kind.
+      data_config: `config.data`: image size, text length and cleaning.
+      tokenizer: the tokenizer of the run.
+      seed: of captions, negatives and masks; the same seed gives the same questions.
+
+    Returns:
+      An object with `run(params, predict_fns, mesh)` and `description`, one line about its data.
+
+    Raises:
+      UserError: unknown kind or field, no source, a value out of range, or unusable data.
+    """
+    kind = block.get("kind")
+    if kind not in EVALUATORS:
+        raise UserError(f"An evals block has kind={kind!r}; use one of "
+                        f"{', '.join(map(repr, EVALUATORS))}.")
+    fields = COMMON_FIELDS | EVALUATORS[kind].fields
+    where = f"The evals block of kind {kind!r}"
+    for name in block:
+        if name not in fields and name not in ("kind", "source"):
+            raise UserError(f"{where} has an unknown field {name!r}; its fields are kind, source, "
+                            f"{', '.join(fields)}.")
+    if not block.get("source"):
+        raise UserError(f"{where} has no source; give it one, for example "
+                        "source=dict(kind='json', files=('dev.json',), image_roots=('images',)).")
+    settings = {name: block.get(name, default) for name, (default, _) in fields.items()}
+    for name, (_, least) in fields.items():
+        if settings[name] < least:
+            raise UserError(f"{where} has {name}={settings[name]}; make it at least {least}.")
+    return EVALUATORS[kind](block["source"], settings, data_config, tokenizer, seed)

@@ -1,0 +1,172 @@
+"""Held-out images and captions, encoded once and paired in static jitted batches.
+
+Rows are padded up to the batch and dropped again, so results are exact for any batch size and
+any number of devices. Every batch is sharded over the mesh's `data` axis, every result is
+replicated and brought to the host.
+"""
+
+from collections import deque
+from contextlib import closing
+from itertools import islice
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from albef_jax.data.pipeline import EvalSet
+from albef_jax.data.sources import make_source
+from albef_jax.sharding import replicated, shard_batch
+
+# Batches sent ahead of the results: the host gathers the next rows while the device works.
+IN_FLIGHT = 2
+
+
+class HeldOut:
+    """An evaluation source on the host, and the compiled functions that look at it.
+
+    Attributes:
+      text_ids, text_mask: int32 `[m, l]`, cut to the longest caption (padding changes nothing).
+      text_image: int32 `[m]`, the image of each caption.
+      num_images: n, different images, `max_images` at most.
+    """
+
+    def __init__(self, source, settings, data_config, tokenizer):
+        self._set = EvalSet(make_source(source), tokenizer, data_config)
+        self._batch_size = settings["batch_size"]
+        self.num_images = min(settings["max_images"] or self._set.num_images,
+                              self._set.num_images)
+        kept = self._set.text_image < self.num_images
+        longest = int(self._set.text_mask[kept].sum(axis=1).max())
+        self.text_ids = self._set.text_ids[kept, :longest]
+        self.text_mask = self._set.text_mask[kept, :longest]
+        self.text_image = self._set.text_image[kept]
+        self._bound_to = self._compiled = self._mesh = None
+
+    def bind(self, predict_fns, mesh, score_pairs):
+        """Compiles for this model and mesh; does nothing when they are those of the last run.
+
+        Args:
+          predict_fns: the task's `encode_image`, `encode_text`, ...
+          mesh: one `data` axis; params are replicated over it.
+          score_pairs: pure function `(params, image_embeds [g, n, d], **texts [g, s, ...])` of g
+            images with s texts each -> `[g, s, ...]`.
+        """
+        if self._bound_to == (predict_fns, mesh):
+            return
+        encode_image, encode_text = predict_fns["encode_image"], predict_fns["encode_text"]
+        functions = {"images": lambda params, image: encode_image(params, image),
+                     "texts": lambda params, text_ids, text_mask: encode_text(
+                         params, text_ids, text_mask),
+                     "pairs": score_pairs}
+        self._compiled = {name: jax.jit(function, out_shardings=replicated(mesh))
+                          for name, function in functions.items()}
+        self._bound_to, self._mesh = (dict(predict_fns), mesh), mesh
+
+    def encode_images(self, params):
+        """All images, once: embeddings `[n, t, d]` and unit features `[n, e]`, float32."""
+        size, n = self._rows(self._batch_size), self.num_images
+        total = -(-n // size)
+        embeds = feats = None
+        with closing(self._set.images(size)) as images:
+            for batch, result in self._run("images", params, islice(images, total), total):
+                if embeds is None:
+                    embeds, feats = (np.empty((n, *x.shape[1:]), x.dtype) for x in result)
+                wanted = (batch["_mask"] > 0) & (batch["index"] < n)
+                row = batch["index"][wanted]
+                embeds[row], feats[row] = (x[wanted] for x in result)
+        return embeds, feats
+
+    def encode_texts(self, params, text_ids, text_mask):
+        """Texts `[m, l]`, once: embeddings `[m, l, d]` and unit features `[m, e]`, float32."""
+        size, m = self._rows(self._batch_size), len(text_ids)
+        # A row past the end repeats the last text: a row without any token has no softmax.
+        rows = [np.minimum(np.arange(start, start + size), m - 1) for start in range(0, m, size)]
+        batches = (dict(text_ids=text_ids[r], text_mask=text_mask[r]) for r in rows)
+        results = [result for _, result in self._run("texts", params, batches, len(rows))]
+        return tuple(np.concatenate(parts)[:m] for parts in zip(*results))
+
+    def score_pairs(self, params, image_embeds, pair_image, pair_text, texts, per_image=1):
+        """Scores pairs in blocks of `per_image` texts that share one image.
+
+        Whatever the model derives from the image alone (the keys and values of the
+        cross-attention) is then computed once per block instead of once per pair.
+
+        Args:
+          params: of the model.
+          image_embeds: `[n, t, d]` on the host.
+          pair_image, pair_text: int `[p]`, rows of `image_embeds` and of `texts`.
+          texts: dict of host arrays `[m, ...]`.
+          per_image: texts in a block.
+
+        Returns:
+          What the bound `score_pairs` gives, `[p, ...]`, in the order of the pairs.
+        """
+        block_image, block_pairs = blocks_by_image(pair_image, per_image)
+        size = self._rows(-(-self._batch_size // per_image))
+        starts = range(0, len(block_image), size)
+
+        def batches():
+            for start in starts:
+                rows = np.minimum(np.arange(start, start + size), len(block_image) - 1)
+                text = pair_text[block_pairs[rows]]
+                yield dict(image_embeds=image_embeds[block_image[rows]],
+                           **{name: array[text] for name, array in texts.items()})
+
+        results = [result for _, result in
+                   self._run("pairs", params, batches(), len(starts))]
+        scores = np.concatenate(results)[:len(block_image)]
+        out = np.empty((len(pair_image), *scores.shape[2:]), scores.dtype)
+        # Padded slots repeat a pair of their own block: they write the same score again.
+        out[block_pairs] = scores
+        return out
+
+    def _rows(self, rows):
+        """The batch rounded up to a multiple of the devices."""
+        return -(-rows // self._mesh.size) * self._mesh.size
+
+    def _run(self, name, params, batches, total):
+        """Yields (batch, host result) in order, with a progress bar on a terminal."""
+        waiting = deque()
+        with tqdm(total=total, desc=f"evaluate {name}", unit="batch", leave=False,
+                  disable=True if jax.process_index() else None) as bar:
+            for batch in batches:
+                waiting.append((batch, self._send(name, params, batch)))
+                if len(waiting) > IN_FLIGHT:
+                    yield _fetch(*waiting.popleft(), bar)
+            while waiting:
+                yield _fetch(*waiting.popleft(), bar)
+
+    def _send(self, name, params, batch):
+        rows = len(next(iter(batch.values()))) // jax.process_count()
+        mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+        arrays = {key: value[mine] for key, value in batch.items() if key not in ("_mask", "index")}
+        return self._compiled[name](params, **shard_batch(arrays, self._mesh))
+
+
+def _fetch(batch, result, bar):
+    result = jax.device_get(result)
+    bar.update()
+    return batch, result
+
+
+def blocks_by_image(pair_image, per_image):
+    """Lays pairs out in rows of one image each.
+
+    Args:
+      pair_image: int `[p]`, the image of each pair.
+      per_image: s, pairs in a row.
+
+    Returns:
+      The image of each row, int `[r]`, ascending, and the pairs of each row, int `[r, s]`. Every
+      pair is in exactly one row; free slots repeat the first pair of their row.
+    """
+    order = np.argsort(pair_image, kind="stable")
+    images, first, counts = np.unique(pair_image[order], return_index=True, return_counts=True)
+    rows = -(-counts // per_image)
+    first_row = np.cumsum(rows) - rows
+    place = np.arange(len(order)) - np.repeat(first, counts)
+    row, slot = np.repeat(first_row, counts) + place // per_image, place % per_image
+    pairs = np.empty((rows.sum(), per_image), np.int64)
+    pairs[:] = order[slot == 0][:, None]
+    pairs[row, slot] = order
+    return np.repeat(images, rows), pairs

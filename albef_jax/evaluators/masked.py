@@ -1,0 +1,65 @@
+"""Accuracy of masked language modelling on held-out captions, given their images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from albef_jax.errors import UserError
+from albef_jax.evaluators.held_out import HeldOut
+
+MASK_RATE = 0.15
+
+
+class MaskedEvaluator:
+    """Top-1 and top-5 accuracy of the original token, in percent of the masked positions.
+
+    15% of the words of every held-out caption are replaced by [MASK], always the same ones for a
+    seed. Yields `mlm_top1` and `mlm_top5`.
+    """
+
+    fields = {}
+
+    def __init__(self, source, settings, data_config, tokenizer, seed):
+        self._held_out = data = HeldOut(source, settings, data_config, tokenizer)
+        special = (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id)
+        self._masked = draw_masked(data.text_ids, special, np.random.default_rng(seed))
+        self._masked_ids = np.where(self._masked, tokenizer.mask_id, data.text_ids)
+        if not self._masked.any():
+            raise UserError("The evals block of kind 'masked' has too few words to mask any; "
+                            "give its source more captions, or raise max_images.")
+        self._per_image = -(-len(data.text_ids) // data.num_images)
+        self.description = f"{self._masked.sum()} masked tokens in {len(data.text_ids)} captions"
+
+    def run(self, params, predict_fns, mesh):
+        """Yields (name, percent)."""
+        data = self._held_out
+        data.bind(predict_fns, mesh, token_ranks(predict_fns["mlm_logits"]))
+        image_embeds, _ = data.encode_images(params)
+        texts = dict(text_ids=data.text_ids, masked_ids=self._masked_ids,
+                     text_mask=data.text_mask)
+        rows = np.arange(len(data.text_ids))
+        ranks = data.score_pairs(params, image_embeds, data.text_image, rows, texts,
+                                 per_image=self._per_image)[self._masked]
+        for depth in (1, 5):
+            yield f"mlm_top{depth}", 100 * float(np.mean(ranks < depth))
+
+
+def draw_masked(ids_bl, special_ids, rng):
+    """Positions to mask, bool `[b, l]`: 15% of the tokens that are not special."""
+    return (rng.random(ids_bl.shape) < MASK_RATE) & ~np.isin(ids_bl, special_ids)
+
+
+def token_ranks(mlm_logits):
+    """The pair function of blocks: rank of the original token, 0 = best, int32 `[g, s, l]`.
+
+    Tokens with an equal or undefined logit count as better: a constant prediction scores 0%.
+    """
+
+    def ranks_of_slot(params, image_embeds, text_ids, masked_ids, text_mask):
+        logits = mlm_logits(params, image_embeds, masked_ids, text_mask)
+        target = jnp.take_along_axis(logits, text_ids[..., None], axis=-1)
+        return logits.shape[-1] - 1 - jnp.sum(logits < target, axis=-1)
+
+    by_slot = jax.vmap(ranks_of_slot, in_axes=(None, None, 1, 1, 1), out_axes=1)
+    return lambda params, image_embeds, text_ids, masked_ids, text_mask: by_slot(
+        params, image_embeds, text_ids, masked_ids, text_mask)

@@ -1,0 +1,89 @@
+"""A small held-out set and a model small enough to be written down: linear maps on pixels."""
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from albef_jax.data.text import train_tokenizer
+
+WORDS = "red green blue small large round flat dog cat bird boat house runs sits over under".split()
+SIZE, LENGTH, WIDTH, PATCHES = 16, 10, 12, 4
+
+
+def write_source(path, images, captions_per_image=2, seed=0):
+    """An arrays file of random images with random captions of 2 to 8 words; its config block."""
+    rng = np.random.default_rng(seed)
+    captions = [[" ".join(rng.choice(WORDS, rng.integers(2, 9)))
+                 for _ in range(captions_per_image)] for _ in range(images)]
+    np.savez(path, image=rng.integers(0, 256, (images, SIZE, SIZE, 3), np.uint8),
+             caption=np.array(captions))
+    return {"kind": "arrays", "path": str(path)}
+
+
+def unit(x):
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def encode_image(params, image):
+    """Rows of pixels as patches, projected: embeddings `[b, 4, d]` and features `[b, d]`."""
+    patches = image.astype(jnp.float32).reshape(len(image), PATCHES, -1) / 255 - 0.5
+    embeds = patches @ params["pixel"]
+    return embeds, unit(embeds[:, 0])
+
+
+def encode_text(params, ids, mask):
+    """Word vectors and their masked mean: `[b, l, d]`, `[b, d]`."""
+    embeds = params["word"][ids] + params["position"][: ids.shape[1]]
+    weights = mask[..., None].astype(jnp.float32)
+    return embeds, unit((embeds * weights).sum(1) / weights.sum(1))
+
+
+def match(params, image_embeds, text_embeds, mask):
+    """Attention of words to patches, then a linear head: `[b, 2]`."""
+    attention = jnp.exp(jnp.einsum("bld,bnd->bln", text_embeds, image_embeds) / WIDTH)
+    read = attention @ image_embeds / attention.sum(-1, keepdims=True)
+    weights = mask[..., None].astype(jnp.float32)
+    return (jnp.tanh(read * text_embeds) * weights).sum(1) / weights.sum(1) @ params["head"]
+
+
+def mlm_logits(params, image_embeds, masked_ids, mask):
+    """The mean of the other words and the image, compared with every word: `[b, l, v]`."""
+    text, _ = encode_text(params, masked_ids, mask)
+    context = (text * mask[..., None]).mean(1, keepdims=True) + image_embeds.mean(1, keepdims=True)
+    return jnp.tanh(text + context) @ params["word"].T
+
+
+@pytest.fixture
+def predict_fns():
+    return dict(encode_image=encode_image, encode_text=encode_text, match=match,
+                mlm_logits=mlm_logits)
+
+
+@pytest.fixture
+def tokenizer():
+    return train_tokenizer([" ".join(WORDS)] * 5, 200)
+
+
+@pytest.fixture
+def params(tokenizer):
+    rng = np.random.default_rng(7)
+    shapes = dict(pixel=(SIZE * SIZE * 3 // PATCHES, WIDTH), word=(tokenizer.vocab_size, WIDTH),
+                  position=(LENGTH, WIDTH), head=(WIDTH, 2))
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def data_config():
+    return ml_collections.ConfigDict(dict(
+        image_size=SIZE, text_length=LENGTH, max_words=30, sep=False, engine="pillow",
+        max_bad_share=0.01, workers=2))
+
+
+@pytest.fixture
+def make_source_block(tmp_path):
+    """`make_source_block(images, captions_per_image=2)` -> a source block."""
+    def make(images, captions_per_image=2):
+        return write_source(tmp_path / f"held_out_{images}_{captions_per_image}.npz", images,
+                            captions_per_image)
+    return make

@@ -1,0 +1,69 @@
+"""Masked-word accuracy: what is masked, and every rank against a plain loop."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from albef_jax.errors import UserError
+from albef_jax.evaluators import make_evaluator
+from albef_jax.evaluators.masked import draw_masked
+from albef_jax.sharding import make_mesh
+
+
+def build(source, data_config, tokenizer, seed=0, batch_size=8):
+    block = dict(kind="masked", source=source, batch_size=batch_size)
+    return make_evaluator(block, data_config, tokenizer, seed)
+
+
+def test_masks_15_percent_of_words_and_nothing_else():
+    ids = np.random.default_rng(0).integers(5, 50, (2000, 12))
+    ids[:, 0], ids[:, 8], ids[:, 9:] = 2, 3, 0
+    masked = draw_masked(ids, (0, 2, 3), np.random.default_rng(1))
+    assert not masked[:, [0, 8, 9, 10, 11]].any()
+    assert masked[:, 1:8].mean() == pytest.approx(0.15, abs=0.01)
+    np.testing.assert_array_equal(masked, draw_masked(ids, (0, 2, 3), np.random.default_rng(1)))
+    assert (masked != draw_masked(ids, (0, 2, 3), np.random.default_rng(2))).any()
+
+
+@pytest.mark.parametrize("batch_size, captions_per_image", [(4, 1), (7, 3), (64, 2)])
+def test_evaluator_equals_a_plain_loop(make_source_block, params, predict_fns, tokenizer,
+                                       data_config, batch_size, captions_per_image):
+    source = make_source_block(41, captions_per_image)
+    evaluator = build(source, data_config, tokenizer, batch_size=batch_size)
+    values = dict(evaluator.run(params, predict_fns, make_mesh()))
+
+    with np.load(source["path"]) as arrays:
+        images, captions = arrays["image"], arrays["caption"]
+    ids, mask = tokenizer.encode(list(captions.ravel()), 10)
+    longest = mask.sum(1).max()
+    special = (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id)
+    masked = draw_masked(ids[:, :longest], special, np.random.default_rng(0))
+    places = []
+    for text, image in enumerate(np.repeat(images, captions_per_image, 0)):
+        embeds, _ = predict_fns["encode_image"](params, image[None])
+        question = np.where(masked[text], tokenizer.mask_id, ids[text, :longest])[None]
+        logits = predict_fns["mlm_logits"](params, embeds, question, mask[text, None, :longest])
+        for position in np.flatnonzero(masked[text]):
+            order = np.argsort(-np.asarray(logits[0, position]))
+            places.append(int(np.where(order == ids[text, position])[0][0]))
+    assert evaluator.description.startswith(f"{len(places)} masked tokens")
+    assert values == pytest.approx({f"mlm_top{depth}": 100 * np.mean(np.array(places) < depth)
+                                    for depth in (1, 5)})
+    assert 0 < values["mlm_top5"] < 100
+
+
+def test_padding_and_undefined_logits_score_nothing(make_source_block, params, predict_fns,
+                                                    tokenizer, data_config):
+    evaluator = build(make_source_block(6), data_config, tokenizer)
+    for value in (0.0, np.nan):
+        def constant(params, image_embeds, ids, mask, value=value):
+            return jnp.full((*ids.shape, len(params["word"])), value)
+        values = evaluator.run(params, predict_fns | {"mlm_logits": constant}, make_mesh())
+        assert dict(values) == {"mlm_top1": 0.0, "mlm_top5": 0.0}
+
+
+def test_nothing_to_mask_is_said_at_once(tmp_path, tokenizer, data_config):
+    np.savez(tmp_path / "empty.npz", image=np.zeros((2, 16, 16, 3), np.uint8),
+             caption=np.array(["!", "?"]))
+    with pytest.raises(UserError, match="too few words"):
+        build(dict(kind="arrays", path=str(tmp_path / "empty.npz")), data_config, tokenizer)

@@ -1,0 +1,138 @@
+"""ITM accuracy: the pairs that are asked, the draws, and the balance."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from albef_jax.errors import UserError
+from albef_jax.evaluators import make_evaluator
+from albef_jax.evaluators.matching import (
+    negative_pairs, one_text_per_image, sample, split_groups,
+)
+from albef_jax.sharding import make_mesh
+
+
+def build(source, data_config, tokenizer, seed=0, **fields):
+    block = dict(kind="matching", source=source, batch_size=5) | fields
+    return make_evaluator(block, data_config, tokenizer, seed)
+
+
+def own_image_match(threshold_to_images):
+    """A matching head that knows: the image's number is written into its first pixel, the text's
+    into its words, so the right answer can be computed; see `numbered_source`."""
+    def match(params, image_embeds, text_embeds, mask):
+        gap = jnp.abs(image_embeds[:, 0, 0] - text_embeds[:, 0, 0])
+        score = jnp.where(gap < 0.5, 1.0, -1.0) * threshold_to_images
+        return jnp.stack([-score, score], -1)
+    return match
+
+
+WORDS = [f"{a}{b}" for a in "abcdefghij" for b in "abcdefghij"]
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """80 images whose first pixel is their number and whose only word names the number."""
+    from albef_jax.data.text import train_tokenizer
+    image = np.zeros((80, 16, 16, 3), np.uint8)
+    image[:, 0, 0, 0] = np.arange(80)
+    np.savez(tmp_path / "numbered.npz", image=image, caption=np.array(WORDS[:80]))
+    tokenizer = train_tokenizer(WORDS * 3, 300)
+    ids, _ = tokenizer.encode(WORDS[:80], 10)
+    number = np.full(tokenizer.vocab_size, -1.0, np.float32)
+    number[ids[:, 1]] = np.arange(80)
+    assert len(set(ids[:, 1])) == 80 and (ids[:, 2] == tokenizer.pad_id).all()
+
+    def encode_image(params, image):
+        value = image[:, 0, 0, :1].astype(jnp.float32)
+        angle = value * 2 * jnp.pi / 80
+        return value[:, :, None], jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+
+    def encode_text(params, ids, mask):
+        value = jnp.asarray(number)[ids[:, 1:2]]
+        angle = value * 2 * jnp.pi / 80
+        return value[:, :, None], jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+
+    source = dict(kind="arrays", path=str(tmp_path / "numbered.npz"))
+    return source, tokenizer, dict(encode_image=encode_image, encode_text=encode_text)
+
+
+@pytest.mark.parametrize("sign, accuracy", [(1, 100.0), (-1, 0.0)])
+def test_no_negative_is_a_pair_and_no_pair_a_negative(numbered, data_config, sign, accuracy):
+    source, tokenizer, fns = numbered
+    values = dict(build(source, data_config, tokenizer).run(
+        {}, fns | {"match": own_image_match(sign)}, make_mesh()))
+    assert values == {"itm_accuracy_random": accuracy, "itm_accuracy_hard": accuracy}
+
+
+def test_a_constant_answer_scores_half(numbered, data_config):
+    source, tokenizer, fns = numbered
+    for logits in ((0.0, 1.0), (1.0, 0.0)):
+        def match(params, image_embeds, text_embeds, mask, logits=logits):
+            return jnp.broadcast_to(jnp.array(logits), (len(image_embeds), 2))
+        values = dict(build(source, data_config, tokenizer).run({}, fns | {"match": match},
+                                                                make_mesh()))
+        assert values == {"itm_accuracy_random": 50.0, "itm_accuracy_hard": 50.0}
+
+
+def test_hard_negatives_are_similar_and_random_ones_are_not(numbered, data_config):
+    """A head that calls everything within 10 of the right number a match: only near negatives
+    fool it."""
+    source, tokenizer, fns = numbered
+
+    def lenient(params, image_embeds, text_embeds, mask):
+        gap = jnp.abs(image_embeds[:, 0, 0] - text_embeds[:, 0, 0])
+        near = jnp.where(jnp.minimum(gap, 80 - gap) <= 10, 1.0, -1.0)
+        return jnp.stack([-near, near], -1)
+
+    values = dict(build(source, data_config, tokenizer, temperature=0.02).run(
+        {}, fns | {"match": lenient}, make_mesh()))
+    assert values["itm_accuracy_random"] > 75
+    assert values["itm_accuracy_hard"] < 65
+
+
+def test_same_seed_same_questions(make_source_block, params, predict_fns, tokenizer, data_config):
+    source = make_source_block(30)
+    runs = [dict(build(source, data_config, tokenizer, seed, group_size=8, batch_size=size).run(
+        params, predict_fns, make_mesh())) for seed, size in ((3, 5), (3, 64), (4, 5))]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_an_image_listed_twice_counts_once(tmp_path, tokenizer, data_config):
+    np.savez(tmp_path / "twice.npz", image=np.zeros((4, 16, 16, 3), np.uint8),
+             caption=np.array(["red dog", "blue cat", "boat", "bird"]),
+             image_id=np.array([4, 5, 4, 6]))
+    source = dict(kind="arrays", path=str(tmp_path / "twice.npz"))
+    assert build(source, data_config, tokenizer).description == "3 pairs in groups of 64"
+    with pytest.raises(UserError, match="at least two different images"):
+        build(source, data_config, tokenizer, max_images=1)
+
+
+def test_groups_drop_only_a_lone_pair():
+    assert [len(g) for g in split_groups(np.arange(9), 4)] == [4, 4]
+    assert [len(g) for g in split_groups(np.arange(10), 4)] == [4, 4, 2]
+
+
+def test_one_text_of_every_image_uniformly():
+    image_of_text = np.array([5, 5, 5, 2, 2, 9])
+    drawn = [one_text_per_image(image_of_text, np.random.default_rng(s)) for s in range(300)]
+    assert all(sorted(image_of_text[texts]) == [2, 5, 9] for texts in drawn)
+    counts = np.bincount(np.concatenate(drawn), minlength=6)
+    assert counts[:3].min() > 70 and counts[3:5].min() > 120 and counts[5] == 300
+
+
+def test_sample_follows_the_softmax():
+    logits = np.array([[0.0, 1.0, -np.inf, 2.0]])
+    draws = sample(np.repeat(logits, 4000, 0), (np.arange(4000) + 0.5) / 4000)
+    expected = np.exp([0, 1, -np.inf, 2]) / np.exp([0, 1, -np.inf, 2]).sum()
+    np.testing.assert_allclose(np.bincount(draws, minlength=4) / 4000, expected, atol=1e-3)
+
+
+def test_negatives_keep_one_side_in_turn():
+    sims = np.random.default_rng(0).normal(size=(6, 6)) * 5
+    sims[:, 2] = [0, 0, 900, 0, 40, 0]  # text 2: after its own image, image 4 is the nearest
+    sims[3] = [40, 0, 0, 900, 0, 0]     # image 3: after its own text, text 0 is the nearest
+    image, text = negative_pairs(sims, np.full(6, 0.5))
+    assert (image != text).all()
+    assert (text[::2] == [0, 2, 4]).all() and (image[1::2] == [1, 3, 5]).all()
+    assert image[2] == 4 and text[3] == 0

@@ -1,0 +1,184 @@
+"""Retrieval: the recorded scores of the public code, and every score against a plain double loop."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from albef_jax.errors import UserError
+from albef_jax.evaluators import make_evaluator
+from albef_jax.evaluators.held_out import blocks_by_image
+from albef_jax.evaluators.retrieval import UNSCORED, candidates, rank, recalls
+from albef_jax.sharding import make_mesh
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "retrieval"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return dict(np.load(GOLDEN / "eval.npz")), json.loads((GOLDEN / "meta.json").read_text())
+
+
+def assert_recalls(values, metrics):
+    """Ours against the public code's: txt_r = texts for an image, img_r = images for a text."""
+    for theirs, ours in (("txt", "i2t"), ("img", "t2i")):
+        for depth in (1, 5, 10):
+            assert values[f"{ours}_r{depth}"] == metrics[f"{theirs}_r{depth}"]
+    assert values["r_mean"] == pytest.approx(metrics["r_mean"], rel=1e-12)
+
+
+def test_recalls_of_recorded_scores_with_ties(golden):
+    arrays, meta = golden
+    text_image = [meta["eval"]["txt2img"][str(t)] for t in range(8)]
+    values = recalls(arrays["score_i2t"], arrays["score_t2i"], np.array(text_image))
+    assert_recalls(values, meta["eval"]["metrics"])
+
+
+def test_recalls_of_recorded_large_scores(golden):
+    arrays, meta = golden
+    values = recalls(arrays["itm_eval_scores_i2t"], arrays["itm_eval_scores_t2i"],
+                     np.arange(60) // 2)
+    assert_recalls(values, meta["eval"]["itm_eval_large"]["metrics"])
+
+
+def test_candidates_are_those_the_public_code_scored(golden):
+    arrays, _ = golden
+    sims = arrays["image_embed"] @ arrays["text_embed"].T
+    np.testing.assert_allclose(sims, arrays["sims_i2t"], atol=1e-6)
+    k = int(arrays["k"])
+    np.testing.assert_array_equal(candidates(sims, k), arrays["score_i2t"] != UNSCORED)
+    np.testing.assert_array_equal(candidates(sims.T, k), arrays["score_t2i"] != UNSCORED)
+
+
+def test_rank_is_the_place_in_the_reversed_ascending_sort():
+    scores = np.array([3.0, 1.0, 3.0, 2.0, 1.0, 3.0])
+    order = np.argsort(scores, kind="stable")[::-1]
+    assert [rank(scores, t) for t in range(6)] == [int(np.where(order == t)[0][0])
+                                                   for t in range(6)]
+
+
+def test_a_model_of_nans_finds_nothing():
+    values = recalls(np.full((20, 20), np.nan), np.full((20, 20), np.nan), np.arange(20))
+    assert values["r_mean"] == 0
+
+
+def test_best_text_counts_for_an_image():
+    score_i2t = np.array([[0.1, 0.9, 0.5, 0.4], [0.9, 0.8, 0.1, 0.2]])
+    values = recalls(score_i2t, score_i2t.T, np.array([0, 0, 1, 1]))
+    assert (values["i2t_r1"], values["t2i_r1"]) == (50.0, 25.0)
+    with pytest.raises(ValueError, match="every image"):
+        recalls(score_i2t, score_i2t.T, np.array([0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize("per_image", [1, 3, 8])
+def test_blocks_hold_every_pair_once_beside_its_image(per_image):
+    pair_image = np.random.default_rng(0).integers(0, 5, 40)
+    images, pairs = blocks_by_image(pair_image, per_image)
+    assert pairs.shape == (len(images), per_image)
+    assert set(pairs.ravel()) == set(range(40))
+    assert (pair_image[pairs] == images[:, None]).all()
+    assert len(images) == sum(-(-count // per_image) for count in np.bincount(pair_image))
+
+
+def plain_scores(params, predict_fns, source, tokenizer, k):
+    """Similarities and re-ranked scores, one image and one text at a time."""
+    with np.load(source["path"]) as arrays:
+        images, captions = arrays["image"], arrays["caption"]
+    n, per_image = captions.shape
+    texts = captions.ravel()
+    image = [predict_fns["encode_image"](params, image[None]) for image in images]
+    encoded = [tokenizer.encode([text], 10) for text in texts]
+    text = [predict_fns["encode_text"](params, *e) for e in encoded]
+    sims = np.array([[float(i[1][0] @ t[1][0]) for t in text] for i in image])
+    match = np.array([[float(predict_fns["match"](params, i[0], t[0], e[1])[0, 1])
+                       for t, e in zip(text, encoded)] for i in image])
+    i2t, t2i = np.full(sims.shape, UNSCORED), np.full(sims.T.shape, UNSCORED)
+    for row in range(n):
+        for column in np.argsort(-sims[row])[:k]:
+            i2t[row, column] = match[row, column]
+    for column in range(len(texts)):
+        for row in np.argsort(-sims[:, column])[:k]:
+            t2i[column, row] = match[row, column]
+    return sims, i2t, t2i, np.repeat(np.arange(n), per_image)
+
+
+@pytest.mark.parametrize("batch_size, k", [(4, 3), (64, 5), (5, 100)])
+def test_evaluator_equals_a_plain_double_loop(make_source_block, params, predict_fns, tokenizer,
+                                              data_config, batch_size, k):
+    source = make_source_block(11)
+    block = dict(kind="retrieval", source=source, k=k, batch_size=batch_size)
+    evaluator = make_evaluator(block, data_config, tokenizer, seed=0)
+    values = dict(evaluator.run(params, predict_fns, make_mesh()))
+    sims, i2t, t2i, text_image = plain_scores(params, predict_fns, source, tokenizer, k)
+    expected = {f"itc_{name}": v for name, v in recalls(sims, sims.T, text_image).items()}
+    assert values == pytest.approx(expected | recalls(i2t, t2i, text_image))
+    assert len(values) == 14 and list(values)[-1] == "r_mean"
+    assert list(values.values())[:7] != list(values.values())[7:]
+
+
+def test_second_run_compiles_nothing_and_sees_new_params(make_source_block, params, predict_fns,
+                                                         tokenizer, data_config):
+    traces = []
+
+    def counting_match(*args):
+        traces.append(1)
+        return predict_fns["match"](*args)
+
+    block = dict(kind="retrieval", source=make_source_block(9), k=3, batch_size=4)
+    evaluator = make_evaluator(block, data_config, tokenizer, seed=0)
+    fns, mesh = predict_fns | {"match": counting_match}, make_mesh()
+    first = dict(evaluator.run(params, fns, mesh))
+    traced = len(traces)
+    other = dict(evaluator.run(jax.tree.map(np.flip, params), dict(fns), mesh))
+    assert dict(evaluator.run(params, fns, mesh)) == first != other
+    assert len(traces) == traced > 0
+
+
+def test_max_images_keeps_the_first_images_with_all_their_texts(make_source_block, params,
+                                                                predict_fns, tokenizer,
+                                                                data_config, tmp_path):
+    source = make_source_block(11)
+    with np.load(source["path"]) as arrays:
+        np.savez(tmp_path / "first.npz", image=arrays["image"][:6], caption=arrays["caption"][:6])
+    runs = []
+    for block in (dict(source=source, max_images=6),
+                  dict(source=dict(kind="arrays", path=str(tmp_path / "first.npz")))):
+        evaluator = make_evaluator(dict(kind="retrieval", k=3, **block), data_config, tokenizer, 0)
+        assert evaluator.description == "6 images, 12 texts, the best 3 re-ranked"
+        runs.append(dict(evaluator.run(params, predict_fns, make_mesh())))
+    assert runs[0] == runs[1]
+
+
+def test_rows_of_one_image_are_merged_and_max_images_counts_images(tmp_path, tokenizer,
+                                                                   data_config):
+    np.savez(tmp_path / "rows.npz", image=np.zeros((5, 16, 16, 3), np.uint8),
+             caption=np.array(["red dog", "blue cat", "boat", "bird", "house"]),
+             image_id=np.array([4, 5, 4, 6, 5]))
+    source = dict(kind="arrays", path=str(tmp_path / "rows.npz"))
+    for max_images, counts in ((0, "3 images, 5 texts"), (2, "2 images, 4 texts")):
+        block = dict(kind="retrieval", source=source, max_images=max_images)
+        evaluator = make_evaluator(block, data_config, tokenizer, 0)
+        assert evaluator.description.startswith(counts)
+
+
+@pytest.mark.parametrize("change, sentence", [
+    (dict(kind="ranking"), "kind='ranking'; use one of 'retrieval', 'matching', 'masked'"),
+    (dict(topk=5), "unknown field 'topk'; its fields are kind, source, every, batch_size"),
+    (dict(k=0), "k=0; make it at least 1"),
+    (dict(batch_size=0), "batch_size=0; make it at least 1"),
+    (dict(source=None), "has no source"),
+])
+def test_mistakes_in_a_block(make_source_block, tokenizer, data_config, change, sentence):
+    block = dict(kind="retrieval", source=make_source_block(3)) | change
+    with pytest.raises(UserError) as error:
+        make_evaluator(block, data_config, tokenizer, 0)
+    assert sentence in str(error.value)
+
+
+def test_no_progress_bar_off_a_terminal(make_source_block, params, predict_fns, tokenizer,
+                                        data_config, capfd):
+    block = dict(kind="retrieval", source=make_source_block(4), k=2)
+    dict(make_evaluator(block, data_config, tokenizer, 0).run(params, predict_fns, make_mesh()))
+    assert capfd.readouterr() == ("", "")
