@@ -1,0 +1,289 @@
+"""BERT, post-LN, split into a text encoder and a fusion encoder (ALBEF section 3.1).
+
+The first layers see text only; every fusion layer adds cross-attention to the image tokens.
+Fusion runs several *sets* of texts in one pass, `[s, b, l, d]`: all sets but the last read the
+image of their own row, the last may read another row's. Image keys and values are projected
+once per image, whatever the number of texts that read them (PERF.md section 2.1).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from albef_jax.models.layers import (
+    NORMAL_002,
+    Dropout,
+    Dtype,
+    HeadsDense,
+    Mlp,
+    attention_probs,
+    padding_bias,
+)
+
+LAYER_NORM_EPS = 1e-12
+
+
+def layer_norm(dtype, name):
+    return nn.LayerNorm(LAYER_NORM_EPS, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class BertEmbeddings(nn.Module):
+    """Word + position + token type 0, LayerNorm, dropout: `[b, l] -> [b, l, d]`."""
+
+    vocab_size: int
+    max_positions: int
+    width: int
+    dropout: float
+    dtype: Dtype
+
+    def setup(self):
+        self.word = self.param("word", NORMAL_002, (self.vocab_size, self.width))
+        self.position = self.param("position", NORMAL_002, (self.max_positions, self.width))
+        self.token_type = self.param("token_type", NORMAL_002, (2, self.width))
+        self.norm = layer_norm(self.dtype, None)
+        self.drop = Dropout(self.dropout)
+
+    def __call__(self, ids_bl, deterministic):
+        words = self.word[ids_bl]
+        # torch's padding_idx: looking up [PAD] (id 0) sends no gradient to its row.
+        words = jnp.where(ids_bl[..., None] == 0, jax.lax.stop_gradient(words), words)
+        x = words + self.token_type[0] + self.position[: ids_bl.shape[1]]
+        return self.drop(self.norm(x), deterministic)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention sub-layer: attend, project, dropout, add, LayerNorm."""
+
+    heads: int
+    dropout: float
+    attention_dropout: float
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x_bld, bias, deterministic, query_len=None):
+        """`[b, l, d] -> [b, query_len or l, d]`: only the first `query_len` outputs if given."""
+        width = x_bld.shape[-1]
+        q, k, v = HeadsDense(3, width, self.heads, self.dtype, name="qkv")(x_bld)
+        probs = attention_probs(q[:, :query_len], k, bias)
+        probs = Dropout(self.attention_dropout)(probs, deterministic).astype(v.dtype)
+        y = jnp.einsum("bhqn,bnhk->bqhk", probs, v)
+        y = y.reshape(*y.shape[:2], width)
+        y = nn.Dense(width, dtype=self.dtype, kernel_init=NORMAL_002, name="output")(y)
+        y = Dropout(self.dropout)(y, deterministic)
+        return layer_norm(self.dtype, "norm")(x_bld[:, :query_len] + y)
+
+
+class CrossAttention(nn.Module):
+    """Cross-attention sub-layer from texts to image tokens."""
+
+    width: int
+    heads: int
+    dropout: float
+    attention_dropout: float
+    dtype: Dtype
+
+    def setup(self):
+        self.query = HeadsDense(1, self.width, self.heads, self.dtype)
+        self.key_value = HeadsDense(2, self.width, self.heads, self.dtype)
+        self.output = nn.Dense(self.width, dtype=self.dtype, kernel_init=NORMAL_002)
+        self.norm = layer_norm(self.dtype, None)
+        self.drop = Dropout(self.dropout)
+        self.drop_probs = Dropout(self.attention_dropout)
+
+    def __call__(self, x_sbld, image_kv, swap_b, deterministic):
+        """Every text set attends to image tokens.
+
+        Args:
+          x_sbld: s sets of texts `[s, b, l, d]`.
+          image_kv: keys and values of the images, each `[b, n, h, k]` (`key_value`).
+          swap_b: int32 `[b]` or None: the last set reads the images `swap_b`.
+          deterministic: no dropout.
+
+        Returns:
+          `[s, b, l, d]`.
+        """
+        k, v = image_kv
+        (q,) = self.query(x_sbld)
+        if swap_b is None:
+            y = self._read(q, k, v, deterministic)
+        else:
+            own = [self._read(q[:-1], k, v, deterministic)] if len(q) > 1 else []
+            y = jnp.concatenate([*own, self._read(q[-1:], k[swap_b], v[swap_b], deterministic)])
+        y = self.drop(self.output(y), deterministic)
+        return self.norm(x_sbld + y)
+
+    def _read(self, q_sblhk, k_bnhk, v_bnhk, deterministic):
+        """Attends with the sets side by side along the query axis; returns `[s, b, l, d]`."""
+        s, b, l, h, k = q_sblhk.shape
+        q_bqhk = q_sblhk.swapaxes(0, 1).reshape(b, s * l, h, k)
+        probs = self.drop_probs(attention_probs(q_bqhk, k_bnhk), deterministic)
+        y = jnp.einsum("bhqn,bnhk->bqhk", probs.astype(v_bnhk.dtype), v_bnhk)
+        return y.reshape(b, s, l, h * k).swapaxes(0, 1)
+
+
+class FeedForward(nn.Module):
+    """MLP sub-layer: `[..., d] -> [..., d]`."""
+
+    hidden: int
+    dropout: float
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x, deterministic):
+        y = Dropout(self.dropout)(Mlp(self.hidden, self.dtype, name="mlp")(x), deterministic)
+        return layer_norm(self.dtype, "norm")(x + y)
+
+
+class TextLayer(nn.Module):
+    """One text-only BERT layer: `[b, l, d] -> [b, l, d]`."""
+
+    heads: int
+    mlp_width: int
+    dropout: float
+    attention_dropout: float
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x_bld, bias, deterministic):
+        x = SelfAttention(self.heads, self.dropout, self.attention_dropout, self.dtype,
+                          name="attention")(x_bld, bias, deterministic)
+        return FeedForward(self.mlp_width, self.dropout, self.dtype,
+                           name="ffn")(x, deterministic)
+
+
+class FusionLayer(nn.Module):
+    """One fusion layer over text sets: self-attention, cross-attention, MLP."""
+
+    width: int
+    heads: int
+    mlp_width: int
+    dropout: float
+    attention_dropout: float
+    dtype: Dtype
+
+    def setup(self):
+        rates = (self.dropout, self.attention_dropout)
+        self.attention = SelfAttention(self.heads, *rates, self.dtype)
+        self.cross = CrossAttention(self.width, self.heads, *rates, self.dtype)
+        self.ffn = FeedForward(self.mlp_width, self.dropout, self.dtype)
+
+    def project_image(self, image_bnd):
+        """Keys and values that this layer's texts read: two `[b, n, h, k]`."""
+        return self.cross.key_value(image_bnd)
+
+    def __call__(self, x_sbld, bias, image_kv, swap_b, deterministic, query_len=None,
+                 select_m=None):
+        """`[s, b, l, d] -> [s, b, l, d]`, or only the part of the output that will be read.
+
+        Args:
+          x_sbld: text states. bias: additive mask `[s*b, 1, 1, l]`.
+          image_kv: from `project_image`. swap_b: see `CrossAttention`.
+          deterministic: no dropout.
+          query_len: compute only the first positions; the result is `[s, b, query_len, d]`.
+          select_m: int32 positions of the flattened `[s*b*l]`; the result is `[m, d]`.
+        """
+        s, b, l, d = x_sbld.shape
+        x = self.attention(x_sbld.reshape(s * b, l, d), bias, deterministic, query_len)
+        x = self.cross(x.reshape(s, b, -1, d), image_kv, swap_b, deterministic)
+        if select_m is not None:
+            x = x.reshape(-1, d)[select_m]
+        return self.ffn(x, deterministic)
+
+
+class MlmHead(nn.Module):
+    """Dense, GELU, LayerNorm, decoder tied to the word embeddings: `[..., d] -> [..., v]`."""
+
+    vocab_size: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x, word_vd):
+        h = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=NORMAL_002, name="dense")(x)
+        h = layer_norm(self.dtype, "norm")(nn.gelu(h, approximate=False))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.vocab_size,))
+        logits = jnp.einsum("...d,vd->...v", h, word_vd.astype(self.dtype),
+                            preferred_element_type=jnp.float32)
+        return logits + bias
+
+
+class Bert(nn.Module):
+    """Text encoder, fusion encoder and MLM head over one set of word embeddings.
+
+    Attributes:
+      vocab_size, max_positions: sizes of the embedding tables.
+      width: channels d. text_layers, fusion_layers: depth of the two encoders.
+      heads: attention heads. mlp_width: MLP channels.
+      dropout, attention_dropout: rates in training.
+      dtype: of the matrix products.
+    """
+
+    vocab_size: int
+    max_positions: int
+    width: int
+    text_layers: int
+    fusion_layers: int
+    heads: int
+    mlp_width: int
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    def setup(self):
+        layer = (self.heads, self.mlp_width, self.dropout, self.attention_dropout, self.dtype)
+        self.embeddings = BertEmbeddings(self.vocab_size, self.max_positions, self.width,
+                                         self.dropout, self.dtype)
+        self.text = [TextLayer(*layer) for _ in range(self.text_layers)]
+        self.fusion = [FusionLayer(self.width, *layer) for _ in range(self.fusion_layers)]
+        self.head = MlmHead(self.vocab_size, self.dtype)
+
+    def encode(self, ids_bl, mask_bl, deterministic=True):
+        """Text encoder: ids and mask `[b, l]` -> states `[b, l, d]`."""
+        x = self.embeddings(ids_bl, deterministic)
+        bias = padding_bias(mask_bl)
+        for layer in self.text:
+            x = layer(x, bias, deterministic)
+        return x
+
+    def fuse(self, x_sbld, mask_sbl, image_bnd, swap_b=None, deterministic=True):
+        """Fusion encoder: text states `[s, b, l, d]` and image tokens -> `[s, b, l, d]`."""
+        x, bias = self._fusion_trunk(x_sbld, mask_sbl, image_bnd, swap_b, deterministic)
+        last = self.fusion[-1]
+        return last(x, bias, last.project_image(image_bnd), swap_b, deterministic)
+
+    def fuse_at(self, x_bld, mask_bl, image_bnd, select_m, deterministic=True):
+        """Fusion states of one text set at positions of the flattened `[b*l]`: `[m, d]`."""
+        x, bias = self._fusion_trunk(x_bld[None], mask_bl[None], image_bnd, None, deterministic)
+        last = self.fusion[-1]
+        return last(x, bias, last.project_image(image_bnd), None, deterministic,
+                    select_m=select_m)
+
+    def fuse_for_losses(self, x_sbld, mask_sbl, image_bnd, swap_b, select_m, deterministic):
+        """The fusion passes of MLM and ITM in one; the last layer only where it is read.
+
+        Args:
+          x_sbld: text states: the first set for MLM, the others for ITM.
+          mask_sbl: their masks. image_bnd: image tokens.
+          swap_b: the images that the last set reads.
+          select_m: positions to predict in the first set, flattened to `[b*l]`.
+          deterministic: no dropout.
+
+        Returns:
+          MLM states at `select_m` `[m, d]`, ITM states at [CLS] `[s-1, b, d]`.
+        """
+        x, bias = self._fusion_trunk(x_sbld, mask_sbl, image_bnd, swap_b, deterministic)
+        b, last = x.shape[1], self.fusion[-1]
+        kv = last.project_image(image_bnd)
+        mlm_md = last(x[:1], bias[:b], kv, None, deterministic, select_m=select_m)
+        itm_sb1d = last(x[1:], bias[b:], kv, swap_b, deterministic, query_len=1)
+        return mlm_md, itm_sb1d[:, :, 0]
+
+    def _fusion_trunk(self, x_sbld, mask_sbl, image_bnd, swap_b, deterministic):
+        bias = padding_bias(mask_sbl.reshape(-1, mask_sbl.shape[-1]))
+        for layer in self.fusion[:-1]:
+            kv = layer.project_image(image_bnd)
+            x_sbld = layer(x_sbld, bias, kv, swap_b, deterministic)
+        return x_sbld, bias
+
+    def predict_words(self, x):
+        """MLM head: states `[..., d]` -> float32 logits `[..., v]`."""
+        return self.head(x, self.embeddings.word)

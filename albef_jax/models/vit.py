@@ -1,0 +1,86 @@
+"""Vision Transformer, pre-LN, with a [CLS] token (ALBEF section 3.1; DeiT-B/16 layout)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from albef_jax.models.layers import Dtype, HeadsDense, Mlp, attention_probs
+
+TRUNCATED_002 = nn.initializers.truncated_normal(0.02)
+LAYER_NORM_EPS = 1e-6
+
+
+def patchify(image_bhwc, patch_size):
+    """Cuts images into flattened patches, row-major: `[b, h, w, c] -> [b, n, p*p*c]`."""
+    b, height, width, c = image_bhwc.shape
+    rows, cols = height // patch_size, width // patch_size
+    x = image_bhwc.reshape(b, rows, patch_size, cols, patch_size, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * cols, patch_size * patch_size * c)
+
+
+class VitAttention(nn.Module):
+    """Self-attention of all image tokens: `[b, n, d] -> [b, n, d]`."""
+
+    heads: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x_bnd):
+        width = x_bnd.shape[-1]
+        q, k, v = HeadsDense(3, width, self.heads, self.dtype, TRUNCATED_002, name="qkv")(x_bnd)
+        probs = attention_probs(q, k).astype(v.dtype)
+        x = jnp.einsum("bhqn,bnhk->bqhk", probs, v).reshape(x_bnd.shape)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=TRUNCATED_002, name="proj")(x)
+
+
+class VitBlock(nn.Module):
+    """Pre-LN transformer block: `[b, n, d] -> [b, n, d]`."""
+
+    heads: int
+    mlp_width: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x_bnd):
+        def norm(name, x):
+            return nn.LayerNorm(LAYER_NORM_EPS, dtype=self.dtype, use_fast_variance=False,
+                                name=name)(x)
+
+        x = x_bnd
+        x = x + VitAttention(self.heads, self.dtype, name="attn")(norm("norm1", x))
+        return x + Mlp(self.mlp_width, self.dtype, TRUNCATED_002, name="mlp")(norm("norm2", x))
+
+
+class VisionTransformer(nn.Module):
+    """Images to tokens.
+
+    Attributes:
+      image_size: side of the square input, pixels; fixes the number of position embeddings.
+      patch_size: side of a patch, pixels; must divide `image_size`.
+      width: channels d. depth: blocks. heads: attention heads. mlp_ratio: MLP width / d.
+      dtype: of the matrix products.
+    """
+
+    image_size: int
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image_bhwc):
+        """Normalised images `[b, s, s, 3]` -> all tokens after the last norm `[b, 1+n, d]`."""
+        patches = patchify(image_bhwc.astype(self.dtype), self.patch_size)
+        fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=fan_in_uniform,
+                     name="patch_embed")(patches)
+        cls = self.param("cls_token", TRUNCATED_002, (1, 1, self.width))
+        pos = self.param("pos_embed", TRUNCATED_002, (1, 1 + x.shape[1], self.width))
+        cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
+        x = (jnp.concatenate([cls, x], axis=1) + pos).astype(self.dtype)
+        for i in range(self.depth):
+            x = VitBlock(self.heads, int(self.width * self.mlp_ratio), self.dtype,
+                         name=f"block_{i}")(x)
+        return nn.LayerNorm(LAYER_NORM_EPS, dtype=self.dtype, use_fast_variance=False,
+                            name="norm")(x)

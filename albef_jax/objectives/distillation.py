@@ -1,0 +1,41 @@
+"""Momentum distillation: the EMA teacher, its soft targets and their weight (section 3.3)."""
+
+import jax
+import jax.numpy as jnp
+
+
+def ema(teacher, online, momentum):
+    """momentum x teacher + (1 - momentum) x online, leaf by leaf, float32."""
+    return jax.tree.map(lambda m, p: momentum * m + (1.0 - momentum) * p, teacher, online)
+
+
+def alpha_at(step, alpha, ramp_steps):
+    """Weight of the soft targets: linear from 0 to `alpha` over the first `ramp_steps`."""
+    if ramp_steps <= 0:
+        return jnp.asarray(alpha, jnp.float32)
+    return alpha * jnp.minimum(1.0, step / ramp_steps).astype(jnp.float32)
+
+
+def soft_cross_entropy(logits, targets):
+    """-sum(targets x log softmax(logits)) over the last axis, for targets that sum to 1.
+
+    Written as logsumexp minus a dot product, so that no array of log probabilities is kept.
+    It differs from KL(targets || softmax) by the entropy of the targets only.
+    """
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(targets * logits, axis=-1)
+
+
+def distilled_cross_entropy(logits, labels, teacher_logits, alpha):
+    """(1 - alpha) CE(labels) + alpha CE(softmax of the teacher), per element (eq. 7).
+
+    Args:
+      logits: float32 `[..., v]`. labels: int32 `[...]`. teacher_logits: `[..., v]`.
+      alpha: scalar weight of the teacher.
+
+    Returns:
+      float32 `[...]`.
+    """
+    soft = jax.lax.stop_gradient(jax.nn.softmax(teacher_logits, axis=-1))
+    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    expected = jnp.sum(soft * logits, axis=-1)
+    return jax.nn.logsumexp(logits, axis=-1) - (1.0 - alpha) * picked - alpha * expected

@@ -1,0 +1,83 @@
+"""Masked language modelling (MLM): the masking recipe and the positions to predict (eq. 3)."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class MaskingDraws(NamedTuple):
+    """The random choices of one masking; every field is `[b, l]`."""
+
+    chosen: jax.Array  # bool: predict this token, if it is a word
+    replaced: jax.Array  # bool: of the chosen, write [MASK]
+    randomised: jax.Array  # bool: of the chosen that are not [MASK], write a random word
+    words: jax.Array  # int32: the random words, special ids included
+
+
+def draw_masking(key, shape, vocab_size, rate=0.15, replace=(0.8, 0.1, 0.1)):
+    """Draws where and how to mask a batch of texts.
+
+    Args:
+      key: PRNG key. shape: `(b, l)`. vocab_size: random words are below it.
+      rate: probability that a word is predicted.
+      replace: shares of predicted words that become [MASK], a random word, or stay.
+
+    Returns:
+      MaskingDraws.
+    """
+    mask_share, random_share, _ = replace
+    random_of_rest = random_share / (1.0 - mask_share) if mask_share < 1.0 else 0.0
+    keys = jax.random.split(key, 4)
+    return MaskingDraws(
+        chosen=jax.random.bernoulli(keys[0], rate, shape),
+        replaced=jax.random.bernoulli(keys[1], mask_share, shape),
+        randomised=jax.random.bernoulli(keys[2], random_of_rest, shape),
+        words=jax.random.randint(keys[3], shape, 0, vocab_size),
+    )
+
+
+def mask_tokens(ids_bl, draws, *, pad_id, cls_id, mask_id):
+    """Applies drawn choices to a copy of the texts.
+
+    [PAD] and [CLS] are never predicted; [SEP] may be, as in the public code.
+
+    Returns:
+      masked ids `[b, l]` and bool `[b, l]` that marks the positions to predict.
+    """
+    predicted = draws.chosen & (ids_bl != pad_id) & (ids_bl != cls_id)
+    masked = jnp.where(draws.replaced, mask_id, jnp.where(draws.randomised, draws.words, ids_bl))
+    return jnp.where(predicted, masked, ids_bl), predicted
+
+
+def default_budget(texts, length, rate=0.15):
+    """Static number of predicted positions for a group: the mean plus six deviations.
+
+    All positions but [CLS] count as words, so that full texts fit too.
+    """
+    words = texts * (length - 1)
+    mean, deviation = words * rate, math.sqrt(words * rate * (1.0 - rate))
+    return min(words, math.ceil(mean + 6.0 * deviation))
+
+
+def masked_positions(predicted_bl, budget):
+    """The positions to predict as a static list.
+
+    Args:
+      predicted_bl: bool. budget: length m of the list.
+
+    Returns:
+      int32 `[m]` positions in the flattened `[b*l]` (0 where unused), float32 `[m]` weights
+      (1 used, 0 unused), and the number of positions that did not fit, int32.
+    """
+    flat = predicted_bl.reshape(-1)
+    count = jnp.sum(flat)
+    (positions,) = jnp.nonzero(flat, size=budget, fill_value=0)
+    weights = (jnp.arange(budget) < count).astype(jnp.float32)
+    return positions, weights, jnp.maximum(count - budget, 0)
+
+
+def weighted_mean(values_m, weights_m):
+    """Mean over used positions; 0, not NaN, where there are none."""
+    return jnp.sum(values_m * weights_m) / jnp.maximum(jnp.sum(weights_m), 1.0)

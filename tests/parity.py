@@ -1,0 +1,429 @@
+"""Compares this project with values recorded from the public PyTorch code.
+
+    python tests/parity.py CASE_DIR [CASE_DIR ...]
+
+A case folder holds meta.json, inputs.npz and recorded outputs (losses, features, gradients,
+states), all under the official names and layouts. Recorded random draws are injected; model,
+objectives and step are those that train. One line per compared array: its name, the largest
+difference relative to the largest entry of the recording, the limit, and whether it holds.
+Exits with 1 on a miss, and with 2 when nothing was compared.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from albef_jax import optim, sharding, step
+from albef_jax.models.albef import Albef
+from albef_jax.objectives import masking, matching
+from albef_jax.objectives.distillation import ema, soft_cross_entropy
+from albef_jax.state import TrainState
+from albef_jax.tasks import pretrain
+from albef_jax.weights import salesforce
+
+# Limits of the recordings' README, section Tolerances; not to be relaxed silently.
+OUTPUT, LOSS, GRADIENT, GRAD_NORM, STATE, TRAINED, EXACT = (
+    5e-6, 5e-6, 2e-5, 1e-5, 2e-6, 3e-5, 0.0)
+
+
+class Report:
+    """Prints one line per comparison and counts the misses."""
+
+    def __init__(self):
+        self.compared, self.missed = 0, 0
+
+    def check(self, name, ours, recorded, limit):
+        """Compares two arrays; an error of shape or a NaN is a miss."""
+        ours, recorded = np.asarray(ours, np.float64), np.asarray(recorded, np.float64)
+        scale = max(np.max(np.abs(recorded), initial=0.0), np.finfo(np.float32).tiny)
+        same_shape = ours.shape == recorded.shape
+        error = np.max(np.abs(ours - recorded), initial=0.0) / scale if same_shape else np.nan
+        good = bool(error <= limit)
+        note = "ok" if good else "MISS" if same_shape else f"SHAPE {ours.shape} {recorded.shape}"
+        print(f"{name:85s} error {error:.2e}  limit {limit:.0e}  {note}")
+        self.compared += 1
+        self.missed += not good
+
+
+class Case:
+    """A case folder: sizes, inputs, recordings and the initial state in our layout."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.meta = json.loads((self.folder / "meta.json").read_text())
+        self.inputs = self.arrays("inputs")
+        named = self.meta.get("initial_state", "state_dict.npz").split()[0]
+        self.tensors = dict(np.load(self.folder / named))
+        replaced = {k: v for k, v in self.inputs.items() if k in self.tensors}
+        self.tensors.update(replaced)
+        self.config = self._config()
+
+    def arrays(self, name):
+        """The npz of that name as a dict, empty when the case has none."""
+        path = self.folder / f"{name}.npz"
+        return dict(np.load(path)) if path.exists() else {}
+
+    def _config(self):
+        c, special = self.meta["config"], self.meta.get("special_tokens", {})
+        fc1 = self.tensors["visual_encoder.blocks.0.mlp.fc1.weight"]
+        length = self.inputs["input_ids"].shape[-1]
+        return ml_collections.ConfigDict(dict(
+            task="pretrain",
+            batch_size=c["batch"] * self.meta.get("world_size", 1), group_size=c["batch"],
+            model=dict(
+                image_size=c["image_res"], patch_size=c["patch"], vit_width=c["vit_dim"],
+                vit_depth=c["vit_depth"], vit_heads=c["vit_heads"],
+                vit_mlp_ratio=fc1.shape[0] / fc1.shape[1], text_width=c["bert_dim"],
+                text_layers=c["fusion_layer"],
+                fusion_layers=c["bert_layers"] - c["fusion_layer"],
+                text_heads=c["bert_heads"], text_mlp_width=c["bert_inter"],
+                vocab_size=c["vocab"], max_positions=c["max_pos"], embed_dim=c["embed_dim"],
+                dropout=0.0, attention_dropout=0.0, dtype="float32",
+                pad_id=special.get("pad", 0), cls_id=special.get("cls", 2),
+                mask_id=special.get("mask", 4)),
+            objective=dict(
+                temperature=c["temp"], queue_size=c["queue_size"], momentum=c["momentum"],
+                alpha_itc=c["alpha"], alpha_mlm=c["alpha"], alpha_ramp_steps=0, itc=True,
+                negatives="hard", positives="pair", mask_rate=c["mlm_probability"],
+                mask_replace=(0.8, 0.1, 0.1), mlm_budget=c["batch"] * length)))
+
+    def task(self, alphas):
+        """The task, with recorded weights of the teacher per step."""
+        task = pretrain.Pretrain(self.config)
+        alphas = jnp.atleast_1d(jnp.asarray(alphas, jnp.float32))
+        task.schedule = lambda i: {"alpha_itc": alphas[i], "alpha_mlm": alphas[i]}
+        return task
+
+    def state(self, optimizer, temperature=None):
+        """The recorded initial state; a fresh copy each time, because steps donate it."""
+        model, tensors = self.config.model, self.tensors
+        params = salesforce.read_tree(salesforce.pretrain_table(model), tensors)
+        if temperature is not None:
+            params["temp"] = np.float32(temperature)
+        params = jax.tree.map(jnp.array, params)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32), params=params,
+            teacher=jax.tree.map(jnp.array, salesforce.read_tree(
+                salesforce.teacher_table(model), tensors, salesforce.momentum_name)),
+            opt_state=optimizer.init(params),
+            memory={"image_queue": jnp.array(tensors["image_queue"].T),
+                    "text_queue": jnp.array(tensors["text_queue"].T),
+                    "pointer": jnp.array(tensors["queue_ptr"][0], jnp.int32)})
+
+    def batch(self, index=...):
+        """Recorded inputs as a batch of ours (channels last)."""
+        image = self.inputs["image"][index]
+        ids = np.asarray(self.inputs["input_ids"][index], np.int32)
+        mask = np.asarray(self.inputs["attention_mask"][index], np.int32)
+        return {"image": np.moveaxis(image, -3, -1), "text_ids": ids, "text_mask": mask}
+
+    def draws(self, groups, index=...):
+        """Recorded random choices, with a leading axis of `groups`."""
+        def take(name, dtype):
+            x = self.inputs[name][index]
+            return jnp.asarray(x.reshape(groups, self.config.group_size, *x.shape[
+                x.ndim - (1 if name.startswith("neg") else 2) + 1:]), dtype)
+
+        chosen, replaced, randomised = (
+            take(f"{name}_draw", bool) for name in ("mask", "replace", "random"))
+        return pretrain.PretrainDraws(
+            masking.MaskingDraws(chosen, replaced, randomised, take("random_words", jnp.int32)),
+            take("neg_image_idx", jnp.int32), take("neg_text_idx", jnp.int32))
+
+    def official(self, table, tree, rename=lambda name: name):
+        """Our tree under official names; `table` from `weights.salesforce`."""
+        return salesforce.write_tensors(table, tree, self.config.model.patch_size, rename)
+
+
+def record_gradients():
+    """An optimizer that changes nothing and keeps the gradients as its state."""
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params),
+        lambda grads, _, params: (jax.tree.map(jnp.zeros_like, grads), grads))
+
+
+def make_step(case, task, optimizer):
+    """The training step on one device, as the loop builds it."""
+    return step.make_train_step(
+        task, optimizer, sharding.make_mesh(jax.devices()[:1]), seed=0,
+        group_size=case.config.group_size, momentum=case.config.objective.momentum)
+
+
+def loss_records(case, task, state, batch, draws):
+    """Per-group losses and intermediates `[groups, ...]`, by the task's own loss."""
+    @jax.jit
+    def run(state, groups, draws):
+        params = task.prepare(state.params)
+        teacher = ema(state.teacher, task.teacher_of(params), case.config.objective.momentum)
+        aux = jax.vmap(lambda group, drawn: task.loss(
+            params, teacher, state.memory, group, jax.random.key(0), task.schedule(0),
+            drawn)[1])(groups, draws)
+        return params, teacher, aux.metrics, aux.record
+
+    groups = step.split_groups({k: jnp.asarray(v) for k, v in batch.items()},
+                               case.config.group_size)
+    return run(state, groups, draws)
+
+
+def without_key_bias(name, tensor):
+    """Leaves out attention key biases: their gradient is zero but for rounding."""
+    if name.endswith("attn.qkv.bias"):
+        first, _, last = np.split(tensor, 3)
+        return np.concatenate([first, last])
+    return None if name.endswith(".key.bias") else tensor
+
+
+def check_tensors(report, prefix, ours, recorded, limit):
+    """Compares every recorded parameter-like tensor; a name we do not have is a miss."""
+    for name, reference in recorded.items():
+        reference = without_key_bias(name, reference)
+        if reference is not None and not name.endswith("position_ids"):
+            mine = without_key_bias(name, ours[name]) if name in ours else np.zeros(0)
+            report.check(f"{prefix}{name}", mine, reference, limit)
+
+
+def add_tied(tensors):
+    """Adds the public code's second names of the MLM decoder."""
+    for part in ("text_encoder", "text_encoder_m"):
+        words = f"{part}.bert.embeddings.word_embeddings.weight"
+        if words in tensors:
+            tensors[f"{part}.cls.predictions.decoder.weight"] = tensors[words]
+            tensors[f"{part}.cls.predictions.decoder.bias"] = tensors[
+                f"{part}.cls.predictions.bias"]
+    return tensors
+
+
+def official_state(case, params, teacher, memory):
+    """Parameters, momentum copies and queues under official names."""
+    model = case.config.model
+    return add_tied({
+        **case.official(salesforce.pretrain_table(model), params),
+        **case.official(salesforce.teacher_table(model), teacher, salesforce.momentum_name),
+        "image_queue": np.asarray(memory["image_queue"]).T,
+        "text_queue": np.asarray(memory["text_queue"]).T,
+        "queue_ptr": np.asarray(memory["pointer"])[None]})
+
+
+def first_group(record):
+    return jax.tree.map(lambda x: np.asarray(x[0]), record)
+
+
+def named_outputs(case, params, teacher, record, memory, batch):
+    """The arrays of outputs.npz, from the record of one group."""
+    r = first_group(record)
+    on, mo, itc = r["online"], r["momentum"], r["itc"]
+    b = len(on["text"])
+    logits, states = r["itm"]["logits"], r["fused"]["itm_sbd"]
+
+    def rows(sets):  # ours: match, other text, other image; recorded: match, image, text
+        return np.concatenate([sets[0], sets[2], sets[1]])
+
+    apply = Albef(case.config.model).apply
+    mask = jnp.asarray(batch["text_mask"])
+
+    def fuse(text_bld, mask_bl, image_bnd):
+        return np.asarray(apply({"params": params}, text_bld[None], mask_bl[None], image_bnd,
+                                method=lambda m, *a: m.text_encoder.fuse(*a))[0])
+
+    def words(p, image_bnd):
+        return apply({"params": p}, image_bnd, r["masked"]["ids"], mask, method=Albef.mlm_logits)
+
+    other_text, other_image = r["negatives"]["text"], r["negatives"]["image"]
+    temperature = np.asarray(params["temp"])
+    all_image = np.concatenate([mo["image_feat"], memory["image_queue"]])
+    all_text = np.concatenate([mo["text_feat"], memory["text_queue"]])
+    i2t_loss = soft_cross_entropy(itc["i2t"], itc["i2t_targets"]).mean()
+    t2i_loss = soft_cross_entropy(itc["t2i"], itc["t2i_targets"]).mean()
+    return {
+        "image_embeds": on["image"], "text_embeds": on["text"],
+        "image_feat": on["image_feat"], "text_feat": on["text_feat"],
+        "image_embeds_m": mo["image"], "text_embeds_m": mo["text"],
+        "image_feat_m": mo["image_feat"], "text_feat_m": mo["text_feat"],
+        "image_feat_all": all_image.T, "text_feat_all": all_text.T,
+        "sim_i2t": itc["i2t"], "sim_t2i": itc["t2i"],
+        "sim_i2t_m": mo["image_feat"] @ all_text.T / temperature,
+        "sim_t2i_m": mo["text_feat"] @ all_image.T / temperature,
+        "sim_i2t_targets": itc["i2t_targets"], "sim_t2i_targets": itc["t2i_targets"],
+        "loss_i2t": i2t_loss, "loss_t2i": t2i_loss, "loss_ita": itc["loss"],
+        "loss_itm": r["itm"]["loss"],
+        "weights_i2t": matching.negative_probabilities(itc["i2t"][:, :b], itc["positives_bb"]),
+        "weights_t2i": matching.negative_probabilities(itc["t2i"][:, :b], itc["positives_bb"]),
+        "fusion_pos": fuse(on["text"], mask, on["image"]),
+        "fusion_neg": np.concatenate([
+            fuse(on["text"], mask, on["image"][other_image]),
+            fuse(on["text"][other_text], mask[other_text], on["image"])]),
+        "vl_embeddings": rows(states), "itm_logits": rows(logits),
+        "itm_labels": np.repeat([1, 0, 0], b),
+        "mlm_logits": words(params, on["image"]), "mlm_logits_m": words(teacher, mo["image"])}
+
+
+def loss_triple(metrics):
+    """(mlm, ita, itm), the order of the recordings, stacked on the last axis."""
+    return np.stack([np.asarray(metrics[name]) for name in ("mlm", "itc", "itm")], axis=-1)
+
+
+def check_losses(report, name, ours, recorded):
+    for part, mine, reference in zip(("mlm", "ita", "itm"), np.moveaxis(ours, -1, 0),
+                                     np.moveaxis(recorded, -1, 0)):
+        report.check(f"{name}[{part}]", mine, reference, LOSS)
+
+
+def run_variants(case, report, outputs):
+    """Losses with another alpha or stored temperature; the name spells the value."""
+    for key in [k for k in outputs if k.startswith("variant_") and k.endswith("_losses")]:
+        kind = key.removeprefix("variant_").removesuffix("_losses")
+        name = kind.rstrip("0123456789")
+        digits = kind.removeprefix(name)
+        value = float(f"{digits[0]}.{digits[1:]}0")
+        task = case.task(value if name == "alpha" else case.inputs["alpha"])
+        state = case.state(record_gradients(), value if name == "temp" else None)
+        params, _, metrics, _ = loss_records(case, task, state, case.batch(), case.draws(1))
+        check_losses(report, key, loss_triple(metrics)[0], outputs[key])
+        report.check(f"variant_{kind}_temp_after", params["temp"],
+                     outputs[f"variant_{kind}_temp_after"], LOSS)
+
+
+def run_forward(case, report):
+    """One forward and backward, every recorded intermediate, gradient and state."""
+    outputs, task, optimizer = case.arrays("outputs"), case.task(case.inputs["alpha"]), (
+        record_gradients())
+    batch, draws = case.batch(), case.draws(1)
+    state = case.state(optimizer)
+    memory = jax.tree.map(np.asarray, state.memory)
+    params, teacher, metrics, record = loss_records(case, task, state, batch, draws)
+    ours = named_outputs(case, params, teacher, record, memory, batch)
+    ours["loss_mlm"] = metrics["mlm"][0]
+    masked = first_group(record["masked"])
+    report.check("mlm_input_ids", masked["ids"], case.inputs["mlm_input_ids"], EXACT)
+    labels = np.where(masked["predicted"], batch["text_ids"], -100)
+    report.check("mlm_labels", labels, case.inputs["mlm_labels"], EXACT)
+    for name, recorded in outputs.items():
+        if name.startswith("variant_"):
+            continue
+        if name.startswith("weights_"):  # recorded with a zero diagonal, not renormalised
+            recorded = recorded / recorded.sum(axis=-1, keepdims=True)
+        limit = EXACT if name == "itm_labels" else LOSS if name.startswith("loss") else OUTPUT
+        report.check(name, ours[name], recorded, limit)
+    for name, recorded in case.arrays("outputs_f64").items():
+        report.check(f"float64 {name}", ours[name], recorded, OUTPUT)
+    run_variants(case, report, outputs)
+
+    after, metrics = make_step(case, task, optimizer)(state, batch, draws)
+    check_losses(report, "step losses", loss_triple(metrics), np.stack(
+        [outputs[f"loss_{name}"] for name in ("mlm", "ita", "itm")]))
+    grads = case.official(salesforce.pretrain_table(case.config.model), after.opt_state)
+    check_tensors(report, "grad ", grads, case.arrays("grads"), GRADIENT)
+    final = official_state(case, after.params, after.teacher, after.memory)
+    check_tensors(report, "after ", final, case.arrays("state_after"), STATE)
+
+
+def run_train(case, report):
+    """Optimiser steps from the initial state, then every parameter."""
+    inputs, outputs = case.inputs, case.arrays("outputs")
+    rates, settings = jnp.asarray(inputs["lr"]), case.meta["optimizer"]
+    block = ml_collections.ConfigDict(dict(
+        b1=settings["betas"][0], b2=settings["betas"][1], eps=settings["eps"],
+        weight_decay=float(inputs["weight_decay"])))
+    optimizer = optim.make_optimizer(block, lambda i: rates[i])
+    task = case.task(inputs["alpha"])
+    train_step, state = make_step(case, task, optimizer), case.state(optimizer)
+    history = []
+    for i in range(len(rates)):
+        start = int(state.memory["pointer"])
+        state, metrics = train_step(state, case.batch(i), case.draws(1, i))
+        rows = slice(start, start + case.config.batch_size)
+        history.append(jax.device_get({
+            "losses": loss_triple(metrics), "grad_norm": metrics["grad_norm"],
+            "temp_after_step": state.params["temp"],
+            "queue_ptr_after_step": state.memory["pointer"],
+            "image_feat_m": state.memory["image_queue"][rows],
+            "text_feat_m": state.memory["text_queue"][rows]}))
+    ours = {name: np.stack([h[name] for h in history]) for name in history[0]}
+    for name, recorded in outputs.items():
+        mine = ours[name.removesuffix("_f64")]
+        if name.startswith("losses"):
+            check_losses(report, name, mine, recorded)
+            continue
+        limit = (GRAD_NORM if name.startswith("grad_norm") else
+                 EXACT if name.startswith("queue_ptr") else OUTPUT)
+        report.check(name, mine, recorded, limit)
+    final = official_state(case, state.params, state.teacher, state.memory)
+    check_tensors(report, "end ", final, case.arrays("state_end"), TRAINED)
+    decays = case.official(salesforce.pretrain_table(case.config.model), jax.tree.map(
+        lambda p, d: jnp.full(p.shape, d), state.params, optim.decay_mask(state.params)))
+    wrong = [name for name, d in decays.items()
+             if bool(d.all()) == (name in case.meta["no_decay_params"])]
+    report.check(f"weight decay of {len(decays)} parameters {wrong}", len(wrong), 0, EXACT)
+
+
+def run_groups(case, report):
+    """One step over several groups, recorded with one process per group."""
+    groups, outputs = case.meta["world_size"], case.arrays("outputs")
+    task, optimizer = case.task(case.inputs["alpha"]), record_gradients()
+    state, batch, draws = case.state(optimizer), case.batch(), case.draws(groups)
+    _, _, metrics, record = loss_records(case, task, state, batch, draws)
+    check_losses(report, "losses", loss_triple(metrics), outputs["losses"])
+    logits = np.asarray(record["itm"]["logits"])
+    ours = {"sim_i2t": record["itc"]["i2t"], "sim_t2i": record["itc"]["t2i"],
+            "image_feat_m": record["momentum"]["image_feat"],
+            "text_feat_m": record["momentum"]["text_feat"],
+            "itm_logits": np.concatenate([logits[:, 0], logits[:, 2], logits[:, 1]], axis=1)}
+    for name, mine in ours.items():
+        report.check(name, mine, outputs[name], OUTPUT)
+    single = make_step(case, task, optimizer)
+    for rank in range(groups):
+        rows = slice(rank * case.config.group_size, (rank + 1) * case.config.group_size)
+        _, alone = single(case.state(optimizer), {k: v[rows] for k, v in batch.items()},
+                          jax.tree.map(lambda x: x[rank:rank + 1], draws))
+        report.check(f"gnorm_local[{rank}]", alone["grad_norm"], outputs["gnorm_local"][rank],
+                     GRAD_NORM)
+    after, _ = single(state, batch, draws)
+    grads = case.official(salesforce.pretrain_table(case.config.model), after.opt_state)
+    check_tensors(report, "grad ", grads, case.arrays("grads_averaged"), GRADIENT)
+    final = official_state(case, after.params, after.teacher, after.memory)
+    for name in ("image_queue", "text_queue", "queue_ptr"):
+        report.check(f"{name}_after", final[name], outputs[f"{name}_after"],
+                     EXACT if name == "queue_ptr" else STATE)
+
+
+def runner_of(meta, inputs):
+    """The comparison that fits a case, by what it records."""
+    if "mask_draw" not in inputs:
+        return None
+    if "world_size" in meta:
+        return run_groups
+    return run_train if inputs["image"].ndim == 5 else run_forward
+
+
+def run_case(folder):
+    """Runs one case folder; returns its Report."""
+    report, folder = Report(), pathlib.Path(folder)
+    meta = json.loads((folder / "meta.json").read_text())
+    inputs = folder / "inputs.npz"
+    runner = runner_of(meta, np.load(inputs)) if inputs.exists() else None
+    if runner is not None:
+        runner(Case(folder), report)
+    print(f"{folder.name}: {report.compared} compared, {report.missed} missed")
+    return report
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("case_dir", nargs="+")
+    jax.config.update("jax_default_matmul_precision", "highest")
+    reports = [run_case(folder) for folder in parser.parse_args().case_dir]
+    if any(report.compared == 0 for report in reports):
+        print("nothing was compared: this case's task does not exist here yet")
+        sys.exit(2)
+    sys.exit(1 if any(report.missed for report in reports) else 0)
+
+
+if __name__ == "__main__":
+    main()
