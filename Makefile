@@ -1,0 +1,25 @@
+# make env: the environment with the tests' needs; make test: the fast tests; make test-slow: the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Compiled programs are kept between test runs.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+
+.PHONY: env test test-slow clean
+
+env: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -e ".[test]"
+	touch $@
+
+test: env
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+
+test-slow: env
+	$(VENV)/bin/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) .pytest_cache *.egg-info

@@ -1,0 +1,328 @@
+"""Checkpoints of a run: asynchronous, atomic, and bit for bit what was saved.
+
+One checkpoint is an orbax composite of the train state and a JSON record (step, metrics, config).
+It is written beside its final name and renamed when complete, so that a kill or a full disk in the
+middle of a save leaves the earlier checkpoints as they were. Data position and random keys are
+functions of the step (see `data/pipeline.py` and `step.py`) and need no place here.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+import os
+import re
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from albef_jax.errors import UserError
+
+MAX_NAMED = 3  # leaves named in the sentence about a checkpoint of another config
+# Orbax renames `60.orbax-checkpoint-tmp` to `60` when complete; in object stores it marks `60`.
+HALF_WRITTEN = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")
+
+
+@dataclasses.dataclass
+class Retention:
+    """Which checkpoints stay; orbax deletes the others once a newer one is complete.
+
+    A step is kept if it is one of the latest `keep_latest`, or a multiple of `keep_every` (0: no
+    such rule), or the best one measured. A checkpoint without the metric never competes for best.
+
+    Attributes:
+      keep_latest: number of latest checkpoints.
+      keep_every: steps.
+      best_mode: 'max' or 'min'.
+      measured: step -> value of the metric, for the checkpoints that have it.
+    """
+
+    keep_latest: int
+    keep_every: int
+    best_mode: str
+    measured: dict[int, float] = dataclasses.field(default_factory=dict)
+
+    def kept(self, steps: Sequence[int]) -> set[int]:
+        """Returns those of `steps` that stay."""
+        kept = set(sorted(steps)[-self.keep_latest:])
+        if self.keep_every:
+            kept |= {step for step in steps if step % self.keep_every == 0}
+        if candidates := [step for step in steps if step in self.measured]:
+            sign = 1 if self.best_mode == "max" else -1
+            # Among equals the later one: it has seen more data.
+            kept.add(max(candidates, key=lambda step: (sign * self.measured[step], step)))
+        return kept
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """Answers orbax's `PreservationPolicy` protocol."""
+        del context
+        kept = self.kept([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+class Checkpointer:
+    """Saves and restores train states in `WORKDIR/checkpoints`; every process calls every method.
+
+    Opening it changes nothing that is there, so a finished or a running run can be read.
+    """
+
+    def __init__(self, workdir, options, config: Mapping[str, Any] | None = None):
+        """Opens the checkpoints of a work directory, which may be empty.
+
+        Args:
+          workdir: path of the run; local or any that `epath` knows, such as gs://.
+          options: `config.checkpoint`: keep_latest, keep_every, best_metric, best_mode.
+          config: the whole config as plain values, recorded with every checkpoint.
+
+        Raises:
+          UserError: an option has no meaning.
+        """
+        if options.best_mode not in ("max", "min"):
+            raise UserError(f"checkpoint.best_mode is {options.best_mode!r}; "
+                            "choose 'max' or 'min'.")
+        if options.keep_latest < 1:
+            raise UserError(f"checkpoint.keep_latest is {options.keep_latest}; choose 1 or more, "
+                            "or the run could not be resumed.")
+        _quieten_orbax()
+        self.directory = epath.Path(workdir) / "checkpoints"
+        self._best_metric = options.best_metric
+        self._config = config
+        self._saving = None  # step of the save under way
+        self._retention = Retention(options.keep_latest, options.keep_every, options.best_mode)
+        self._manager = ocp.CheckpointManager(
+            os.fspath(self.directory) if "://" in str(self.directory)
+            else os.path.abspath(self.directory),
+            item_handlers={"state": ocp.StandardCheckpointHandler(),
+                           "record": ocp.JsonCheckpointHandler()},
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._retention, lightweight_initialize=True))
+        self._half_written = self._find_half_written()
+        for step in self._manager.all_steps():
+            self._measure(step, self._metrics_on_disk(step))
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest complete checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state, metrics: Mapping[str, float] | None = None, *,
+             wait: bool = False) -> bool:
+        """Saves a state; returns as soon as it may be donated, and writes in the background.
+
+        Args:
+          step: number of finished steps. A step that is saved already is not saved again.
+          state: pytree of jax arrays (typed keys too) and numpy arrays or scalars.
+          metrics: what was measured at this step; `best_metric` is looked up here.
+          wait: return only when the checkpoint is complete on disk.
+
+        Returns:
+          Whether a save was started.
+
+        Raises:
+          UserError: this save, or an earlier one still under way, could not be written.
+        """
+        metrics = {name: float(value) for name, value in (metrics or {}).items()
+                   if math.isfinite(value)}
+        self.wait()
+        if step in self._manager.all_steps():
+            return False
+        self._remove_half_written()
+        self._measure(step, metrics)
+        self._saving = step
+        record = {"step": step, "metrics": metrics, "config": self._config}
+        try:
+            self._manager.save(step, force=True, args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)))
+        except Exception as error:
+            raise self._save_failure(error) from error
+        if wait:
+            self.wait()
+        return True
+
+    def restore(self, state_like, step: int | None = None) -> tuple[Any, int]:
+        """Restores a state, bit for bit, onto the devices that `state_like` names.
+
+        Args:
+          state_like: pytree of the same structure: jax arrays or `jax.ShapeDtypeStruct`s, whose
+            shardings are where the values go (of any topology), and numpy arrays or scalars.
+          step: which checkpoint; None for the latest.
+
+        Returns:
+          The state and its step.
+
+        Raises:
+          UserError: there is no such checkpoint, it is damaged, or it has another config.
+        """
+        step = self._existing(step)
+        abstract = jax.tree.map(_abstract, state_like)
+        try:
+            saved = self._manager.item_metadata(step)["state"].tree
+        except Exception as error:
+            raise self._damage(step, error) from error
+        self._check_same_config(step, saved, abstract)
+        try:
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
+        except jax.errors.JaxRuntimeError:  # of the device (out of memory), not of the files
+            raise
+        except Exception as error:
+            raise self._damage(step, error) from error
+        return jax.tree.map(_as_scalar, state_like, restored["state"]), step
+
+    def record(self, step: int | None = None) -> dict[str, Any]:
+        """Returns what was recorded with a checkpoint: step, metrics and config.
+
+        Raises:
+          UserError: there is no such checkpoint, or it is damaged.
+        """
+        step = self._existing(step)
+        try:
+            return self._read_record(step)
+        except Exception as error:
+            raise self._damage(step, error) from error
+
+    def wait(self) -> None:
+        """Waits until the save under way is complete on disk.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._save_failure(error) from error
+
+    def close(self) -> None:
+        """Waits for the save under way and frees the background threads.
+
+        Raises:
+          UserError: that save could not be written.
+        """
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _existing(self, step):
+        steps = self._manager.all_steps()
+        if not steps:
+            raise UserError(f"There is no checkpoint in {self.directory}; train first, or give "
+                            "the work directory of a run that has saved one.")
+        if step is not None and step not in steps:
+            raise UserError(f"There is no checkpoint of step {step} in {self.directory}; it has "
+                            f"{', '.join(map(str, steps))}.")
+        return max(steps) if step is None else step
+
+    def _read_record(self, step):
+        return self._manager.restore(
+            step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+
+    def _metrics_on_disk(self, step):
+        try:
+            return self._read_record(step)["metrics"]
+        except Exception:  # a damaged checkpoint has no say in which one is best
+            return {}
+
+    def _measure(self, step, metrics):
+        if self._best_metric in metrics:
+            self._retention.measured[step] = metrics[self._best_metric]
+
+    def _find_half_written(self):
+        """Names what an interrupted save left behind; nobody reads it."""
+        complete = {str(step) for step in self._manager.all_steps()}
+        left = [path for path in self.directory.iterdir()
+                if HALF_WRITTEN.fullmatch(path.name) and path.name not in complete]
+        for path in left:
+            logging.warning("Ignoring the half-written checkpoint %s: its save was interrupted.",
+                            path)
+        return left
+
+    def _remove_half_written(self):
+        # Not on opening: a reader must not remove what a running training is about to finish.
+        if jax.process_index() == 0:
+            for path in self._half_written:
+                path.rmtree(missing_ok=True)
+        self._half_written = []
+
+    def _save_failure(self, error):
+        """Returns a sentence if the storage failed, else the error itself (a bug)."""
+        reason = _storage_error(error)
+        if reason is None:
+            return error
+        self._manager.reload()
+        latest = self.latest_step()
+        intact = ("there is no earlier one" if latest is None
+                  else f"the previous checkpoint, of step {latest}, is intact")
+        return UserError(
+            f"Could not write the checkpoint of step {self._saving} to {self.directory} "
+            f"({reason}); {intact}: make room or mend the cause, and run the same command again "
+            "to go on.")
+
+    def _damage(self, step, error):
+        earlier = [s for s in self._manager.all_steps() if s < step]
+        go_on = f"go on from step {max(earlier)}" if earlier else "start from the beginning"
+        return UserError(
+            f"The checkpoint of step {step} in {self.directory} is damaged "
+            f"({_first_line(error)}); to {go_on}, move {self.directory / str(step)} away and run "
+            "the same command again.")
+
+    def _check_same_config(self, step, saved, wanted):
+        saved, wanted = _describe(saved), _describe(jax.tree.map(_stored, wanted))
+        differing = [
+            f"{name} ({saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here)"
+            for name in dict.fromkeys([*wanted, *saved]) if saved.get(name) != wanted.get(name)]
+        if not differing:
+            return
+        more = len(differing) - MAX_NAMED
+        named = ", ".join(differing[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+        raise UserError(
+            f"The checkpoint of step {step} in {self.directory} belongs to another config: "
+            f"{named} differ; use that run's config, or another work directory.")
+
+
+def _quieten_orbax():
+    logging.get_absl_logger().addFilter(_is_not_from_orbax)  # adding it twice changes nothing
+
+
+def _is_not_from_orbax(record):
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _abstract(leaf):
+    """Describes a leaf to orbax, the device layout included; numpy stays numpy."""
+    if isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    return np.asarray(leaf)
+
+
+def _stored(leaf):
+    """Describes a leaf as it is on disk, where a typed key is its integers."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.eval_shape(jax.random.key_data, leaf)
+    return leaf
+
+
+def _as_scalar(like, restored):
+    return restored[()] if isinstance(like, np.generic) else restored
+
+
+def _describe(tree) -> dict[str, str]:
+    """Returns leaf path -> 'dtype[shape]'."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"):
+            f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _storage_error(error) -> str | None:
+    """Returns the operating system's words for a failed write, None for any other error."""
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # as tensorstore reports it
+        return os.strerror(int(code.group(1)))
+    if isinstance(error, OSError):
+        return error.strerror or _first_line(error)
+    return None
+
+
+def _first_line(error) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

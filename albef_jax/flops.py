@@ -1,0 +1,121 @@
+"""Analytic cost of one pre-training step, and the peak rates it is held against.
+
+The count is the *model* count: what the public ALBEF code computes (Li et al. 2021,
+arXiv:2107.07651, and its `model_pretrain.py`), one fusion pass after another, the MLM head on
+every position. Ways of computing the same numbers with less work (shared image keys and values,
+the head on masked positions only) therefore show up as speed, not as a lower MFU.
+
+Conventions: one multiply-add is 2 FLOPs, matmuls only, backward = 2 x forward. The projections
+to the embedding space and the ITM head are left out: together below 0.01% of a step.
+"""
+
+BACKWARD = 3  # a forward pass plus a backward pass of twice its cost
+
+# Dense bfloat16 FLOP/s of one JAX device, by `device_kind`. One device of TPU v2, v3 and 7x is a
+# core, half a chip; of v4 and v5p a whole chip. Volta has no bfloat16 units, so V100 is not here.
+_PEAK_BF16 = {
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H200": 989e12,
+    "TPU v2": 23e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,
+}
+
+
+def peak_flops(device) -> float | None:
+    """Returns the peak dense bfloat16 FLOP/s of a `jax.Device`, None where it is not known."""
+    return _PEAK_BF16.get(device.device_kind)
+
+
+def attention_flops(queries: int, keys: int, width: int) -> int:
+    """Returns the forward FLOPs of scores and weighted values, all heads together."""
+    return 4 * queries * keys * width
+
+
+def layer_flops(length: int, width: int, mlp_width: int) -> int:
+    """Returns the forward FLOPs of a self-attention layer (q, k, v, o, scores, values, MLP)."""
+    projections = 8 * length * width**2
+    mlp = 4 * length * width * mlp_width
+    return projections + attention_flops(length, length, width) + mlp
+
+
+def image_tokens(model) -> int:
+    """Returns the number of tokens of one image: its patches and [CLS]."""
+    return (model.image_size // model.patch_size) ** 2 + 1
+
+
+def vit_flops(model) -> int:
+    """Returns the forward FLOPs of the image encoder on one image."""
+    length, width = image_tokens(model), model.vit_width
+    patch_embedding = 2 * (length - 1) * 3 * model.patch_size**2 * width
+    layer = layer_flops(length, width, int(width * model.vit_mlp_ratio))
+    return patch_embedding + model.vit_depth * layer
+
+
+def text_flops(model, length: int) -> int:
+    """Returns the forward FLOPs of the text encoder (the layers below fusion) on one text."""
+    return model.text_layers * layer_flops(length, model.text_width, model.text_mlp_width)
+
+
+def fusion_flops(model, length: int) -> int:
+    """Returns the forward FLOPs of one pass of the fusion layers over one image-text pair."""
+    width, tokens = model.text_width, image_tokens(model)
+    query_and_output = 4 * length * width**2
+    image_keys_values = 4 * tokens * model.vit_width * width
+    cross = query_and_output + image_keys_values + attention_flops(length, tokens, width)
+    return model.fusion_layers * (layer_flops(length, width, model.text_mlp_width) + cross)
+
+
+def mlm_head_flops(model, length: int) -> int:
+    """Returns the forward FLOPs of the MLM head (transform and tied decoder) on every position."""
+    return length * 2 * model.text_width * (model.text_width + model.vocab_size)
+
+
+def similarity_flops(model, columns: int) -> int:
+    """Returns the forward FLOPs of one sample's two rows of ITC similarities."""
+    return 2 * 2 * model.embed_dim * columns
+
+
+def pretrain_step_flops(model, objective, text_length: int, group_size: int) -> dict[str, float]:
+    """Counts the FLOPs of one ALBEF pre-training step per image-text pair.
+
+    Args:
+      model: `config.model`.
+      objective: `config.objective`; its `queue_size` and `itc` switch count.
+      text_length: tokens of a padded text.
+      group_size: pairs whose features are in-batch columns of the ITC similarities.
+
+    Returns:
+      FLOPs by term, and their sum as 'total'.
+    """
+    vit, text = vit_flops(model), text_flops(model, text_length)
+    fusion, head = fusion_flops(model, text_length), mlm_head_flops(model, text_length)
+    columns = objective.queue_size + group_size
+    terms = {
+        "vit_student": BACKWARD * vit,
+        "vit_teacher": vit,
+        "text_student": BACKWARD * 2 * text,  # clean and masked
+        "text_teacher": 2 * text,
+        "fusion_itm": BACKWARD * 3 * fusion,  # the pair, and a negative each way
+        "fusion_mlm_student": BACKWARD * fusion,
+        "fusion_mlm_teacher": fusion,
+        "mlm_head_student": BACKWARD * head,
+        "mlm_head_teacher": head,
+        # Student forward, its gradient (none flows into the queue), and the teacher's targets.
+        "itc": 3 * similarity_flops(model, columns) if objective.itc else 0,
+    }
+    return {**{name: float(value) for name, value in terms.items()},
+            "total": float(sum(terms.values()))}

@@ -1,0 +1,47 @@
+"""Packaging of albef_jax: `pip install -e .` or, with the tests, `pip install -e ".[test]"`."""
+
+from pathlib import Path
+import re
+
+from setuptools import find_packages, setup
+
+PACKAGE = Path(__file__).parent / "albef_jax" / "__init__.py"
+VERSION = re.search(r'__version__ = "(.+)"', PACKAGE.read_text("utf-8")).group(1)
+
+TF = ["tensorflow-cpu>=2.18; platform_system != 'Darwin'",
+      "tensorflow>=2.18; platform_system == 'Darwin'"]
+
+setup(
+    name="albef_jax",
+    version=VERSION,
+    description="Vision-language pre-training (ALBEF and relatives) in JAX/Flax, TPU first.",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["albef_jax*"]),
+    install_requires=[
+        "absl-py",
+        "etils[epath]",
+        "flax>=0.12",
+        "importlib_resources",  # tensorflow-datasets imports it without declaring it
+        "jax>=0.10,<0.13",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.4",
+        "orbax-checkpoint>=0.12",
+        "pillow>=10",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.7",
+        "tokenizers>=0.20",
+        "tqdm",
+        "transformers>=4.45",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda12]"],  # runs on older drivers than cuda13
+        "cuda13": ["jax[cuda13]"],
+        "tpu": ["jax[tpu]"],
+        "tf": TF,  # the fast data engine; without it the Pillow engine is used
+        "test": ["pytest>=8", "pytest-xdist", *TF],
+        "wandb": ["wandb"],
+    },
+    entry_points={"console_scripts": ["albef=albef_jax.cli:main"]},
+)
