@@ -46,24 +46,23 @@ class HeldOut:
         """Compiles for this model and mesh; does nothing when they are those of the last run.
 
         Args:
-          predict_fns: the task's `encode_image`, `encode_text`, ...
+          predict_fns: the task's `encode_image`, `encode_text`, ...; the same functions every
+            time, since new ones are compiled anew.
           mesh: one `data` axis; params are replicated over it.
-          score_pairs: pure function `(params, image_embeds [g, n, d], **texts [g, s, ...])` of g
-            images with s texts each -> `[g, s, ...]`.
+          score_pairs: pure function of params, image embeddings `[g, n, d]` and arrays of texts
+            `[g, s, ...]`: g images with s texts each -> `[g, s, ...]`.
         """
         if self._bound_to == (predict_fns, mesh):
             return
-        encode_image, encode_text = predict_fns["encode_image"], predict_fns["encode_text"]
-        functions = {"images": lambda params, image: encode_image(params, image),
-                     "texts": lambda params, text_ids, text_mask: encode_text(
-                         params, text_ids, text_mask),
+        # The encoders are compiled as they are, not wrapped: evaluators of one model share them.
+        functions = {"images": predict_fns["encode_image"], "texts": predict_fns["encode_text"],
                      "pairs": score_pairs}
         self._compiled = {name: jax.jit(function, out_shardings=replicated(mesh))
                           for name, function in functions.items()}
         self._bound_to, self._mesh = (dict(predict_fns), mesh), mesh
 
     def encode_images(self, params):
-        """All images, once: embeddings `[n, t, d]` and unit features `[n, e]`, float32."""
+        """All images, once: embeddings `[n, t, d]` and unit features `[n, e]`."""
         size, n = self._rows(self._batch_size), self.num_images
         total = -(-n // size)
         embeds = feats = None
@@ -77,7 +76,7 @@ class HeldOut:
         return embeds, feats
 
     def encode_texts(self, params, text_ids, text_mask):
-        """Texts `[m, l]`, once: embeddings `[m, l, d]` and unit features `[m, e]`, float32."""
+        """Texts `[m, l]`, once: embeddings `[m, l, d]` and unit features `[m, e]`."""
         size, m = self._rows(self._batch_size), len(text_ids)
         # A row past the end repeats the last text: a row without any token has no softmax.
         rows = [np.minimum(np.arange(start, start + size), m - 1) for start in range(0, m, size)]
@@ -95,7 +94,8 @@ class HeldOut:
           params: of the model.
           image_embeds: `[n, t, d]` on the host.
           pair_image, pair_text: int `[p]`, rows of `image_embeds` and of `texts`.
-          texts: dict of host arrays `[m, ...]`.
+          texts: dict of host arrays `[m, ...]`, in the order of the arguments of the bound
+            function.
           per_image: texts in a block.
 
         Returns:
@@ -140,7 +140,7 @@ class HeldOut:
         rows = len(next(iter(batch.values()))) // jax.process_count()
         mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
         arrays = {key: value[mine] for key, value in batch.items() if key not in ("_mask", "index")}
-        return self._compiled[name](params, **shard_batch(arrays, self._mesh))
+        return self._compiled[name](params, *shard_batch(arrays, self._mesh).values())
 
 
 def _fetch(batch, result, bar):

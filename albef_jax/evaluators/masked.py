@@ -60,6 +60,4 @@ def token_ranks(mlm_logits):
         target = jnp.take_along_axis(logits, text_ids[..., None], axis=-1)
         return logits.shape[-1] - 1 - jnp.sum(logits < target, axis=-1)
 
-    by_slot = jax.vmap(ranks_of_slot, in_axes=(None, None, 1, 1, 1), out_axes=1)
-    return lambda params, image_embeds, text_ids, masked_ids, text_mask: by_slot(
-        params, image_embeds, text_ids, masked_ids, text_mask)
+    return jax.vmap(ranks_of_slot, in_axes=(None, None, 1, 1, 1), out_axes=1)

@@ -57,9 +57,7 @@ class RetrievalEvaluator:
 
 def match_logits(match):
     """The pair function of blocks: `[g, n, d]` images and `[g, s, l, d]` texts -> `[g, s, 2]`."""
-    by_slot = jax.vmap(match, in_axes=(None, None, 1, 1), out_axes=1)
-    return lambda params, image_embeds, text_embeds, text_mask: by_slot(
-        params, image_embeds, text_embeds, text_mask)
+    return jax.vmap(match, in_axes=(None, None, 1, 1), out_axes=1)
 
 
 def candidates(sims_qc, k):

@@ -1,0 +1,131 @@
+"""Evaluates a finished or running training from its work directory alone."""
+
+import hashlib
+import json
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+
+from albef_jax.checkpoint import Checkpointer
+from albef_jax.data.text import load_tokenizer
+from albef_jax.errors import UserError
+from albef_jax.evaluators import make_evaluator
+from albef_jax.optim import make_optimizer, make_schedule
+from albef_jax.sharding import make_mesh, replicated
+from albef_jax.state import TrainState
+from albef_jax.tasks import make_task
+
+
+def evaluate(workdir, step=None, overrides=None):
+    """Runs every evaluator of a run's config once on one of its checkpoints.
+
+    Prints a table and writes `results/<evaluator>.json`. Training data is not touched.
+
+    Args:
+      workdir: a work directory with `config.json`, `tokenizer/` and `checkpoints/`.
+      step: which checkpoint; None for the latest.
+      overrides: dotted config name -> value, for example `{"evals.dev.batch_size": 128}`.
+
+    Returns:
+      evaluator -> {name: value}.
+
+    Raises:
+      UserError: the work directory is incomplete, an override does not fit the config, or an
+        evaluator cannot use its data.
+    """
+    workdir = epath.Path(workdir)
+    config = read_config(workdir, overrides or {})
+    if not config.evals:
+        raise UserError(f"config.evals of {workdir} is empty, so there is nothing to evaluate; "
+                        "train with an evals block in the config.")
+    if not (workdir / "tokenizer").is_dir():
+        raise UserError(f"{workdir} has no folder tokenizer; copy it from where the run was "
+                        "trained.")
+    tokenizer = load_tokenizer(str(workdir / "tokenizer"))
+    evaluators = {name: make_evaluator(block, config.data, tokenizer, config.seed)
+                  for name, block in config.evals.items()}
+    task, mesh = make_task(config), make_mesh()
+    params, step = restore_params(workdir, config, task, mesh, step)
+    predict_fns = task.predict_fns()
+    results = {}
+    for name, evaluator in evaluators.items():
+        results[name] = dict(evaluator.run(params, predict_fns, mesh))
+        if jax.process_index() == 0:
+            print_table(name, evaluator.description, step, results[name])
+            write_result(workdir, name, {
+                "evaluator": name, "step": step, "checkpoint": f"checkpoints/{step}",
+                "config_fingerprint": fingerprint(config), "data": evaluator.description,
+                "values": results[name]})
+    return results
+
+
+def read_config(workdir, overrides):
+    """The locked config of a work directory with some values replaced.
+
+    Raises:
+      UserError: there is no readable config, or an override has an unknown name or another type.
+    """
+    path = epath.Path(workdir) / "config.json"
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; give the work directory of a training run, the "
+                        "one given to `albef train --workdir`.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore it from a copy of the "
+                        "run.") from None
+    config = ml_collections.ConfigDict(values).lock()
+    for name, value in overrides.items():
+        try:
+            config.update_from_flattened_dict({name: value})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = str(error.args[0] if error.args else error).splitlines()[0]
+            raise UserError(f"The override config.{name}={value!r} does not fit the config of "
+                            f"{workdir}: {reason}") from None
+    return config
+
+
+def restore_params(workdir, config, task, mesh, step=None):
+    """The online parameters of a checkpoint, a copy on every device, and its step.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged or of another config.
+    """
+    if not (epath.Path(workdir) / "checkpoints").is_dir():
+        raise UserError(f"{workdir} has no checkpoints; train until one is saved, or give another "
+                        "work directory.")
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
+    state = jax.eval_shape(lambda: TrainState.create(task, optimizer, config.seed))
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype,
+                                                        sharding=replicated(mesh)), state)
+    checkpointer = Checkpointer(workdir, config.checkpoint)
+    try:
+        state, step = checkpointer.restore(state, step)
+    finally:
+        checkpointer.close()
+    return state.params, step
+
+
+def fingerprint(config):
+    """Short hash of all values of a config; equal configs have equal ones."""
+    text = json.dumps(config.to_dict(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def print_table(name, description, step, values):
+    """One line per value under a heading."""
+    print(f"{name} at step {step} ({description})")
+    width = max(map(len, values))
+    for key, value in values.items():
+        print(f"  {key:<{width}}  {value:6.2f}")
+
+
+def write_result(workdir, name, result):
+    """Writes `results/<name>.json`, complete or not at all."""
+    folder = epath.Path(workdir) / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f"{name}.json.unfinished"
+    unfinished.write_text(json.dumps(result, indent=2) + "\n")
+    unfinished.replace(folder / f"{name}.json")

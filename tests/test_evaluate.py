@@ -1,0 +1,158 @@
+"""Evaluation from a work directory alone: the values, the files, and what is missing."""
+
+import json
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from albef_jax.checkpoint import Checkpointer
+from albef_jax.data.sources import make_source
+from albef_jax.data.text import clean_caption, train_tokenizer
+from albef_jax.errors import UserError
+from albef_jax.evaluate import evaluate, fingerprint, read_config
+from albef_jax.evaluators import make_evaluator
+from albef_jax.optim import make_optimizer, make_schedule
+from albef_jax.sharding import make_mesh
+from albef_jax.state import TrainState
+from albef_jax.tasks import make_task
+
+ROOT = Path(__file__).parents[1]
+HELD_OUT = {"kind": "synthetic", "size": 20, "image_size": 32}
+
+
+def make_config(tokenizer):
+    """A model of two layers per encoder; the training data does not exist."""
+    return ml_collections.ConfigDict(dict(
+        seed=3, task="pretrain", batch_size=8, group_size=4, accumulation=1, steps=10, log_every=1,
+        model=dict(image_size=32, patch_size=16, vit_width=32, vit_depth=2, vit_heads=2,
+                   vit_mlp_ratio=2, text_width=32, text_layers=1, fusion_layers=2, text_heads=2,
+                   text_mlp_width=64, vocab_size=tokenizer.vocab_size, max_positions=32,
+                   embed_dim=16, dropout=0.1, attention_dropout=0.1, dtype="float32",
+                   pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id),
+        objective=dict(temperature=0.07, queue_size=16, momentum=0.995, alpha_itc=0.4,
+                       alpha_mlm=0.4, alpha_ramp_steps=10, itc=True, negatives="hard",
+                       positives="pair", mask_rate=0.15, mask_replace=[0.8, 0.1, 0.1],
+                       mlm_budget=0),
+        optimizer=dict(peak_lr=1e-3, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2,
+                       schedule="cosine", steps_per_epoch=0, weight_decay=0.02, b1=0.9, b2=0.999,
+                       eps=1e-8),
+        data=dict(source=dict(kind="json", files=["gone.json"], image_roots=["gone"]),
+                  engine="pillow", image_size=32, crop_scale=[0.2, 1.0], flip=0.5,
+                  randaugment=[2, 7], text_length=16, max_words=30, tokenizer="", vocab_size=200,
+                  sep=False, max_bad_share=0.01, workers=2),
+        evals=dict(dev=dict(kind="retrieval", source=HELD_OUT, every=5, batch_size=16, k=4),
+                   pairs=dict(kind="matching", source=HELD_OUT, every=5, batch_size=16),
+                   words=dict(kind="masked", source=HELD_OUT, every=5, batch_size=16)),
+        checkpoint=dict(every=5, keep_latest=2, keep_every=0, best_metric="", best_mode="max"),
+    ))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A work directory with checkpoints of steps 5 and 10, and the parameters of step 10."""
+    workdir = tmp_path_factory.mktemp("evaluate") / "run"
+    workdir.mkdir()
+    source = make_source(HELD_OUT)
+    captions = [clean_caption(c, 30) for i in range(len(source)) for c in source.captions(i)]
+    tokenizer = train_tokenizer(captions, 200)
+    tokenizer.save(str(workdir / "tokenizer"))
+    config = make_config(tokenizer)
+    (workdir / "config.json").write_text(config.to_json())
+    task = make_task(config)
+    batch = dict(image=np.zeros((8, 32, 32, 3), np.uint8), text_ids=np.zeros((8, 16), np.int32),
+                 text_mask=np.ones((8, 16), np.int32))
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
+    checkpointer = Checkpointer(workdir, config.checkpoint)
+    create = jax.jit(lambda seed: TrainState.create(task, optimizer, seed, batch))
+    for step in (5, 10):
+        state = create(step)
+        # Only the online model may be evaluated.
+        state = state.replace(step=jnp.int32(step), teacher=jax.tree.map(lambda x: x * 0, state.teacher))
+        # Random weights have nearly equal [CLS] states; larger ones tell inputs apart.
+        state = state.replace(params=jax.tree.map(lambda x: 3 * x, state.params))
+        checkpointer.save(step, state)
+    checkpointer.close()
+    return workdir, config, tokenizer, task, state.params
+
+
+def test_values_are_those_of_the_saved_online_parameters(trained, capsys):
+    workdir, config, tokenizer, task, params = trained
+    results = evaluate(workdir)
+    printed = capsys.readouterr().out
+    predict_fns = task.predict_fns()
+    for name, block in config.evals.items():
+        evaluator = make_evaluator(block, config.data, tokenizer, config.seed)
+        expected = dict(evaluator.run(params, predict_fns, make_mesh()))
+        assert results[name] == expected
+        written = json.loads((workdir / "results" / f"{name}.json").read_text())
+        assert written["values"] == expected and written["step"] == 10
+        assert written["config_fingerprint"] == fingerprint(config)
+        assert (workdir / written["checkpoint"]).is_dir()
+        assert f"{name} at step 10 ({evaluator.description})\n" in printed
+    assert sorted(p.name for p in (workdir / "results").iterdir()) == [
+        "dev.json", "pairs.json", "words.json"]
+    assert set(results["pairs"]) == {"itm_accuracy_random", "itm_accuracy_hard"}
+    assert re.search(rf"\n  r_mean +{results['dev']['r_mean']:.2f}\n", printed)
+
+
+def test_devices_and_batch_size_do_not_change_the_values(trained):
+    """Four devices and another batch, in another process, write what one device writes."""
+    workdir = trained[0]
+    code = ("import sys; from albef_jax.evaluate import evaluate;"
+            "evaluate(sys.argv[1], step=5, overrides={'evals.dev.batch_size': 5})")
+    subprocess.run([sys.executable, "-c", code, str(workdir)], cwd=ROOT, check=True,
+                   env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"})
+    written = {name: json.loads((workdir / "results" / f"{name}.json").read_text())
+               for name in trained[1].evals}
+    assert evaluate(workdir, step=5) == {name: w["values"] for name, w in written.items()}
+    assert {w["step"] for w in written.values()} == {5}
+    assert written["dev"]["config_fingerprint"] != fingerprint(trained[1])
+
+
+@pytest.mark.parametrize("overrides, sentence", [
+    ({"evals.dev.kk": 2}, "override config.evals.dev.kk=2 does not fit"),
+    ({"evals.dev.k": "many"}, "override config.evals.dev.k='many' does not fit"),
+    ({"evals.dev.k": 0}, "k=0; make it at least 1"),
+])
+def test_overrides_that_do_not_fit(trained, overrides, sentence):
+    with pytest.raises(UserError) as error:
+        evaluate(trained[0], overrides=overrides)
+    assert sentence in str(error.value)
+
+
+def test_what_is_missing_is_named(trained, tmp_path):
+    workdir, config = trained[0], trained[1]
+
+    def fails_with(sentence, **arguments):
+        with pytest.raises(UserError) as error:
+            evaluate(tmp_path, **arguments)
+        assert sentence in str(error.value)
+
+    fails_with("config.json does not exist; give the work directory of a training run")
+    (tmp_path / "config.json").write_text("{")
+    fails_with("is not valid JSON")
+    without = config.copy_and_resolve_references()
+    without.evals = ml_collections.ConfigDict()
+    (tmp_path / "config.json").write_text(without.to_json())
+    fails_with("is empty, so there is nothing to evaluate")
+    (tmp_path / "config.json").write_text(config.to_json())
+    fails_with("has no folder tokenizer")
+    os.symlink(workdir / "tokenizer", tmp_path / "tokenizer")
+    fails_with("has no checkpoints")
+    (tmp_path / "checkpoints").mkdir()
+    fails_with("There is no checkpoint in")
+    with pytest.raises(UserError, match="no checkpoint of step 7"):
+        evaluate(workdir, step=7)
+
+
+def test_config_survives_its_file(trained):
+    workdir, config = trained[0], trained[1]
+    assert read_config(workdir, {}).to_dict() == config.to_dict()
