@@ -1,0 +1,1 @@
+"""From files to batches: sources, text, images, and the stateless pipeline."""

@@ -1,0 +1,323 @@
+"""From a step number to a batch: order, draws, loading, background prefetch, broken images.
+
+A batch is a pure function of (seed, step): there is no iterator state to save. Host h of H makes
+rows [h B/H, (h+1) B/H) of the same global batch.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from albef_jax.data.image import PillowEngine, draw_train
+from albef_jax.data.sources.base import Source
+from albef_jax.data.text import Tokenizer, clean_caption
+from albef_jax.errors import UserError
+
+PREFETCH = 2  # batches that are made ahead
+TOLERATED_BAD = 3  # so few distinct broken images never stop a run
+LISTED_BAD = 20
+
+
+def epoch_of(step: int, size: int, batch_size: int) -> int:
+    """The epoch, from 0, that a step belongs to; an epoch has size // batch_size steps."""
+    return step // (size // batch_size)
+
+
+def batch_indices(seed: int, step: int, size: int, batch_size: int) -> np.ndarray:
+    """The examples int64 [batch_size] of the global batch of a step.
+
+    Each epoch is a permutation of its own; what is left over at its end is dropped.
+    """
+    epoch, position = divmod(step, size // batch_size)
+    start = position * batch_size
+    return _permutation(seed, epoch, size)[start : start + batch_size]
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    order = np.random.Generator(np.random.Philox([seed, epoch])).permutation(size)
+    order.flags.writeable = False
+    return order
+
+
+def example_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The generator that belongs to one example in one epoch."""
+    key = np.array([seed, (epoch << 40) | index], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def make_engine(data_config):
+    """The image engine of a config: 'tf', 'pillow', or 'auto' (tf if TensorFlow is installed).
+
+    Raises:
+        UserError: the engine is unknown, or TensorFlow is asked for and absent.
+    """
+    name = data_config.engine
+    has_tf = importlib.util.find_spec("tensorflow") is not None
+    if name == "auto":
+        name = "tf" if has_tf else "pillow"
+    workers = num_workers(data_config)
+    if name == "pillow":
+        return PillowEngine(data_config.image_size, workers)
+    if name != "tf":
+        raise UserError(f"data.engine={name!r} is unknown; use 'auto', 'tf' or 'pillow'.")
+    if not has_tf:
+        raise UserError("data.engine='tf' needs TensorFlow; install it or use 'pillow'.")
+    from albef_jax.data.image_tf import TfEngine  # TensorFlow is slow to import, and optional
+
+    return TfEngine(data_config.image_size, workers)
+
+
+def num_workers(data_config) -> int:
+    """Threads that load images: `data.workers`, or one per core if that is 0."""
+    return data_config.workers or os.cpu_count() or 1
+
+
+@dataclasses.dataclass
+class BadImages:
+    """Count and names of the images that could not be read.
+
+    Args:
+        max_share: above this share of all images seen the run stops.
+    """
+
+    max_share: float
+    seen: int = 0
+    count: int = 0
+    names: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> reason
+
+    def __post_init__(self):
+        self._lock = threading.Lock()
+
+    def add(self, seen: int, broken: dict[str, str]) -> None:
+        """Adds `seen` images, of which some were broken (name -> reason).
+
+        Raises:
+            UserError: there are too many broken ones by now; lists them.
+        """
+        with self._lock:
+            self.seen += seen
+            self.count += len(broken)
+            self.names.update(broken)
+            too_many = self.count > self.max_share * self.seen
+            if broken and too_many and len(self.names) > TOLERATED_BAD:
+                raise UserError(self._message())
+
+    def _message(self) -> str:
+        listed = [f"{name} ({why})" for name, why in list(self.names.items())[:LISTED_BAD]]
+        more = len(self.names) - len(listed)
+        return (
+            f"{self.count} of {self.seen} images could not be read, more than "
+            f"data.max_bad_share={self.max_share}: {', '.join(listed)}"
+            f"{f' and {more} more' if more else ''}; mend them, or raise data.max_bad_share."
+        )
+
+
+class TrainPipeline:
+    """Training batches, addressed by step.
+
+    Args:
+        source: the examples.
+        tokenizer: captions to ids.
+        data_config: the `data` block of the config.
+        batch_size: global batch size B.
+        seed: seed of order and augmentation.
+        process_index, process_count: which slice of the global batch to make.
+
+    Raises:
+        UserError: the source has fewer examples than one batch, or the processes do not divide it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        tokenizer: Tokenizer,
+        data_config,
+        batch_size: int,
+        seed: int,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        if len(source) < batch_size:
+            raise UserError(
+                f"The data source has {len(source)} examples, fewer than one batch of "
+                f"{batch_size}; lower batch_size or give more data."
+            )
+        if batch_size % process_count:
+            raise UserError(
+                f"batch_size={batch_size} is not a multiple of the {process_count} processes."
+            )
+        self.bad = BadImages(data_config.max_bad_share)
+        self.steps_per_epoch = len(source) // batch_size
+        self._source, self._tokenizer, self._config = source, tokenizer, data_config
+        self._batch_size, self._seed = batch_size, seed
+        local_size = batch_size // process_count
+        self._slice = slice(process_index * local_size, (process_index + 1) * local_size)
+        self._engine = make_engine(data_config)
+
+    def batch(self, step: int, parallel_map: Callable[..., Iterable] = map) -> dict:
+        """This process's rows of the batch of a step.
+
+        Args:
+            step: from 0.
+            parallel_map: `map`, or the ordered map of a thread pool.
+
+        Returns:
+            image uint8 [b, h, w, 3], text_ids int32 [b, l], text_mask int32 [b, l] (1 = real),
+            image_id int32 [b] (equal = same image).
+
+        Raises:
+            UserError: too many images are broken.
+        """
+        size = len(self._source)
+        epoch = epoch_of(step, size, self._batch_size)
+        indices = batch_indices(self._seed, step, size, self._batch_size)[self._slice].tolist()
+        images = self._load_images(epoch, indices, parallel_map)
+        ids_bl, mask_bl = self._tokenizer.encode(
+            [self._caption(epoch, index) for index in indices],
+            self._config.text_length,
+            self._config.sep,
+        )
+        image_ids = [self._source.image_id(index) for index in indices]
+        return {
+            "image": images,
+            "text_ids": ids_bl,
+            "text_mask": mask_bl,
+            "image_id": np.array(image_ids, np.int32),
+        }
+
+    def iterate(self, start: int, stop: int) -> Iterator[dict]:
+        """Batches of the steps start..stop-1, made ahead in background threads.
+
+        The threads only ever do work that ends by itself, so nothing can block on a consumer that
+        went away. Closing the iterator (or an exception in its consumer's loop) ends them.
+        """
+        return _prefetch(self.batch, range(start, stop), num_workers(self._config))
+
+    def _load_images(self, epoch: int, indices: list[int], parallel_map) -> np.ndarray:
+        """Images uint8 [b, h, w, 3]; puts the next good example in the place of a broken one.
+
+        `indices` is changed accordingly.
+        """
+        images, broken = self._try_images(epoch, indices, parallel_map)
+        for _ in range(len(self._source)):
+            if not broken:
+                return images
+            for row in broken:
+                indices[row] = (indices[row] + 1) % len(self._source)
+            again, still = self._try_images(epoch, [indices[row] for row in broken], parallel_map)
+            images[broken] = again
+            broken = [broken[i] for i in still]
+        raise UserError("No image of the data source can be read; check data.source.")
+
+    def _try_images(self, epoch: int, indices, parallel_map) -> tuple[np.ndarray, list[int]]:
+        """Images, and the rows that are broken."""
+        draws = [draw_train(self._rng(epoch, index)[1], self._config) for index in indices]
+        images, problems = self._engine.load(self._source, indices, draws, parallel_map)
+        broken = [row for row, problem in enumerate(problems) if problem]
+        names = {self._source.name(indices[row]): problems[row] for row in broken}
+        self.bad.add(len(indices), names)
+        return images, broken
+
+    def _caption(self, epoch: int, index: int) -> str:
+        """The caption of this epoch, cleaned."""
+        captions = self._source.captions(index)
+        choice = int(self._rng(epoch, index)[0] * len(captions))
+        return clean_caption(captions[choice], self._config.max_words)
+
+    def _rng(self, epoch: int, index: int) -> tuple[float, np.random.Generator]:
+        """The number that chooses the caption, and the generator of the image's draws."""
+        rng = example_rng(self._seed, epoch, index)
+        return rng.random(), rng
+
+
+class EvalSet:
+    """All images and all captions of a source, each image once.
+
+    Args:
+        source: the examples; those with the same `image_id` count as one image.
+        tokenizer: captions to ids.
+        data_config: the `data` block of the config.
+
+    Attributes:
+        text_ids, text_mask: int32 [m, l], all captions in order of the examples.
+        text_image: int32 [m], the image of each caption, as a row of the set.
+        num_images: number of images n.
+    """
+
+    def __init__(self, source: Source, tokenizer: Tokenizer, data_config):
+        self._source, self._config = source, data_config
+        self._engine = make_engine(data_config)
+        rows: dict[int, int] = {}  # image_id -> row
+        self._examples: list[int] = []  # row -> the first example that shows it
+        texts, text_image = [], []
+        for example in range(len(source)):
+            row = rows.setdefault(source.image_id(example), len(rows))
+            if row == len(self._examples):
+                self._examples.append(example)
+            for caption in source.captions(example):
+                texts.append(clean_caption(caption, data_config.max_words))
+                text_image.append(row)
+        self.num_images = len(rows)
+        self.text_image = np.array(text_image, np.int32)
+        self.text_ids, self.text_mask = tokenizer.encode(
+            texts, data_config.text_length, data_config.sep
+        )
+
+    def images(self, batch_size: int) -> Iterator[dict]:
+        """All images in order, resized for evaluation, the last batch padded.
+
+        Yields:
+            image uint8 [b, h, w, 3], _mask float32 [b] (0 = padding), index int32 [b] (row).
+
+        Raises:
+            UserError: an image cannot be read; a score over the rest would be another score.
+        """
+        starts = range(0, self.num_images, batch_size)
+        make = functools.partial(self._batch, batch_size=batch_size)
+        return _prefetch(make, starts, num_workers(self._config))
+
+    def _batch(self, start: int, parallel_map, batch_size: int) -> dict:
+        index = np.arange(start, start + batch_size)
+        real = index < self.num_images
+        index = np.where(real, index, 0).astype(np.int32)
+        examples = self._examples[start : start + batch_size]
+        images, problems = self._engine.load(
+            self._source, examples, [None] * len(examples), parallel_map
+        )
+        for example, problem in zip(examples, problems):
+            if problem:
+                raise UserError(
+                    f"The evaluation image {self._source.name(example)} cannot be read "
+                    f"({problem}); mend it or remove it from the evaluation data."
+                )
+        padding = [(0, batch_size - len(examples)), (0, 0), (0, 0), (0, 0)]
+        return {"image": np.pad(images, padding), "_mask": real.astype(np.float32), "index": index}
+
+
+def _prefetch(make: Callable, items: Iterable[int], workers: int) -> Iterator[dict]:
+    """Yields make(item, parallel_map) for each item in order, `PREFETCH` items ahead."""
+    items = iter(items)
+    with contextlib.ExitStack() as stack:
+        pool = ThreadPoolExecutor(workers, "albef-data")
+        makers = ThreadPoolExecutor(PREFETCH, "albef-batch")
+        stack.callback(pool.shutdown)
+        stack.callback(makers.shutdown, cancel_futures=True)
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)  # runs first
+        pending = collections.deque()
+        for item in items:
+            pending.append(makers.submit(make, item, pool.map))
+            if len(pending) > PREFETCH:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -1,0 +1,37 @@
+"""Data sources: where examples come from. One kind is one file and one line below."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+
+from albef_jax.data.sources.arrays import ArraySource
+from albef_jax.data.sources.base import Source
+from albef_jax.data.sources.json_source import JsonSource
+from albef_jax.data.sources.synthetic import SyntheticSource
+from albef_jax.errors import UserError
+
+KINDS = {"json": JsonSource, "arrays": ArraySource, "synthetic": SyntheticSource}
+
+__all__ = ["KINDS", "Source", "make_source"]
+
+
+def make_source(config: Mapping) -> Source:
+    """Builds a source from its config block.
+
+    Args:
+        config: `kind` and the options of that kind, for example
+            `dict(kind="json", files=("train.json",), image_roots=("images.tar",))`.
+
+    Raises:
+        UserError: the kind is unknown, an option is missing or unknown, or the data is unusable.
+    """
+    options = dict(config)
+    kind = options.pop("kind", None)
+    if kind not in KINDS:
+        raise UserError(f"data source kind {kind!r} is unknown; use one of {sorted(KINDS)}.")
+    try:
+        inspect.signature(KINDS[kind]).bind(**options)
+    except TypeError as error:
+        raise UserError(f"The options of the data source of kind {kind!r} are wrong: {error}.")
+    return KINDS[kind](**options)

@@ -1,0 +1,47 @@
+"""What every data source offers: random access, so that order is a function and not a history."""
+
+from __future__ import annotations
+
+import abc
+
+import numpy as np
+
+
+class Source(abc.ABC):
+    """`len(source)` examples, each one image with one or more captions.
+
+    The parts of an example can be read one by one: captions cost nothing, images cost a disk read.
+
+    Attributes:
+        fingerprint: hash of the contents and options; a resumed run compares it.
+    """
+
+    fingerprint: str
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    @abc.abstractmethod
+    def name(self, index: int) -> str:
+        """A name of the image that a person can find it by."""
+
+    @abc.abstractmethod
+    def captions(self, index: int) -> list[str]:
+        """The captions of the image, at least one, as written (not cleaned)."""
+
+    @abc.abstractmethod
+    def image_id(self, index: int) -> int:
+        """A number that two examples share if and only if they show the same image."""
+
+    @abc.abstractmethod
+    def image(self, index: int) -> bytes | np.ndarray:
+        """The encoded file, or pixels uint8 [h, w, 3]; raises OSError if it cannot be read."""
+
+    def __getitem__(self, index: int) -> dict:
+        return {
+            "image": self.image(index),
+            "captions": self.captions(index),
+            "image_id": self.image_id(index),
+            "name": self.name(index),
+        }

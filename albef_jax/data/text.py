@@ -1,0 +1,207 @@
+"""Captions to token ids: cleaning, word pieces, training a vocabulary.
+
+Only the `tokenizers` library is used: importing `transformers` takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+from albef_jax.data.sources.base import Source
+from albef_jax.errors import UserError
+
+PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PREFIX = "##"  # marks a piece that continues a word
+
+_DELETED = re.compile(r"[,.'!?\"()*#:;~]")
+_SPACES = re.compile(r"\s{2,}")
+
+
+def clean_caption(text: str, max_words: int) -> str:
+    """Cleans a caption exactly as the public ALBEF code does before its tokenizer.
+
+    Lower case, no punctuation, hyphens and slashes opened up, the first `max_words` words.
+    """
+    text = _DELETED.sub("", text.lower())
+    text = text.replace("-", " ").replace("/", " ").replace("<person>", "person")
+    text = _SPACES.sub(" ", text).rstrip("\n").strip(" ")
+    return " ".join(text.split(" ")[:max_words])
+
+
+class Tokenizer:
+    """BERT word pieces as ALBEF uses them: [CLS] and pieces, by default without [SEP].
+
+    Args:
+        pieces: a tokenizer of the `tokenizers` library that knows the five special tokens.
+    """
+
+    def __init__(self, pieces: tokenizers.Tokenizer):
+        missing = [token for token in SPECIAL_TOKENS if pieces.token_to_id(token) is None]
+        if missing:
+            raise UserError(
+                f"The tokenizer has no {', '.join(missing)} in its vocabulary; use a BERT word "
+                "piece vocabulary."
+            )
+        pieces.no_padding()
+        pieces.no_truncation()
+        self._pieces = pieces
+        self.pad_id, _, self.cls_id, self.sep_id, self.mask_id = self.special_ids
+
+    @property
+    def vocab_size(self) -> int:
+        return self._pieces.get_vocab_size()
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of [PAD], [UNK], [CLS], [SEP], [MASK]."""
+        return tuple(self._pieces.token_to_id(token) for token in SPECIAL_TOKENS)
+
+    def encode(
+        self, texts: Sequence[str], length: int, sep: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of cleaned texts, cut and padded on the right to one length.
+
+        Args:
+            texts: b texts.
+            length: number of tokens l, [CLS] included.
+            sep: end each text with [SEP], as stock BERT does.
+
+        Returns:
+            ids int32 [b, l] and mask int32 [b, l], 1 for real tokens.
+        """
+        ids_bl = np.full((len(texts), length), self.pad_id, np.int32)
+        mask_bl = np.zeros((len(texts), length), np.int32)
+        end = [self.sep_id] if sep else []
+        encodings = self._pieces.encode_batch(list(texts), add_special_tokens=False)
+        for row, encoding in enumerate(encodings):
+            ids = [self.cls_id, *encoding.ids[: length - 1 - len(end)], *end]
+            ids_bl[row, : len(ids)] = ids
+            mask_bl[row, : len(ids)] = 1
+        return ids_bl, mask_bl
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids [l], special tokens left out."""
+        kept = (int(i) for i in ids)
+        tokens = [self._pieces.id_to_token(i) for i in kept if i not in self.special_ids]
+        return " ".join(tokens).replace(f" {PREFIX}", "")
+
+    def save(self, folder: str) -> None:
+        """Writes tokenizer.json (read by `load_tokenizer`) and vocab.txt (read by other tools)."""
+        os.makedirs(folder, exist_ok=True)
+        self._pieces.save(os.path.join(folder, "tokenizer.json"))
+        self._pieces.model.save(folder)
+
+
+def load_tokenizer(name_or_folder: str) -> Tokenizer:
+    """Loads a tokenizer from a folder (tokenizer.json or vocab.txt) or the Hugging Face hub.
+
+    Raises:
+        UserError: there is neither such a folder nor such a name.
+    """
+    if not os.path.isdir(name_or_folder):
+        return Tokenizer(_from_hub(name_or_folder))
+    path = os.path.join(name_or_folder, "tokenizer.json")
+    if os.path.isfile(path):
+        try:
+            return Tokenizer(tokenizers.Tokenizer.from_file(path))
+        except Exception as error:  # the library raises plain Exception
+            raise UserError(f"{path} is not a readable tokenizer file: {error}.") from None
+    if os.path.isfile(os.path.join(name_or_folder, "vocab.txt")):
+        return Tokenizer(_from_vocab(name_or_folder))
+    raise UserError(
+        f"The tokenizer folder {name_or_folder} holds neither tokenizer.json nor vocab.txt."
+    )
+
+
+def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Trains word pieces on cleaned captions; the same captions give the same ids.
+
+    Args:
+        captions: cleaned texts.
+        vocab_size: upper limit; fewer pieces come out when the captions hold fewer.
+
+    Raises:
+        UserError: `vocab_size` cannot even hold the single characters.
+    """
+    pieces = _word_pieces({token: i for i, token in enumerate(SPECIAL_TOKENS)})
+    captions = list(captions)
+    # The trainer numbers continued characters in the order of a hash map, which differs from run
+    # to run, and breaks ties by number. Naming them up front makes the outcome a function.
+    characters = _characters(pieces, captions)
+    first = [*SPECIAL_TOKENS, *characters, *(PREFIX + c for c in characters)]
+    if vocab_size < len(first):
+        raise UserError(
+            f"data.vocab_size={vocab_size} is too small: the captions need {len(first)} pieces for "
+            "their single characters alone."
+        )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=first,
+        continuing_subword_prefix=PREFIX,
+        show_progress=False,
+    )
+    pieces.train_from_iterator(captions, trainer)
+    vocab = sorted(pieces.get_vocab().items(), key=lambda item: item[1])
+    return Tokenizer(_word_pieces(dict(vocab)))
+
+
+def make_tokenizer(data_config, source: Source) -> Tokenizer:
+    """The tokenizer of a config: loaded by name or folder, or trained on the source's captions."""
+    if data_config.tokenizer:
+        return load_tokenizer(data_config.tokenizer)
+    return train_tokenizer(_all_captions(source, data_config.max_words), data_config.vocab_size)
+
+
+def _all_captions(source: Source, max_words: int) -> Iterator[str]:
+    for index in range(len(source)):
+        yield from (clean_caption(caption, max_words) for caption in source.captions(index))
+
+
+def _word_pieces(vocab: dict[str, int], lower_case: bool = True) -> tokenizers.Tokenizer:
+    """BERT's tokenizer: CJK characters and punctuation stand alone; accents are dropped."""
+    pieces = tokenizers.Tokenizer(
+        models.WordPiece(vocab, unk_token=UNK, continuing_subword_prefix=PREFIX)
+    )
+    pieces.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    # Registered special tokens are found in the text: "yes[SEP]" ends with the [SEP] id.
+    pieces.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocab])
+    return pieces
+
+
+def _characters(pieces: tokenizers.Tokenizer, captions: Iterable[str]) -> list[str]:
+    """All characters that the pre-tokenized captions consist of, sorted."""
+    found: set[str] = set()
+    for caption in captions:
+        found.update(pieces.normalizer.normalize_str(caption))
+    return sorted(character for character in found if not character.isspace())
+
+
+def _from_vocab(folder: str) -> tokenizers.Tokenizer:
+    vocab = models.WordPiece.read_file(os.path.join(folder, "vocab.txt"))
+    lower_case = True
+    config = os.path.join(folder, "tokenizer_config.json")
+    if os.path.isfile(config):
+        with open(config) as file:
+            lower_case = json.load(file).get("do_lower_case", True)
+    return _word_pieces(vocab, lower_case)
+
+
+def _from_hub(name: str) -> tokenizers.Tokenizer:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:  # no hub name looks like this
+        raise UserError(f"The tokenizer folder {name} does not exist; check data.tokenizer.")
+    try:
+        return tokenizers.Tokenizer.from_pretrained(name)
+    except Exception as error:  # the library raises plain Exception
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"The tokenizer {name!r} is neither a folder nor a name that the Hugging Face hub "
+            f"gives us ({reason}); check data.tokenizer, or copy its vocab.txt into a folder."
+        ) from None

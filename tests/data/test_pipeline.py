@@ -1,0 +1,288 @@
+"""Batches as functions of the step, hosts, broken images, threads and signals."""
+
+import importlib.util
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from albef_jax.data.pipeline import (
+    BadImages,
+    EvalSet,
+    TrainPipeline,
+    batch_indices,
+    epoch_of,
+    make_engine,
+)
+from albef_jax.data.sources import make_source
+from albef_jax.data.text import make_tokenizer, train_tokenizer
+from albef_jax.errors import UserError
+
+SIZE, BATCH = 22, 4
+HAS_TF = importlib.util.find_spec("tensorflow") is not None
+ENGINES = ["pillow", pytest.param("tf", marks=pytest.mark.skipif(not HAS_TF, reason="no tf"))]
+
+
+@pytest.fixture
+def source():
+    return make_source(dict(kind="synthetic", size=SIZE))
+
+
+@pytest.fixture
+def tokenizer(data_config, source):
+    return make_tokenizer(data_config, source)
+
+
+@pytest.fixture
+def make_pipeline(data_config, source, tokenizer):
+    def make(engine="pillow", seed=3, **processes):
+        data_config.engine = engine
+        return TrainPipeline(source, tokenizer, data_config, BATCH, seed, **processes)
+
+    return make
+
+
+def assert_same(one: dict, other: dict):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def data_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("albef-")]
+
+
+def test_an_epoch_sees_every_example_at_most_once():
+    steps = SIZE // BATCH
+    epochs = [
+        np.concatenate([batch_indices(0, e * steps + s, SIZE, BATCH) for s in range(steps)])
+        for e in range(3)
+    ]
+    for epoch in epochs:
+        assert len(set(epoch)) == steps * BATCH and set(epoch) <= set(range(SIZE))
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert epoch_of(steps - 1, SIZE, BATCH) == 0 and epoch_of(steps, SIZE, BATCH) == 1
+    assert batch_indices(0, 0, SIZE, BATCH).dtype == np.int64
+    assert not np.array_equal(batch_indices(1, 0, SIZE, BATCH), batch_indices(0, 0, SIZE, BATCH))
+
+
+def test_batch_is_what_the_contract_says(make_pipeline):
+    batch = make_pipeline().batch(0)
+    kinds = {name: (array.dtype.name, array.shape) for name, array in batch.items()}
+    assert kinds == {
+        "image": ("uint8", (4, 32, 32, 3)),
+        "text_ids": ("int32", (4, 8)),
+        "text_mask": ("int32", (4, 8)),
+        "image_id": ("int32", (4,)),
+    }
+    assert make_pipeline().steps_per_epoch == SIZE // BATCH
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_iterating_from_any_step_gives_the_same_batches(make_pipeline, engine):
+    pipeline = make_pipeline(engine)
+    whole = list(pipeline.iterate(0, 8))
+    assert len(whole) == 8
+    for step, batch in zip(range(5, 8), make_pipeline(engine).iterate(5, 8)):
+        assert_same(batch, whole[step])
+        assert_same(batch, pipeline.batch(step))
+    assert data_threads() == []
+
+
+def test_images_belong_to_their_captions(make_pipeline, source, tokenizer, data_config):
+    data_config.update(crop_scale=(1.0, 1.0), flip=0.0, randaugment=(0, 0), image_size=64)
+    batch = make_pipeline().batch(2)
+    for image, ids, image_id in zip(batch["image"], batch["text_ids"], batch["image_id"]):
+        np.testing.assert_array_equal(image, source.image(image_id))
+        start = tokenizer.decode(ids)
+        captions = [c.lower().rstrip(".") for c in source.captions(image_id)]
+        assert any(c.startswith(start) for c in captions)
+
+
+def test_captions_and_crops_change_from_epoch_to_epoch(source, tokenizer, data_config):
+    pipeline = TrainPipeline(source, tokenizer, data_config, SIZE, 0)
+    first, second = (pipeline.batch(epoch) for epoch in (0, 1))
+    one, two = np.argsort(first["image_id"]), np.argsort(second["image_id"])
+    texts = (first["text_ids"][one] != second["text_ids"][two]).any(-1)
+    assert 4 <= texts.sum() <= SIZE - 4, "about half of the images change their caption"
+    assert (first["image"][one] != second["image"][two]).any((1, 2, 3)).all()
+
+
+def test_hosts_make_slices_of_one_global_batch(make_pipeline):
+    whole = make_pipeline().batch(3)
+    parts = [make_pipeline(process_index=i, process_count=2).batch(3) for i in range(2)]
+    for name in whole:
+        joined = np.concatenate([part[name] for part in parts])
+        np.testing.assert_array_equal(joined, whole[name])
+
+
+@pytest.mark.skipif(not HAS_TF, reason="needs TensorFlow")
+def test_engines_differ_only_in_rounding(make_pipeline):
+    one, two = make_pipeline("pillow").batch(1), make_pipeline("tf").batch(1)
+    assert np.abs(one.pop("image").astype(int) - two.pop("image")).mean() < 1
+    assert_same(one, two)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_broken_images_are_replaced_counted_and_named(
+    engine, make_folder, odd_files, broken_files, data_config
+):
+    data_config.update(engine=engine, max_bad_share=1.0)
+    source = make_source(make_folder({**odd_files, **broken_files}, missing=["gone.jpg"]))
+    tokenizer = train_tokenizer(["picture of a"], 100)
+    pipeline = TrainPipeline(source, tokenizer, data_config, len(source), 0)
+    batch = pipeline.batch(0)
+    good = {i for i in range(len(source)) if source.name(i) in odd_files}
+    assert set(batch["image_id"].tolist()) == good
+    assert batch["image"].any((1, 2, 3)).all()
+    assert set(pipeline.bad.names) == {*broken_files, "gone.jpg"}
+    assert pipeline.bad.names["gone.jpg"] == "missing"
+    again = TrainPipeline(source, tokenizer, data_config, len(source), 0)
+    for other in again.iterate(0, 1):
+        assert_same(batch, other)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_too_many_broken_images_stop_the_run(engine, make_folder, broken_files, data_config):
+    data_config.engine = engine
+    source = make_source(make_folder(broken_files))
+    pipeline = TrainPipeline(source, train_tokenizer(["a"], 100), data_config, 5, 0)
+    with pytest.raises(UserError, match="more than data.max_bad_share=0.01: ") as error:
+        list(pipeline.iterate(0, 2))
+    assert all(name in str(error.value) for name in broken_files)
+    assert "\n" not in str(error.value) and data_threads() == []
+
+
+def test_no_readable_image_at_all_ends(make_folder, broken_files, data_config):
+    data_config.max_bad_share = 1.0
+    source = make_source(make_folder(broken_files))
+    pipeline = TrainPipeline(source, train_tokenizer(["a"], 100), data_config, 5, 0)
+    with pytest.raises(UserError, match="No image of the data source can be read"):
+        pipeline.batch(0)
+
+
+def test_bad_share_counts_and_tolerance():
+    bad = BadImages(max_share=0.1)
+    bad.add(10, {"a": "x", "b": "x", "c": "x"})
+    bad.add(0, {"a": "x"})  # the same file again: still three distinct ones
+    with pytest.raises(UserError, match="5 of 12 images"):
+        bad.add(2, {"d": "x"})
+    patient = BadImages(max_share=0.1)
+    for number in range(100):
+        patient.add(100, {str(number): "x"})
+    assert patient.count == 100 and patient.seen == 10000
+
+
+def test_wrong_sizes_and_engines(source, tokenizer, data_config):
+    with pytest.raises(UserError, match="22 examples, fewer than one batch of 23"):
+        TrainPipeline(source, tokenizer, data_config, 23, 0)
+    with pytest.raises(UserError, match="not a multiple of the 3 processes"):
+        TrainPipeline(source, tokenizer, data_config, 4, 0, process_count=3)
+    data_config.engine = "dali"
+    with pytest.raises(UserError, match="data.engine='dali' is unknown"):
+        make_engine(data_config)
+
+
+def test_engine_without_tensorflow(data_config, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    data_config.engine = "auto"
+    assert type(make_engine(data_config)).__name__ == "PillowEngine"
+    data_config.engine = "tf"
+    with pytest.raises(UserError, match="needs TensorFlow"):
+        make_engine(data_config)
+
+
+def run_script(script: str) -> subprocess.Popen:
+    header = """
+        import signal, sys, ml_collections
+        from albef_jax.data.pipeline import TrainPipeline
+        from albef_jax.data.sources import make_source
+        from albef_jax.data.text import make_tokenizer
+        config = ml_collections.ConfigDict(dict(
+            engine="pillow", image_size=64, crop_scale=(0.2, 1.0), flip=0.5, randaugment=(2, 7),
+            text_length=8, max_words=30, tokenizer="", vocab_size=200, sep=False,
+            max_bad_share=0.01, workers=2))
+        source = make_source(dict(kind="synthetic", size=64))
+        pipeline = TrainPipeline(source, make_tokenizer(config, source), config, 16, 0)
+    """
+    code = textwrap.dedent(header) + textwrap.dedent(script)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def test_pillow_engine_imports_neither_tensorflow_nor_jax():
+    process = run_script("""
+        pipeline.batch(0)
+        print([m for m in ("tensorflow", "jax", "transformers") if m in sys.modules])
+    """)
+    assert process.communicate(timeout=60)[0].strip() == "[]" and process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "handler",
+    ["lambda *_: sys.exit(0)", "lambda *_: stop.append(1)"],
+    ids=["raises", "sets a flag"],
+)
+def test_sigterm_in_the_main_thread_ends_the_process(handler):
+    process = run_script(f"""
+        stop = []
+        signal.signal(signal.SIGTERM, {handler})
+        for step, batch in enumerate(pipeline.iterate(0, 10**6)):
+            if step == 2:
+                print("running", flush=True)
+            if stop:
+                break
+    """)
+    assert process.stdout.readline().strip() == "running"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("taken", [0, 1, 3])
+def test_closing_early_ends_all_threads(make_pipeline, engine, taken):
+    batches = make_pipeline(engine).iterate(0, 10**6)
+    for _ in range(taken):
+        next(batches)
+    assert bool(data_threads()) == bool(taken)
+    start = time.time()
+    batches.close()
+    assert data_threads() == [] and time.time() - start < 5
+
+
+def test_breaking_out_of_a_loop_ends_all_threads(make_pipeline):
+    for _ in make_pipeline().iterate(0, 10**6):
+        break
+    assert data_threads() == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_eval_set(engine, make_folder, odd_files, data_config):
+    data_config.engine = engine
+    block = make_folder(odd_files)
+    block["files"] = block["files"] * 2  # every image twice: rows of one image are joined
+    source = make_source(block)
+    held_out = EvalSet(source, train_tokenizer(["picture of a"], 100), data_config)
+    number = len(odd_files)
+    assert held_out.num_images == number
+    assert held_out.text_image.tolist() == [i for i in range(number) for _ in range(2)] * 2
+    assert held_out.text_ids.shape == held_out.text_mask.shape == (4 * number, 8)
+    batches = list(held_out.images(4))
+    assert all(batch["image"].shape == (4, 32, 32, 3) for batch in batches)
+    mask = np.concatenate([batch["_mask"] for batch in batches])
+    index = np.concatenate([batch["index"] for batch in batches])
+    assert mask.sum() == number and index[mask > 0].tolist() == list(range(number))
+    assert mask.dtype == np.float32 and index.dtype == np.int32
+    assert data_threads() == []
+
+
+def test_broken_evaluation_image_is_an_error(make_folder, odd_files, data_config):
+    source = make_source(make_folder(odd_files, missing=["gone.jpg"]))
+    held_out = EvalSet(source, train_tokenizer(["a"], 100), data_config)
+    with pytest.raises(UserError, match=r"evaluation image gone.jpg cannot be read \(missing\)"):
+        list(held_out.images(3))

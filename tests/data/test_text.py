@@ -1,0 +1,92 @@
+"""Cleaning, ids and trained vocabularies, against recordings of the public code."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from albef_jax.data.text import SPECIAL_TOKENS, clean_caption, load_tokenizer, train_tokenizer
+from albef_jax.errors import UserError
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+TOKENIZER_CASES = json.loads((GOLDEN / "tokenizer/cases.json").read_text())["cases"]
+CAPTIONS = ["a small dog runs", "the dogs are running in the snow", "a snowman and a dog"] * 3
+
+
+def test_clean_caption_equals_the_public_code():
+    cases = json.loads((GOLDEN / "text_preprocess/cases.json").read_text())["pre_caption"]
+    for case in cases:
+        assert clean_caption(case["input"], case["max_words"]) == case["output"], case
+
+
+@pytest.mark.parametrize("case", TOKENIZER_CASES, ids=lambda case: case["call"])
+def test_ids_equal_the_public_code(case):
+    tokenizer = load_tokenizer(str(GOLDEN / "tokenizer"))
+    expected = np.array(case["input_ids"])
+    ids, mask = tokenizer.encode(case["texts"], expected.shape[1])
+    assert ids.dtype == mask.dtype == np.int32
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(mask, case["attention_mask"])
+
+
+def test_sep_ends_every_text_also_a_cut_one():
+    tokenizer = load_tokenizer(str(GOLDEN / "tokenizer"))
+    ids, mask = tokenizer.encode(["two dogs", "a man riding a wave on a surfboard"], 5, sep=True)
+    assert ids[0].tolist() == [tokenizer.cls_id, 81, 82, tokenizer.sep_id, tokenizer.pad_id]
+    assert ids[1, -1] == tokenizer.sep_id and mask[1].all()
+
+
+def test_training_gives_the_same_ids_in_every_process(tmp_path):
+    script = (
+        "import sys; from albef_jax.data.text import train_tokenizer;"
+        f"train_tokenizer({CAPTIONS!r}, 60).save(sys.argv[1])"
+    )
+    saved = set()
+    for run in ("a", "b", "c"):
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / run)], check=True)
+        saved.add((tmp_path / run / "tokenizer.json").read_text())
+    assert len(saved) == 1
+
+
+def test_trained_vocabulary_learns_words_and_keeps_special_ids_first():
+    tokenizer = train_tokenizer(CAPTIONS, 70)
+    assert tokenizer.special_ids == tuple(range(len(SPECIAL_TOKENS)))
+    assert tokenizer.vocab_size <= 70
+    ids, mask = tokenizer.encode(["a dog"], 8)
+    assert mask.sum() == 3, "[CLS], 'a' and 'dog' as whole words"
+    assert tokenizer.decode(ids[0]) == "a dog"
+
+
+def test_saved_tokenizer_is_read_back_identically(tmp_path):
+    tokenizer = train_tokenizer(CAPTIONS, 60)
+    tokenizer.save(str(tmp_path / "all"))
+    (tmp_path / "vocab").mkdir()
+    shutil.copy(tmp_path / "all/vocab.txt", tmp_path / "vocab/vocab.txt")
+    texts = ["a Dog, running[SEP]", "snowdogs \u2603", ""]
+    expected = tokenizer.encode(texts, 12)
+    for folder in ("all", "vocab"):
+        again = load_tokenizer(str(tmp_path / folder))
+        assert again.vocab_size == tokenizer.vocab_size
+        np.testing.assert_array_equal(again.encode(texts, 12), expected)
+
+
+def test_errors_are_sentences(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="neither tokenizer.json nor vocab.txt"):
+        load_tokenizer(str(tmp_path))
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        load_tokenizer(str(tmp_path / "nowhere"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="no/such-name.*check data.tokenizer"):
+        load_tokenizer("no/such-name")
+    with pytest.raises(UserError, match="data.vocab_size=7 is too small"):
+        train_tokenizer(CAPTIONS, 7)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\na\n")
+    with pytest.raises(UserError, match=r"no \[CLS\], \[SEP\], \[MASK\]"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="not a readable tokenizer file"):
+        load_tokenizer(str(tmp_path))
