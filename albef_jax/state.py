@@ -28,15 +28,15 @@ class TrainState(flax.struct.PyTreeNode):
     memory: Any
 
     @classmethod
-    def create(cls, task, optimizer: optax.GradientTransformation, seed, batch):
+    def create(cls, task, optimizer: optax.GradientTransformation, seed):
         """The state of step 0; call it under jit to make the arrays where they will live.
 
         Args:
           task: a `tasks.base.Task`. optimizer: from `optim.make_optimizer`.
-          seed: of parameters and queues. batch: one training batch, for shapes only.
+          seed: of parameters and queues.
         """
         params_key, memory_key = jax.random.split(jax.random.key(seed))
-        params = task.init(params_key, batch)
+        params = task.init(params_key)
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,

@@ -42,7 +42,7 @@ def join_micro_steps(tree, devices):
 
 
 def make_train_step(task, optimizer, mesh, *, seed, group_size, accumulation=1, momentum=0.995):
-    """Compiles nothing yet: returns the jitted `step(state, batch, draws=None)`.
+    """Compiles nothing yet: returns the jitted `step(state, batch, draws)`.
 
     Args:
       task: a `tasks.base.Task`. optimizer: an optax transformation. mesh: from
@@ -53,8 +53,9 @@ def make_train_step(task, optimizer, mesh, *, seed, group_size, accumulation=1, 
       momentum: of the teacher's EMA.
 
     Returns:
-      A function of the state (donated), a sharded batch `[batch, ...]` and optional draws with
-      a leading group axis, that returns the next state and a dict of scalar metrics.
+      A function of the state (donated), a sharded batch `[batch, ...]` and draws (None, or
+      recorded ones with a leading group axis), that returns the next state and a dict of scalar
+      metrics.
     """
     devices = mesh.size
 
@@ -88,7 +89,7 @@ def make_train_step(task, optimizer, mesh, *, seed, group_size, accumulation=1, 
         grads, metrics = jax.tree.map(lambda x: x / accumulation, (grads, metrics))
         return grads, metrics, join_micro_steps(enqueue, devices)
 
-    def step(state, batch, draws=None):
+    def step(state, batch, draws):
         params = task.prepare(state.params)
         teacher = ema(state.teacher, task.teacher_of(params), momentum)
         groups = split_groups(batch, group_size)

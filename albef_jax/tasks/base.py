@@ -22,8 +22,8 @@ class Aux(NamedTuple):
 class Task(Protocol):
     """One file in tasks/, one entry in the registry of `tasks/__init__.py`."""
 
-    def init(self, rng, batch):
-        """Fresh online parameters for batches shaped like `batch`."""
+    def init(self, rng):
+        """Fresh online parameters; all shapes are in the config."""
 
     def init_memory(self, rng):
         """Fresh memory (queues and the like), a dict; may be empty."""

@@ -33,11 +33,12 @@ class Pretrain:
         self.model = Albef(config.model)
         check_objective(config)
 
-    def init(self, rng, batch):
+    def init(self, rng):
         """See `Task.init`."""
-        one = {name: jnp.asarray(batch[name][:1])
-               for name in ("image", "text_ids", "text_mask")}
-        params = self.model.init(rng, one["image"], one["text_ids"], one["text_mask"])["params"]
+        m = self.model.config
+        image = jnp.zeros((1, m.image_size, m.image_size, 3), jnp.uint8)
+        ids_bl = jnp.full((1, 2), m.cls_id, jnp.int32)
+        params = self.model.init(rng, image, ids_bl, jnp.ones_like(ids_bl))["params"]
         return {**params, "temp": jnp.asarray(self.objective.temperature, jnp.float32)}
 
     def init_memory(self, rng):

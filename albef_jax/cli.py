@@ -1,0 +1,79 @@
+"""The command `albef`: thin sub-commands over the functions that do the work."""
+
+import argparse
+import sys
+
+from albef_jax.errors import UserError
+
+
+def main(argv=None):
+    """Runs a command; returns the exit code: 0 done, 2 a sentence for the user."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    try:
+        return args.run(args, rest)
+    except UserError as error:
+        print(f"albef: {error}", file=sys.stderr)
+        return 2
+
+
+def build_parser():
+    """All sub-commands and their flags."""
+    parser = argparse.ArgumentParser(
+        prog="albef", description="Vision-language pre-training in JAX.",
+        epilog="Any config value can be set with --config.key=value.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train, or resume what a work directory holds")
+    train.add_argument("--config", required=True, metavar="FILE.py[:variant]")
+    train.add_argument("--workdir", required=True, metavar="DIR")
+    train.add_argument("--profile", type=step_range, metavar="N:M",
+                       help="trace steps N to M into DIR/profile")
+    train.set_defaults(run=run_train)
+
+    evaluate = commands.add_parser("evaluate", help="run the evaluators of a work directory")
+    evaluate.add_argument("workdir", metavar="WORKDIR")
+    evaluate.add_argument("--step", type=int, help="checkpoint to use (the latest)")
+    evaluate.set_defaults(run=run_evaluate)
+
+    bench = commands.add_parser("bench", help="measure the training step of a config")
+    bench.add_argument("--config", required=True, metavar="FILE.py[:variant]")
+    bench.add_argument("--steps", type=int, default=10, help="steps to time (%(default)s)")
+    bench.set_defaults(run=run_bench)
+    return parser
+
+
+def step_range(text):
+    """'N:M' as two positive numbers in order."""
+    first, last = (int(part) for part in text.split(":"))
+    if not 1 <= first <= last:
+        raise ValueError(text)
+    return first, last
+
+
+def run_train(args, overrides):
+    """`albef train`. Imports wait until here so that --help and mistakes are instant."""
+    from albef_jax.config import load_config
+
+    config = load_config(args.config, overrides)
+    from albef_jax.train import train
+
+    train(config, args.workdir, args.profile)
+    return 0
+
+
+def run_evaluate(args, overrides):
+    """`albef evaluate`."""
+    from albef_jax.evaluate import evaluate
+
+    evaluate(args.workdir, args.step, overrides)
+    return 0
+
+
+def run_bench(args, overrides):
+    """`albef bench`."""
+    from albef_jax.bench import bench
+    from albef_jax.config import load_config
+
+    bench(load_config(args.config, overrides), args.steps)
+    return 0

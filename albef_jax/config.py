@@ -1,0 +1,151 @@
+"""Configs: the default one, reading a config file with overrides, and checking it."""
+
+import ast
+import json
+import pathlib
+import runpy
+
+from ml_collections import ConfigDict
+
+from albef_jax.errors import UserError
+
+
+def default_config():
+    """ALBEF pre-training with the official sizes and hyper-parameters, without data.
+
+    The files in configs/ change what they need. Counts are in steps of the global batch; EMA,
+    queue and warm-up are meant for `batch_size` 512 (docs/training.md on scaling them).
+    """
+    config = ConfigDict()
+    config.task = "pretrain"
+    config.seed = 0
+    config.batch_size = 512  # global
+    config.group_size = 64  # pairs that are compared with each other
+    config.accumulation = 1  # micro-steps per step
+    config.steps = 0  # 0: `epochs` passes over the data
+    config.epochs = 30
+    config.log_every = 50
+    config.wandb = ""  # name of a Weights & Biases project
+    config.matmul_precision = "default"  # 'highest' for full float32 on accelerators
+    config.model = model = ConfigDict(dict(
+        image_size=256, patch_size=16, vit_width=768, vit_depth=12, vit_heads=12,
+        vit_mlp_ratio=4.0,
+        text_width=768, text_layers=6, fusion_layers=6, text_heads=12, text_mlp_width=3072,
+        max_positions=512, embed_dim=256, dropout=0.1, attention_dropout=0.1, dtype="bfloat16",
+        # Set from the tokenizer when training starts.
+        vocab_size=30522, pad_id=0, cls_id=101, mask_id=103))
+    config.objective = dict(
+        itc=True, temperature=0.07, queue_size=65536, momentum=0.995,
+        positives="pair",  # 'image': captions of the same image are positives too
+        negatives="hard",  # 'random'
+        alpha_itc=0.4, alpha_mlm=0.4,
+        alpha_ramp_steps=-1,  # -1: one epoch
+        mask_rate=0.15, mask_replace=(0.8, 0.1, 0.1),
+        mlm_budget=0)  # predicted positions per group; 0: the mean plus six deviations
+    config.optimizer = dict(
+        peak_lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2000,
+        schedule="cosine",  # 'albef_steps': the stepped schedule of the public code
+        steps_per_epoch=0,  # of 'albef_steps'; 0: from the data
+        weight_decay=0.02, b1=0.9, b2=0.999, eps=1e-8)
+    config.data = dict(
+        source=ConfigDict(dict(kind="json", files=(), image_roots=(), merge_images=False)),
+        engine="auto", image_size=model.get_oneway_ref("image_size"),
+        crop_scale=(0.2, 1.0), flip=0.5, randaugment=(2, 7),
+        text_length=25, max_words=30, sep=False,
+        tokenizer="",  # a Hugging Face name or a folder; '': train one on the captions
+        vocab_size=30522,  # of a trained one, at most
+        max_bad_share=0.01, workers=0,
+        fingerprint="")  # of the source; set when training starts
+    config.evals = ConfigDict()
+    config.checkpoint = dict(every=5000, keep_latest=2, keep_every=0, best_metric="",
+                             best_mode="max")
+    return config.lock()
+
+
+def load_config(path, overrides=()):
+    """Reads `FILE.py[:variant]` and applies `--config.key=value` overrides.
+
+    Args:
+      path: a Python file with `get_config(variant=None)`.
+      overrides: strings `--config.key=value`; values are Python literals or plain text.
+
+    Returns:
+      A locked ConfigDict.
+
+    Raises:
+      UserError: missing file, unknown key or a value of another type.
+    """
+    name, _, variant = str(path).partition(":")
+    if not pathlib.Path(name).is_file():
+        raise UserError(f"The config file {name} does not exist; give the path of a file such as "
+                        "configs/flickr8k.py.")
+    config = runpy.run_path(name)["get_config"](variant or None).lock()
+    for override in overrides:
+        key, equals, text = override.removeprefix("--config.").partition("=")
+        if not override.startswith("--config.") or not equals:
+            raise UserError(f"The argument {override!r} is not understood; overrides look like "
+                            "--config.batch_size=64.")
+        _set(config, key, text)
+    return config
+
+
+def _set(config, key, text):
+    *parents, leaf = key.split(".")
+    block = config
+    for parent in parents:
+        block = block.get(parent) if isinstance(block, ConfigDict) else None
+    if not isinstance(block, ConfigDict) or leaf not in block:
+        known = ", ".join(block) if isinstance(block, ConfigDict) else ", ".join(config)
+        raise UserError(f"config.{key} does not exist; the keys there are {known}.")
+    if isinstance(block[leaf], ConfigDict):
+        raise UserError(f"config.{key} is a block; set one of its keys: "
+                        f"{', '.join(block[leaf])}.")
+    try:
+        value = text if isinstance(block[leaf], str) else ast.literal_eval(text)
+        block[leaf] = value
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise UserError(f"config.{key} is a {type(block[leaf]).__name__} "
+                        f"({block[leaf]!r}); {text!r} is not.") from error
+
+
+def check_model(config):
+    """Checks sizes that must divide each other.
+
+    Raises:
+      UserError: naming the fields and the values that would fit.
+    """
+    m = config.model
+    if m.image_size % m.patch_size:
+        raise UserError(
+            f"model.image_size {m.image_size} is not a multiple of model.patch_size "
+            f"{m.patch_size}; set it to {m.image_size // m.patch_size * m.patch_size}.")
+    for tower in ("vit", "text"):
+        width, heads = m[f"{tower}_width"], m[f"{tower}_heads"]
+        if width % heads:
+            raise UserError(f"model.{tower}_width {width} is not a multiple of "
+                            f"model.{tower}_heads {heads}; change one of them.")
+    if config.data.text_length > m.max_positions:
+        raise UserError(
+            f"data.text_length {config.data.text_length} exceeds model.max_positions "
+            f"{m.max_positions}; lower the first or raise the second.")
+    if m.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"model.dtype is {m.dtype!r}; choose 'float32' or 'bfloat16'.")
+    if m.fusion_layers < 1 or m.text_layers < 1:
+        raise UserError("model.text_layers and model.fusion_layers must be at least 1.")
+
+
+def to_json(config):
+    """The config as stable JSON text."""
+    return json.dumps(config.to_dict(), indent=1, sort_keys=True, default=list)
+
+
+def from_json(text):
+    """The config of `to_json`; sequences come back as tuples."""
+    def tuples(value):
+        if isinstance(value, list):
+            return tuple(tuples(item) for item in value)
+        if isinstance(value, dict):
+            return {key: tuples(item) for key, item in value.items()}
+        return value
+
+    return ConfigDict(tuples(json.loads(text))).lock()

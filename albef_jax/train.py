@@ -1,0 +1,319 @@
+"""The only training loop: phases in order, then one screen of loop."""
+
+import contextlib
+import math
+import os
+import pathlib
+import signal
+import sys
+import threading
+
+import jax
+from etils import epath
+
+from albef_jax import flops
+from albef_jax.checkpoint import Checkpointer
+from albef_jax.config import check_model, from_json, to_json
+from albef_jax.data.pipeline import TrainPipeline
+from albef_jax.data.sources import make_source
+from albef_jax.data.text import load_tokenizer, train_tokenizer
+from albef_jax.errors import UserError
+from albef_jax.evaluators import make_evaluator
+from albef_jax.metrics import MetricsWriter, Pending, StepTimer, Throughput
+from albef_jax.optim import make_optimizer, make_schedule
+from albef_jax.sharding import check_groups, make_mesh, replicated, shard_batch
+from albef_jax.state import TrainState
+from albef_jax.step import make_train_step
+from albef_jax.tasks import make_task
+
+# What a resumed run must agree in: the shapes of its state and the order of its data.
+FIXED_KEYS = ("task", "seed", "batch_size", "group_size", "model", "data.fingerprint")
+LOSS_TERMS = ("itc", "itm", "mlm", "loss", "grad_norm")
+
+
+def train(config, workdir, profile=None):
+    """Trains until `config.steps`, from scratch or from the work directory's last checkpoint.
+
+    Args:
+      config: from `config.load_config`.
+      workdir: holds everything the run writes; local or any path that epath knows.
+      profile: `(first, last)` steps to trace into `workdir/profile`, or None.
+
+    Returns:
+      True when the run is complete, False when a signal stopped it (its state is saved).
+
+    Raises:
+      UserError: a config, data set or checkpoint that cannot be used; a non-finite loss.
+    """
+    # ---- start -----------------------------------------------------------------------------
+    use_compile_cache()
+    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+    workdir, mesh, is_writer = epath.Path(workdir), make_mesh(), jax.process_index() == 0
+    check_model(config)
+    check_groups(config.batch_size, config.group_size, config.accumulation, mesh.size)
+
+    # ---- data ------------------------------------------------------------------------------
+    source = make_source(config.data.source)
+    tokenizer = run_tokenizer(config, workdir, source, is_writer)
+    pipeline = TrainPipeline(source, tokenizer, config.data, config.batch_size, config.seed,
+                             jax.process_index(), jax.process_count())
+    config = resolve(config, source, tokenizer, pipeline.steps_per_epoch)
+    evaluators = {name: make_evaluator(block, config.data, tokenizer, config.seed)
+                  for name, block in config.evals.items()}
+    record_config(config, workdir, is_writer)
+
+    # ---- task, state, step -----------------------------------------------------------------
+    task = make_task(config)
+    learning_rate = make_schedule(config.optimizer, config.steps)
+    optimizer = make_optimizer(config.optimizer, learning_rate)
+    checkpointer = Checkpointer(workdir, config.checkpoint, config.to_dict())
+    state, start = initial_state(config, task, optimizer, mesh, checkpointer)
+    train_step = make_train_step(
+        task, optimizer, mesh, seed=config.seed, group_size=config.group_size,
+        accumulation=config.accumulation, momentum=config.objective.momentum)
+    say(is_writer, describe(config, state, mesh, source, pipeline, start))
+
+    # ---- loop ------------------------------------------------------------------------------
+    timer = StepTimer(start, throughput_of(config, mesh))
+    pending, predict_fns = Pending(), task.predict_fns()
+    writer = MetricsWriter(workdir, config.steps, config, start_step=start, is_writer=is_writer)
+    with contextlib.ExitStack() as stack:
+        stack.callback(checkpointer.close)
+        stack.callback(writer.close)
+        stop = stack.enter_context(stop_signals())
+        batches = stack.enter_context(contextlib.closing(
+            pipeline.iterate(start, config.steps)))
+        stack.enter_context(readable_out_of_memory(config))
+
+        step, previous = start, None
+        for step in range(start + 1, config.steps + 1):  # the number of steps after this one
+            trace(profile, step, workdir)
+            with timer.waiting_for_data():
+                batch = next(batches)
+            state, metrics = train_step(state, shard_batch(batch, mesh), None)
+            # One step behind: the device is never idle, the host never far ahead of a signal.
+            jax.block_until_ready(previous)
+            previous = metrics
+            last, stopping = step == config.steps, stop.is_set()
+            if step == start + 1:
+                with timer.paused():  # compilation is not speed
+                    jax.block_until_ready(metrics)
+                timer.lap(step)
+            elif step % config.log_every == 0 or last or stopping:
+                log(writer, pending.push(step, {
+                    **metrics, "lr": learning_rate(step - 1), **timer.lap(step)}), checkpointer)
+            writer.advance(step)
+
+            measured = {}
+            for name, block in config.evals.items():
+                if last or (block.every and step % block.every == 0 and not stopping):
+                    with timer.paused():
+                        log(writer, pending.flush(), checkpointer)
+                        measured |= {f"{name}/{key}": value for key, value in evaluators[
+                            name].run(state.params, predict_fns, mesh)}
+            if measured:
+                writer.log(step, measured)
+
+            if step % config.checkpoint.every == 0 or last or stopping:
+                with timer.paused():
+                    log(writer, pending.flush(), checkpointer)
+                    check_finite(step, jax.device_get(metrics), checkpointer)
+                    checkpointer.save(step, state, measured, wait=last or stopping)
+            if stopping:
+                break
+        log(writer, pending.flush(), checkpointer)
+    report_broken_images(pipeline.bad, is_writer)
+    say(is_writer, f"finished {step} of {config.steps} steps; the run is in {workdir}"
+        + ("" if step == config.steps else ", start the same command again to go on"))
+    return step == config.steps
+
+
+def use_compile_cache():
+    """Keeps compiled programs in the user's cache folder, unless the user chose another."""
+    if not jax.config.jax_compilation_cache_dir:
+        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "albef_jax"))
+
+
+def run_tokenizer(config, workdir, source, is_writer):
+    """The tokenizer of this run: its own if it has one, the config's, or a trained one."""
+    folder = workdir / "tokenizer"
+    if folder.is_dir():
+        return load_tokenizer(str(folder))
+    if config.data.tokenizer:
+        tokenizer = load_tokenizer(config.data.tokenizer)
+    else:
+        captions = (caption for index in range(len(source)) for caption in source.captions(index))
+        tokenizer = train_tokenizer(captions, config.data.vocab_size)
+    if is_writer:
+        tokenizer.save(str(folder))
+    return tokenizer
+
+
+def resolve(config, source, tokenizer, steps_per_epoch):
+    """The config with everything filled in that depends on data and tokenizer.
+
+    Raises:
+      UserError: fewer than one step.
+    """
+    config = config.copy_and_resolve_references().unlock()
+    config.steps = config.steps or config.epochs * steps_per_epoch
+    if config.steps < 1:
+        raise UserError("config.steps and config.epochs are both 0; set one of them.")
+    config.data.fingerprint = source.fingerprint
+    config.model.update(vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
+                        cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id)
+    if config.objective.alpha_ramp_steps < 0:
+        config.objective.alpha_ramp_steps = steps_per_epoch
+    config.optimizer.steps_per_epoch = config.optimizer.steps_per_epoch or steps_per_epoch
+    return config.lock()
+
+
+def record_config(config, workdir, is_writer):
+    """Writes config.json, or compares with the one that is there.
+
+    Raises:
+      UserError: the work directory belongs to a run with other fixed values.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        old, new = from_json(path.read_text()), from_json(to_json(config))
+        for key in FIXED_KEYS:
+            if part(old, key) != part(new, key):
+                name, before, now = first_difference(key, part(old, key), part(new, key))
+                raise UserError(
+                    f"{workdir} holds a run with config.{name}={before!r}, not {now!r}; use the "
+                    "same value to resume it, or another --workdir for a new run.")
+        if old != new:
+            name, before, now = first_difference("config", old, new)
+            say(is_writer, f"resuming with {name}={now!r}, which was {before!r}")
+    if is_writer:
+        workdir.mkdir(parents=True, exist_ok=True)
+        path.write_text(to_json(config))
+
+
+def part(config, key):
+    """The value under a dotted key."""
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+def first_difference(key, a, b):
+    """The dotted key and both values where two configs first differ."""
+    if hasattr(a, "keys") and hasattr(b, "keys"):
+        for name in sorted({*a.keys(), *b.keys()}):
+            if a.get(name) != b.get(name):
+                return first_difference(f"{key}.{name}", a.get(name), b.get(name))
+    return key, a, b
+
+
+def initial_state(config, task, optimizer, mesh, checkpointer):
+    """The restored state and its step, or a fresh one and 0; placed on the mesh."""
+    def create():
+        return TrainState.create(task, optimizer, config.seed)
+
+    with readable_out_of_memory(config):
+        if checkpointer.latest_step() is None:
+            return jax.jit(create, out_shardings=replicated(mesh))(), 0
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+            jax.eval_shape(create))
+        return checkpointer.restore(shapes)
+
+
+def throughput_of(config, mesh):
+    """Turns steps and seconds into samples/s, TFLOP/s and MFU."""
+    total = flops.pretrain_step_flops(config.model, config.objective, config.data.text_length,
+                                      config.group_size)
+    return Throughput(config.batch_size, mesh.size, total["total"],
+                      flops.peak_flops(mesh.devices.flat[0]))
+
+
+def describe(config, state, mesh, source, pipeline, start):
+    """What is about to happen, in one line."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    begin = f"resuming at step {start}" if start else "starting"
+    return (f"{begin}: {count / 1e6:.1f}M parameters, {len(source)} examples, "
+            f"{config.steps} steps of {config.batch_size} "
+            f"({config.steps / pipeline.steps_per_epoch:.1f} epochs) on {mesh.size} "
+            f"{mesh.devices.flat[0].platform} device(s)")
+
+
+def say(is_writer, text):
+    """Prints a line on the first process."""
+    if is_writer:
+        print(text, file=sys.stderr, flush=True)
+
+
+def log(writer, fetched, checkpointer):
+    """Writes a fetched `(step, metrics)`, if there is one, and stops a run that has diverged."""
+    if fetched is not None:
+        writer.log(*fetched)
+        check_finite(*fetched, checkpointer)
+
+
+def check_finite(step, metrics, checkpointer):
+    """Stops a run whose state must not be saved.
+
+    Raises:
+      UserError: naming the first non-finite term and the last good checkpoint.
+    """
+    for name in LOSS_TERMS:
+        if not math.isfinite(metrics[name]):
+            latest = checkpointer.latest_step()
+            kept = f"the checkpoint of step {latest} is intact" if latest else "none was saved yet"
+            raise UserError(f"{name} is {metrics[name]} at step {step}; lower "
+                            f"optimizer.peak_lr and resume ({kept}).")
+
+
+@contextlib.contextmanager
+def stop_signals():
+    """Yields an event that SIGTERM or the first Ctrl-C sets; a second Ctrl-C interrupts."""
+    stop = threading.Event()
+
+    def handle(number, _):
+        if number == signal.SIGINT and stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def readable_out_of_memory(config):
+    """Turns the runtime's out-of-memory error into a sentence.
+
+    Raises:
+      UserError: with the three switches that lower memory.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+            raise
+        raise UserError(
+            f"The device ran out of memory with batch_size={config.batch_size} in "
+            f"{config.accumulation} micro-step(s) and model.dtype={config.model.dtype!r}: raise "
+            "accumulation, set model.dtype='bfloat16', or lower objective.queue_size or "
+            f"batch_size ({str(error).splitlines()[0][:200]}).") from error
+
+
+def trace(profile, step, workdir):
+    """Starts and stops the profiler around the steps asked for."""
+    if profile and step == profile[0]:
+        jax.profiler.start_trace(str(workdir / "profile"))
+    if profile and step == profile[1] + 1:
+        jax.profiler.stop_trace()
+
+
+def report_broken_images(bad, is_writer):
+    """Says at the end how many images could not be read, and which."""
+    if bad.count:
+        names = ", ".join(sorted(bad.names)[:10])
+        say(is_writer, f"{bad.count} of {bad.seen} image reads failed and were replaced: {names}")
