@@ -12,7 +12,9 @@ from typing import Any
 
 from etils import epath
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from albef_jax.errors import UserError
@@ -132,7 +134,7 @@ class MetricsWriter:
 
     def __init__(self, workdir, total_steps: int, config, *, start_step: int = 0,
                  is_writer: bool = True):
-        """Opens the files; on resume forgets what was written after `start_step`.
+        """Starts writing; on resume forgets what was written after `start_step`.
 
         Args:
           workdir: path of the run.
@@ -151,8 +153,9 @@ class MetricsWriter:
         workdir.mkdir(parents=True, exist_ok=True)
         self._total_steps = total_steps
         self._wandb = _start_wandb(config, workdir) if config.get("wandb") else None
-        self._file = _open_jsonl(workdir / "metrics.jsonl", start_step)
-        self._tensorboard = SummaryWriter(str(workdir), purge_step=start_step + 1)
+        self._jsonl = workdir / "metrics.jsonl"
+        _forget_after(self._jsonl, start_step)
+        self._tensorboard = _start_tensorboard(workdir, start_step)
         self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True,
                          disable=not sys.stderr.isatty())
 
@@ -162,16 +165,21 @@ class MetricsWriter:
         Args:
           step: number of finished steps.
           metrics: name -> value; with a 'loss' it is shown as a line of training, else in full.
+
+        Raises:
+          UserError: the disk is full or gone.
         """
         if not self._is_writer:
             return
         values = {name: float(value) for name, value in metrics.items()}
-        # JSON knows no NaN; null keeps the line readable for every parser.
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step} | finite, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        try:
+            self._append_jsonl(step, values)
+            self._append_event(step, values)
+        except OSError as error:
+            raise UserError(
+                f"Could not write metrics to {self._jsonl.parent} ({error.strerror or error}); "
+                "complete checkpoints are intact: make room or mend the cause, and run the same "
+                "command again to go on.") from error
         if self._wandb:
             self._wandb.log(values, step=step)
         self._tell(step, values)
@@ -186,10 +194,22 @@ class MetricsWriter:
         if not self._is_writer:
             return
         self._bar.close()
-        self._file.close()
-        self._tensorboard.close()
+        with contextlib.suppress(OSError):  # a full disk, which `log` has told
+            self._tensorboard.close()
         if self._wandb:
             self._wandb.finish()
+
+    def _append_jsonl(self, step, values):
+        # JSON knows no NaN; null keeps the line readable for every parser.
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        with self._jsonl.open("a") as file:
+            file.write(json.dumps({"step": step} | finite, allow_nan=False) + "\n")
+
+    def _append_event(self, step, values):
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._tensorboard.write_event(
+            Event(step=step, wall_time=time.time(), summary=Summary(value=scalars)))
+        self._tensorboard.flush()
 
     def _tell(self, step, values):
         if "loss" not in values:
@@ -227,15 +247,15 @@ def duration(seconds: float) -> str:
     return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"
 
 
-def _open_jsonl(path: epath.Path, start_step: int):
-    """Opens metrics.jsonl to append, less the lines a resumed run is about to write again."""
-    if path.exists():
-        lines = path.read_text().splitlines() if start_step else []
-        kept = [line for line in lines if _is_before(line, start_step)]
-        rewritten = path.parent / (path.name + ".tmp")
-        rewritten.write_text("".join(line + "\n" for line in kept))
-        rewritten.replace(path)
-    return path.open("a")
+def _forget_after(path: epath.Path, start_step: int):
+    """Drops from metrics.jsonl the lines that a resumed run is about to write again."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines() if start_step else []
+    kept = [line for line in lines if _is_before(line, start_step)]
+    rewritten = path.parent / (path.name + ".tmp")
+    rewritten.write_text("".join(line + "\n" for line in kept))
+    rewritten.replace(path)
 
 
 def _is_before(line, start_step):
@@ -243,6 +263,17 @@ def _is_before(line, start_step):
         return json.loads(line)["step"] <= start_step
     except ValueError:  # a kill left half a line
         return False
+
+
+def _start_tensorboard(workdir, start_step):
+    """Opens an event file that outdates the events of later steps in the files before it.
+
+    Not `SummaryWriter`: its thread dies of a full disk, and the run would then hang on its queue.
+    """
+    events = EventsWriter(str(workdir / "events"), filename_suffix=f".{start_step}")
+    events.write_event(Event(step=start_step + 1, wall_time=time.time(),
+                             session_log=SessionLog(status=SessionLog.START)))
+    return events
 
 
 def _start_wandb(config, workdir):

@@ -99,6 +99,21 @@ def test_tensorboard_holds_the_scalars(tmp_path):
     assert scalars == [(10, "loss", 0.5), (20, "dev/r_mean", 3.0)]
 
 
+def test_a_full_disk_is_told_and_does_not_hang(tmp_path):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path],
+                             capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        writer = metrics.MetricsWriter(tmp_path, 100, CONFIG)
+        with pytest.raises(UserError, match="Could not write metrics to .* .No space left on "):
+            for step in range(5000):
+                writer.log(step, {"loss": 1.0})
+        writer.close()
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
 def test_only_the_writer_writes(tmp_path, capfd):
     writer = metrics.MetricsWriter(tmp_path / "run", 100, CONFIG, is_writer=False)
     writer.log(10, {"loss": 0.5})
