@@ -59,7 +59,9 @@ def default_config():
     config.evals = ConfigDict()
     config.checkpoint = dict(every=5000, keep_latest=2, keep_every=0, best_metric="",
                              best_mode="max")
-    return config.lock()
+    config.lock()
+    config.evals.unlock()  # blocks by name, as many as wanted; evaluators check their fields
+    return config
 
 
 def load_config(path, overrides=()):
@@ -80,6 +82,15 @@ def load_config(path, overrides=()):
         raise UserError(f"The config file {name} does not exist; give the path of a file such as "
                         "configs/flickr8k.py.")
     config = runpy.run_path(name)["get_config"](variant or None).lock()
+    return apply_overrides(config, overrides)
+
+
+def apply_overrides(config, overrides):
+    """Sets values of a locked config from `--config.key=value` strings, and returns it.
+
+    Raises:
+      UserError: unknown key or a value of another type.
+    """
     for override in overrides:
         key, equals, text = override.removeprefix("--config.").partition("=")
         if not override.startswith("--config.") or not equals:

@@ -4,11 +4,10 @@ import hashlib
 import json
 
 import jax
-import ml_collections
-import numpy as np
 from etils import epath
 
 from albef_jax.checkpoint import Checkpointer
+from albef_jax.config import apply_overrides, from_json, to_json
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
@@ -16,9 +15,10 @@ from albef_jax.optim import make_optimizer, make_schedule
 from albef_jax.sharding import make_mesh, replicated
 from albef_jax.state import TrainState
 from albef_jax.tasks import make_task
+from albef_jax.train import use_compile_cache
 
 
-def evaluate(workdir, step=None, overrides=None):
+def evaluate(workdir, step=None, overrides=()):
     """Runs every evaluator of a run's config once on one of its checkpoints.
 
     Prints a table and writes `results/<evaluator>.json`. Training data is not touched.
@@ -26,7 +26,7 @@ def evaluate(workdir, step=None, overrides=None):
     Args:
       workdir: a work directory with `config.json`, `tokenizer/` and `checkpoints/`.
       step: which checkpoint; None for the latest.
-      overrides: dotted config name -> value, for example `{"evals.dev.batch_size": 128}`.
+      overrides: strings `--config.key=value`, for example `--config.evals.dev.batch_size=128`.
 
     Returns:
       evaluator -> {name: value}.
@@ -36,7 +36,9 @@ def evaluate(workdir, step=None, overrides=None):
         evaluator cannot use its data.
     """
     workdir = epath.Path(workdir)
-    config = read_config(workdir, overrides or {})
+    config = read_config(workdir, overrides)
+    use_compile_cache()
+    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     if not config.evals:
         raise UserError(f"config.evals of {workdir} is empty, so there is nothing to evaluate; "
                         "train with an evals block in the config.")
@@ -69,22 +71,14 @@ def read_config(workdir, overrides):
     """
     path = epath.Path(workdir) / "config.json"
     try:
-        values = json.loads(path.read_text())
+        config = from_json(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give the work directory of a training run, the "
                         "one given to `albef train --workdir`.") from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); restore it from a copy of the "
                         "run.") from None
-    config = ml_collections.ConfigDict(values).lock()
-    for name, value in overrides.items():
-        try:
-            config.update_from_flattened_dict({name: value})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = str(error.args[0] if error.args else error).splitlines()[0]
-            raise UserError(f"The override config.{name}={value!r} does not fit the config of "
-                            f"{workdir}: {reason}") from None
-    return config
+    return apply_overrides(config, overrides)
 
 
 def restore_params(workdir, config, task, mesh, step=None):
@@ -110,8 +104,7 @@ def restore_params(workdir, config, task, mesh, step=None):
 
 def fingerprint(config):
     """Short hash of all values of a config; equal configs have equal ones."""
-    text = json.dumps(config.to_dict(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(to_json(config).encode()).hexdigest()[:16]
 
 
 def print_table(name, description, step, values):

@@ -9,15 +9,14 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import ml_collections
-import numpy as np
 import pytest
 
 from albef_jax.checkpoint import Checkpointer
+from albef_jax.config import default_config, to_json
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import clean_caption, train_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.evaluate import evaluate, fingerprint, read_config
+from albef_jax.evaluate import evaluate, fingerprint
 from albef_jax.evaluators import make_evaluator
 from albef_jax.optim import make_optimizer, make_schedule
 from albef_jax.sharding import make_mesh
@@ -29,30 +28,21 @@ HELD_OUT = {"kind": "synthetic", "size": 20, "image_size": 32}
 
 
 def make_config(tokenizer):
-    """A model of two layers per encoder; the training data does not exist."""
-    return ml_collections.ConfigDict(dict(
-        seed=3, task="pretrain", batch_size=8, group_size=4, accumulation=1, steps=10, log_every=1,
-        model=dict(image_size=32, patch_size=16, vit_width=32, vit_depth=2, vit_heads=2,
-                   vit_mlp_ratio=2, text_width=32, text_layers=1, fusion_layers=2, text_heads=2,
-                   text_mlp_width=64, vocab_size=tokenizer.vocab_size, max_positions=32,
-                   embed_dim=16, dropout=0.1, attention_dropout=0.1, dtype="float32",
-                   pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id),
-        objective=dict(temperature=0.07, queue_size=16, momentum=0.995, alpha_itc=0.4,
-                       alpha_mlm=0.4, alpha_ramp_steps=10, itc=True, negatives="hard",
-                       positives="pair", mask_rate=0.15, mask_replace=[0.8, 0.1, 0.1],
-                       mlm_budget=0),
-        optimizer=dict(peak_lr=1e-3, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2,
-                       schedule="cosine", steps_per_epoch=0, weight_decay=0.02, b1=0.9, b2=0.999,
-                       eps=1e-8),
-        data=dict(source=dict(kind="json", files=["gone.json"], image_roots=["gone"]),
-                  engine="pillow", image_size=32, crop_scale=[0.2, 1.0], flip=0.5,
-                  randaugment=[2, 7], text_length=16, max_words=30, tokenizer="", vocab_size=200,
-                  sep=False, max_bad_share=0.01, workers=2),
-        evals=dict(dev=dict(kind="retrieval", source=HELD_OUT, every=5, batch_size=16, k=4),
-                   pairs=dict(kind="matching", source=HELD_OUT, every=5, batch_size=16),
-                   words=dict(kind="masked", source=HELD_OUT, every=5, batch_size=16)),
-        checkpoint=dict(every=5, keep_latest=2, keep_every=0, best_metric="", best_mode="max"),
-    ))
+    """A model of one layer per encoder; its training data does not exist."""
+    config = default_config().unlock()
+    config.batch_size, config.group_size, config.steps = 8, 4, 10
+    config.model.update(
+        image_size=32, patch_size=16, vit_width=32, vit_depth=1, vit_heads=2, vit_mlp_ratio=2.0,
+        text_width=32, text_layers=1, fusion_layers=1, text_heads=2, text_mlp_width=64,
+        max_positions=32, embed_dim=16, dtype="float32", vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id)
+    config.objective.update(queue_size=16, alpha_ramp_steps=10)
+    config.data.source.files = ("gone.json",)
+    config.data.update(text_length=16, engine="pillow")
+    for name, kind in (("dev", "retrieval"), ("pairs", "matching"), ("words", "masked")):
+        config.evals[name] = dict(kind=kind, source=HELD_OUT, batch_size=16)
+    config.evals.dev.k = 4
+    return config.lock()
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +55,11 @@ def trained(tmp_path_factory):
     tokenizer = train_tokenizer(captions, 200)
     tokenizer.save(str(workdir / "tokenizer"))
     config = make_config(tokenizer)
-    (workdir / "config.json").write_text(config.to_json())
+    (workdir / "config.json").write_text(to_json(config))
     task = make_task(config)
-    batch = dict(image=np.zeros((8, 32, 32, 3), np.uint8), text_ids=np.zeros((8, 16), np.int32),
-                 text_mask=np.ones((8, 16), np.int32))
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
     checkpointer = Checkpointer(workdir, config.checkpoint)
-    create = jax.jit(lambda seed: TrainState.create(task, optimizer, seed, batch))
+    create = jax.jit(lambda seed: TrainState.create(task, optimizer, seed))
     for step in (5, 10):
         state = create(step)
         # Only the online model may be evaluated.
@@ -107,7 +95,7 @@ def test_devices_and_batch_size_do_not_change_the_values(trained):
     """Four devices and another batch, in another process, write what one device writes."""
     workdir = trained[0]
     code = ("import sys; from albef_jax.evaluate import evaluate;"
-            "evaluate(sys.argv[1], step=5, overrides={'evals.dev.batch_size': 5})")
+            "evaluate(sys.argv[1], step=5, overrides=['--config.evals.dev.batch_size=5'])")
     subprocess.run([sys.executable, "-c", code, str(workdir)], cwd=ROOT, check=True,
                    env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"})
     written = {name: json.loads((workdir / "results" / f"{name}.json").read_text())
@@ -117,14 +105,14 @@ def test_devices_and_batch_size_do_not_change_the_values(trained):
     assert written["dev"]["config_fingerprint"] != fingerprint(trained[1])
 
 
-@pytest.mark.parametrize("overrides, sentence", [
-    ({"evals.dev.kk": 2}, "override config.evals.dev.kk=2 does not fit"),
-    ({"evals.dev.k": "many"}, "override config.evals.dev.k='many' does not fit"),
-    ({"evals.dev.k": 0}, "k=0; make it at least 1"),
+@pytest.mark.parametrize("override, sentence", [
+    ("--config.evals.dev.kk=2", "config.evals.dev.kk does not exist"),
+    ("--config.evals.dev.k=many", "config.evals.dev.k is a int (4); 'many' is not"),
+    ("--config.evals.dev.k=0", "k=0; make it at least 1"),
 ])
-def test_overrides_that_do_not_fit(trained, overrides, sentence):
+def test_overrides_that_do_not_fit(trained, override, sentence):
     with pytest.raises(UserError) as error:
-        evaluate(trained[0], overrides=overrides)
+        evaluate(trained[0], overrides=[override])
     assert sentence in str(error.value)
 
 
@@ -140,10 +128,10 @@ def test_what_is_missing_is_named(trained, tmp_path):
     (tmp_path / "config.json").write_text("{")
     fails_with("is not valid JSON")
     without = config.copy_and_resolve_references()
-    without.evals = ml_collections.ConfigDict()
-    (tmp_path / "config.json").write_text(without.to_json())
+    without.evals = {}
+    (tmp_path / "config.json").write_text(to_json(without))
     fails_with("is empty, so there is nothing to evaluate")
-    (tmp_path / "config.json").write_text(config.to_json())
+    (tmp_path / "config.json").write_text(to_json(config))
     fails_with("has no folder tokenizer")
     os.symlink(workdir / "tokenizer", tmp_path / "tokenizer")
     fails_with("has no checkpoints")
@@ -151,8 +139,3 @@ def test_what_is_missing_is_named(trained, tmp_path):
     fails_with("There is no checkpoint in")
     with pytest.raises(UserError, match="no checkpoint of step 7"):
         evaluate(workdir, step=7)
-
-
-def test_config_survives_its_file(trained):
-    workdir, config = trained[0], trained[1]
-    assert read_config(workdir, {}).to_dict() == config.to_dict()
