@@ -16,7 +16,7 @@ from albef_jax.checkpoint import Checkpointer
 from albef_jax.config import check_model, from_json, to_json
 from albef_jax.data.pipeline import TrainPipeline
 from albef_jax.data.sources import make_source
-from albef_jax.data.text import load_tokenizer, train_tokenizer
+from albef_jax.data.text import load_tokenizer, make_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
 from albef_jax.metrics import MetricsWriter, Pending, StepTimer, Throughput
@@ -140,11 +140,7 @@ def run_tokenizer(config, workdir, source, is_writer):
     folder = workdir / "tokenizer"
     if folder.is_dir():
         return load_tokenizer(str(folder))
-    if config.data.tokenizer:
-        tokenizer = load_tokenizer(config.data.tokenizer)
-    else:
-        captions = (caption for index in range(len(source)) for caption in source.captions(index))
-        tokenizer = train_tokenizer(captions, config.data.vocab_size)
+    tokenizer = make_tokenizer(config.data, source)
     if is_writer:
         tokenizer.save(str(folder))
     return tokenizer
