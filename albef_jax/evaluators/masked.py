@@ -8,6 +8,7 @@ from albef_jax.errors import UserError
 from albef_jax.evaluators.held_out import HeldOut
 
 MASK_RATE = 0.15
+DEPTHS = (1, 5)
 
 
 class MaskedEvaluator:
@@ -33,15 +34,15 @@ class MaskedEvaluator:
     def run(self, params, predict_fns, mesh):
         """Yields (name, percent)."""
         data = self._held_out
-        data.bind(predict_fns, mesh, token_ranks(predict_fns["mlm_logits"]))
+        data.bind(predict_fns, mesh, hits(predict_fns["mlm_logits"]))
         image_embeds, _ = data.encode_images(params)
-        texts = dict(text_ids=data.text_ids, masked_ids=self._masked_ids,
+        texts = dict(text_ids=data.text_ids, masked=self._masked, masked_ids=self._masked_ids,
                      text_mask=data.text_mask)
         rows = np.arange(len(data.text_ids))
-        ranks = data.score_pairs(params, image_embeds, data.text_image, rows, texts,
-                                 per_image=self._per_image)[self._masked]
-        for depth in (1, 5):
-            yield f"mlm_top{depth}", 100 * float(np.mean(ranks < depth))
+        found = data.score_pairs(params, image_embeds, data.text_image, rows, texts,
+                                 per_image=self._per_image).sum(axis=0)
+        for depth, count in zip(DEPTHS, found):
+            yield f"mlm_top{depth}", 100 * int(count) / int(self._masked.sum())
 
 
 def draw_masked(ids_bl, special_ids, rng):
@@ -49,15 +50,16 @@ def draw_masked(ids_bl, special_ids, rng):
     return (rng.random(ids_bl.shape) < MASK_RATE) & ~np.isin(ids_bl, special_ids)
 
 
-def token_ranks(mlm_logits):
-    """The pair function of blocks: rank of the original token, 0 = best, int32 `[g, s, l]`.
+def hits(mlm_logits):
+    """The pair function of blocks: masked tokens found at depth 1 and 5, int32 `[g, s, 2]`.
 
-    Tokens with an equal or undefined logit count as better: a constant prediction scores 0%.
+    Tokens with an equal or undefined logit count as better: a constant prediction finds nothing.
     """
 
-    def ranks_of_slot(params, image_embeds, text_ids, masked_ids, text_mask):
+    def hits_of_slot(params, image_embeds, text_ids, masked, masked_ids, text_mask):
         logits = mlm_logits(params, image_embeds, masked_ids, text_mask)
         target = jnp.take_along_axis(logits, text_ids[..., None], axis=-1)
-        return logits.shape[-1] - 1 - jnp.sum(logits < target, axis=-1)
+        ranks = logits.shape[-1] - 1 - jnp.sum(logits < target, axis=-1)
+        return jnp.stack([jnp.sum(masked & (ranks < depth), axis=-1) for depth in DEPTHS], -1)
 
-    return jax.vmap(ranks_of_slot, in_axes=(None, None, 1, 1, 1), out_axes=1)
+    return jax.vmap(hits_of_slot, in_axes=(None, None, 1, 1, 1, 1), out_axes=1)

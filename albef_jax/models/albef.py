@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from albef_jax.models.bert import Bert
+from albef_jax.models.layers import Dense
 from albef_jax.models.vit import VisionTransformer
 
 # Channel statistics of the public code, for pixels scaled to [0, 1].
@@ -27,21 +28,20 @@ def l2_normalise(x):
     return x / jnp.sqrt(jnp.maximum(squared, 1e-24))
 
 
+UNIFORM_FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
 class LinearUniform(nn.Module):
-    """Dense layer with weight and bias drawn from U(+-1/sqrt(fan_in)), torch's default."""
+    """Float32 layer with weight and bias drawn from U(+-1/sqrt(fan_in)), torch's default."""
 
     features: int
-    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x):
-        init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        def bias_init(key, shape):
+            return UNIFORM_FAN_IN(key, (x.shape[-1], *shape))[0]
 
-        def bias_init(key, shape, dtype=jnp.float32):
-            return init(key, (x.shape[-1], *shape), dtype)[0]
-
-        return nn.Dense(self.features, dtype=self.dtype, kernel_init=init, bias_init=bias_init,
-                        name="dense")(x)
+        return Dense(self.features, jnp.float32, UNIFORM_FAN_IN, bias_init, name="dense")(x)
 
 
 class Albef(nn.Module):
@@ -66,9 +66,9 @@ class Albef(nn.Module):
             text_layers=c.text_layers, fusion_layers=c.fusion_layers, heads=c.text_heads,
             mlp_width=c.text_mlp_width, dropout=c.dropout,
             attention_dropout=c.attention_dropout, dtype=dtype)
-        self.vision_proj = LinearUniform(c.embed_dim, jnp.float32)
-        self.text_proj = LinearUniform(c.embed_dim, jnp.float32)
-        self.itm_head = LinearUniform(2, jnp.float32)
+        self.vision_proj = LinearUniform(c.embed_dim)
+        self.text_proj = LinearUniform(c.embed_dim)
+        self.itm_head = LinearUniform(2)
 
     def __call__(self, image_bhwc, ids_bl, mask_bl):
         """Touches every parameter once; used to initialise them."""
@@ -105,7 +105,7 @@ class Albef(nn.Module):
 
     def match(self, image_bnd, text_bld, mask_bl):
         """ITM logits `[b, 2]` of aligned images and texts."""
-        fused = self.text_encoder.fuse(text_bld[None], mask_bl[None], image_bnd)[0]
+        fused = self.text_encoder.fuse(text_bld[None], mask_bl[None], image_bnd, query_len=1)[0]
         return self.itm_logits(fused[:, 0])
 
     def mlm_logits(self, image_bnd, masked_ids_bl, mask_bl):

@@ -12,19 +12,18 @@ import jax.numpy as jnp
 
 from albef_jax.models.layers import (
     NORMAL_002,
+    Dense,
     Dropout,
     Dtype,
     HeadsDense,
+    LayerNorm,
     Mlp,
     attention_probs,
+    gelu,
     padding_bias,
 )
 
 LAYER_NORM_EPS = 1e-12
-
-
-def layer_norm(dtype, name):
-    return nn.LayerNorm(LAYER_NORM_EPS, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class BertEmbeddings(nn.Module):
@@ -40,7 +39,7 @@ class BertEmbeddings(nn.Module):
         self.word = self.param("word", NORMAL_002, (self.vocab_size, self.width))
         self.position = self.param("position", NORMAL_002, (self.max_positions, self.width))
         self.token_type = self.param("token_type", NORMAL_002, (2, self.width))
-        self.norm = layer_norm(self.dtype, None)
+        self.norm = LayerNorm(LAYER_NORM_EPS, self.dtype)
         self.drop = Dropout(self.dropout)
 
     def __call__(self, ids_bl, deterministic):
@@ -68,9 +67,9 @@ class SelfAttention(nn.Module):
         probs = Dropout(self.attention_dropout)(probs, deterministic).astype(v.dtype)
         y = jnp.einsum("bhqn,bnhk->bqhk", probs, v)
         y = y.reshape(*y.shape[:2], width)
-        y = nn.Dense(width, dtype=self.dtype, kernel_init=NORMAL_002, name="output")(y)
+        y = Dense(width, self.dtype, name="output")(y)
         y = Dropout(self.dropout)(y, deterministic)
-        return layer_norm(self.dtype, "norm")(x_bld[:, :query_len] + y)
+        return LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm")(x_bld[:, :query_len] + y)
 
 
 class CrossAttention(nn.Module):
@@ -85,8 +84,8 @@ class CrossAttention(nn.Module):
     def setup(self):
         self.query = HeadsDense(1, self.width, self.heads, self.dtype)
         self.key_value = HeadsDense(2, self.width, self.heads, self.dtype)
-        self.output = nn.Dense(self.width, dtype=self.dtype, kernel_init=NORMAL_002)
-        self.norm = layer_norm(self.dtype, None)
+        self.output = Dense(self.width, self.dtype)
+        self.norm = LayerNorm(LAYER_NORM_EPS, self.dtype)
         self.drop = Dropout(self.dropout)
         self.drop_probs = Dropout(self.attention_dropout)
 
@@ -131,7 +130,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x, deterministic):
         y = Dropout(self.dropout)(Mlp(self.hidden, self.dtype, name="mlp")(x), deterministic)
-        return layer_norm(self.dtype, "norm")(x + y)
+        return LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm")(x + y)
 
 
 class TextLayer(nn.Module):
@@ -198,8 +197,8 @@ class MlmHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, word_vd):
-        h = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=NORMAL_002, name="dense")(x)
-        h = layer_norm(self.dtype, "norm")(nn.gelu(h, approximate=False))
+        h = Dense(x.shape[-1], self.dtype, name="dense")(x)
+        h = LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm")(gelu(h))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.vocab_size,))
         logits = jnp.einsum("...d,vd->...v", h, word_vd.astype(self.dtype),
                             preferred_element_type=jnp.float32)
@@ -244,11 +243,14 @@ class Bert(nn.Module):
             x = layer(x, bias, deterministic)
         return x
 
-    def fuse(self, x_sbld, mask_sbl, image_bnd, swap_b=None, deterministic=True):
-        """Fusion encoder: text states `[s, b, l, d]` and image tokens -> `[s, b, l, d]`."""
+    def fuse(self, x_sbld, mask_sbl, image_bnd, swap_b=None, deterministic=True, query_len=None):
+        """Fusion encoder: text states `[s, b, l, d]` and image tokens -> `[s, b, l, d]`.
+
+        With `query_len`, the last layer computes the first positions only.
+        """
         x, bias = self._fusion_trunk(x_sbld, mask_sbl, image_bnd, swap_b, deterministic)
         last = self.fusion[-1]
-        return last(x, bias, last.project_image(image_bnd), swap_b, deterministic)
+        return last(x, bias, last.project_image(image_bnd), swap_b, deterministic, query_len)
 
     def fuse_at(self, x_bld, mask_bl, image_bnd, select_m, deterministic=True):
         """Fusion states of one text set at positions of the flattened `[b*l]`: `[m, d]`."""
