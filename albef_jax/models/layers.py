@@ -1,10 +1,13 @@
-"""The building blocks that ViT and BERT share: dense projections, attention, MLP, dropout.
+"""The building blocks that ViT and BERT share: dense, LayerNorm, GELU, attention, dropout.
 
-Parameters are float32; matrix products run in the module's `dtype`; LayerNorm, softmax and
-everything after them run in float32.
+Parameters are float32; matrix products run in the module's `dtype`; LayerNorm statistics, softmax
+and everything after them run in float32. Dense, LayerNorm and GELU have hand-written derivatives:
+the same values with fewer passes over memory (a training step takes about 0.75 of the time on a
+CPU; the barrier in `_dense_backward` says why).
 """
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -12,6 +15,110 @@ import jax.numpy as jnp
 
 Dtype = jnp.dtype
 NORMAL_002 = nn.initializers.normal(0.02)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def dense(x, kernel, bias, dtype):
+    """`x @ kernel + bias` in `dtype`; kernel `[i, o]` and bias `[o]` are float32."""
+    return x.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
+
+
+def _dense_forward(x, kernel, bias, dtype):
+    return dense(x, kernel, bias, dtype), (x, kernel)
+
+
+def _dense_backward(dtype, saved, grad):
+    x, kernel = saved
+    rows = x.reshape(-1, x.shape[-1]).astype(dtype)
+    grad_rows = grad.reshape(-1, grad.shape[-1])
+    # Without the barrier XLA fuses the element-wise work that made these arrays into the
+    # transposing copy of the kernel's gradient, and repeats it there in strided order.
+    rows, grad_rows = jax.lax.optimization_barrier((rows, grad_rows))
+    grad_x = (grad_rows @ kernel.astype(dtype).T).reshape(x.shape).astype(x.dtype)
+    grad_kernel = jax.lax.dot_general(rows, grad_rows, (((0,), (0,)), ((), ())),
+                                      preferred_element_type=jnp.float32)
+    return grad_x, grad_kernel, jnp.sum(grad_rows, axis=0, dtype=jnp.float32)
+
+
+dense.defvjp(_dense_forward, _dense_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def layer_norm(x, scale, bias, epsilon, dtype):
+    """LayerNorm over the last axis with float32 statistics; the result has `dtype`."""
+    return _layer_norm_forward(x, scale, bias, epsilon, dtype)[0]
+
+
+def _layer_norm_forward(x, scale, bias, epsilon, dtype):
+    centred = x.astype(jnp.float32)
+    centred = centred - jnp.mean(centred, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    rstd = jax.lax.rsqrt(variance + epsilon)
+    normed = centred * rstd
+    return (normed * scale + bias).astype(dtype), (normed.astype(x.dtype), rstd, scale)
+
+
+def _layer_norm_backward(epsilon, dtype, saved, grad):
+    normed, rstd, scale = saved
+    grad_32, normed_32 = grad.astype(jnp.float32), normed.astype(jnp.float32)
+    scaled = grad_32 * scale
+    mean = jnp.mean(scaled, axis=-1, keepdims=True)
+    along = jnp.mean(scaled * normed_32, axis=-1, keepdims=True)
+    grad_x = rstd * (scaled - mean - normed_32 * along)
+
+    def over_rows(t):
+        return t.reshape(-1, t.shape[-1]).sum(axis=0)
+
+    return grad_x.astype(normed.dtype), over_rows(grad_32 * normed_32), over_rows(grad_32)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+@jax.custom_vjp
+def gelu(x):
+    """Exact GELU, x Phi(x) with the error function; keeps its derivative for the way back."""
+    return x * _normal_cdf(x)
+
+
+def _normal_cdf(x):
+    return 0.5 * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def _gelu_forward(x):
+    cdf = _normal_cdf(x)
+    return x * cdf, cdf + x * jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2.0 * math.pi)
+
+
+gelu.defvjp(_gelu_forward, lambda slope, grad: (slope * grad,))
+
+
+class Dense(nn.Module):
+    """Affine layer `[..., i] -> [..., features]`; see `dense`."""
+
+    features: int
+    dtype: Dtype
+    kernel_init: nn.initializers.Initializer = NORMAL_002
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", self.bias_init, (self.features,))
+        return dense(x, kernel, bias, self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm with learned scale and bias; see `layer_norm`."""
+
+    epsilon: float
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros_init(), (x.shape[-1],))
+        return layer_norm(x, scale, bias, self.epsilon, self.dtype)
 
 
 def cheap_keep_mask(key, rate, shape):
@@ -29,8 +136,9 @@ def cheap_keep_mask(key, rate, shape):
     Returns:
       bool array of `shape`.
     """
-    size = functools.reduce(lambda a, b: a * b, shape, 1)
-    words = jax.random.bits(key, (-(-size // 4),), jnp.uint32)
+    size = math.prod(shape)
+    # The barrier keeps the generator a loop of its own, not repeated in every reader.
+    words = jax.lax.optimization_barrier(jax.random.bits(key, (-(-size // 4),), jnp.uint32))
     as_bytes = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size]
     return (as_bytes >= round(rate * 256)).reshape(shape)
 
@@ -88,9 +196,8 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init)
-        h = nn.gelu(dense(self.hidden, name="fc1")(x), approximate=False)
-        return dense(x.shape[-1], name="fc2")(h)
+        h = gelu(Dense(self.hidden, self.dtype, self.kernel_init, name="fc1")(x))
+        return Dense(x.shape[-1], self.dtype, self.kernel_init, name="fc2")(h)
 
 
 class HeadsDense(nn.Module):
@@ -107,8 +214,6 @@ class HeadsDense(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        y = nn.Dense(
-            self.parts * self.width, dtype=self.dtype, kernel_init=self.kernel_init, name="dense"
-        )(x)
+        y = Dense(self.parts * self.width, self.dtype, self.kernel_init, name="dense")(x)
         y = y.reshape(*x.shape[:-1], self.parts, self.heads, self.width // self.heads)
         return tuple(y[..., part, :, :] for part in range(self.parts))

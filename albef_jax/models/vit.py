@@ -3,7 +3,14 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from albef_jax.models.layers import Dtype, HeadsDense, Mlp, attention_probs
+from albef_jax.models.layers import (
+    Dense,
+    Dtype,
+    HeadsDense,
+    LayerNorm,
+    Mlp,
+    attention_probs,
+)
 
 TRUNCATED_002 = nn.initializers.truncated_normal(0.02)
 LAYER_NORM_EPS = 1e-6
@@ -29,7 +36,7 @@ class VitAttention(nn.Module):
         q, k, v = HeadsDense(3, width, self.heads, self.dtype, TRUNCATED_002, name="qkv")(x_bnd)
         probs = attention_probs(q, k).astype(v.dtype)
         x = jnp.einsum("bhqn,bnhk->bqhk", probs, v).reshape(x_bnd.shape)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=TRUNCATED_002, name="proj")(x)
+        return Dense(width, self.dtype, TRUNCATED_002, name="proj")(x)
 
 
 class VitBlock(nn.Module):
@@ -41,13 +48,10 @@ class VitBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x_bnd):
-        def norm(name, x):
-            return nn.LayerNorm(LAYER_NORM_EPS, dtype=self.dtype, use_fast_variance=False,
-                                name=name)(x)
-
-        x = x_bnd
-        x = x + VitAttention(self.heads, self.dtype, name="attn")(norm("norm1", x))
-        return x + Mlp(self.mlp_width, self.dtype, TRUNCATED_002, name="mlp")(norm("norm2", x))
+        y = LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm1")(x_bnd)
+        x = x_bnd + VitAttention(self.heads, self.dtype, name="attn")(y)
+        y = LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm2")(x)
+        return x + Mlp(self.mlp_width, self.dtype, TRUNCATED_002, name="mlp")(y)
 
 
 class VisionTransformer(nn.Module):
@@ -73,8 +77,7 @@ class VisionTransformer(nn.Module):
         """Normalised images `[b, s, s, 3]` -> all tokens after the last norm `[b, 1+n, d]`."""
         patches = patchify(image_bhwc.astype(self.dtype), self.patch_size)
         fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=fan_in_uniform,
-                     name="patch_embed")(patches)
+        x = Dense(self.width, self.dtype, fan_in_uniform, name="patch_embed")(patches)
         cls = self.param("cls_token", TRUNCATED_002, (1, 1, self.width))
         pos = self.param("pos_embed", TRUNCATED_002, (1, 1 + x.shape[1], self.width))
         cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
@@ -82,5 +85,4 @@ class VisionTransformer(nn.Module):
         for i in range(self.depth):
             x = VitBlock(self.heads, int(self.width * self.mlp_ratio), self.dtype,
                          name=f"block_{i}")(x)
-        return nn.LayerNorm(LAYER_NORM_EPS, dtype=self.dtype, use_fast_variance=False,
-                            name="norm")(x)
+        return LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm")(x)
