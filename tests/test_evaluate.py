@@ -62,10 +62,12 @@ def trained(tmp_path_factory):
     create = jax.jit(lambda seed: TrainState.create(task, optimizer, seed))
     for step in (5, 10):
         state = create(step)
-        # Only the online model may be evaluated.
-        state = state.replace(step=jnp.int32(step), teacher=jax.tree.map(lambda x: x * 0, state.teacher))
-        # Random weights have nearly equal [CLS] states; larger ones tell inputs apart.
-        state = state.replace(params=jax.tree.map(lambda x: 3 * x, state.params))
+        state = state.replace(
+            step=jnp.int32(step),
+            # Random weights have nearly equal [CLS] states; larger ones tell inputs apart.
+            params=jax.tree.map(lambda x: 3 * x, state.params),
+            # Only the online model may be evaluated.
+            teacher=jax.tree.map(lambda x: x * 0, state.teacher))
         checkpointer.save(step, state)
     checkpointer.close()
     return workdir, config, tokenizer, task, state.params

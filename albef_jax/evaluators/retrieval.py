@@ -102,6 +102,6 @@ def recalls(score_i2t, score_t2i, text_image):
     for text, image in enumerate(text_image):
         image_ranks[image] = min(image_ranks[image], rank(score_i2t[image], text))
     text_ranks = np.array([rank(score_t2i[t], image) for t, image in enumerate(text_image)])
-    values = {f"{way}_r{depth}": 100 * np.count_nonzero(ranks < depth) / len(ranks)
+    values = {f"{way}_r{depth}": float(100 * np.count_nonzero(ranks < depth) / len(ranks))
               for way, ranks in (("i2t", image_ranks), ("t2i", text_ranks)) for depth in DEPTHS}
     return values | {"r_mean": sum(values.values()) / len(values)}

@@ -1,4 +1,4 @@
-"""Retrieval: the recorded scores of the public code, and every score against a plain double loop."""
+"""Retrieval: recorded scores of the public code, and every score against a plain double loop."""
 
 import json
 from pathlib import Path
