@@ -12,10 +12,9 @@ from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
 from albef_jax.optim import make_optimizer, make_schedule
-from albef_jax.sharding import make_mesh, replicated
+from albef_jax.sharding import make_mesh, replicated, use_compile_cache
 from albef_jax.state import TrainState
 from albef_jax.tasks import make_task
-from albef_jax.train import use_compile_cache
 
 
 def evaluate(workdir, step=None, overrides=()):

@@ -1,9 +1,19 @@
-"""The device mesh and where arrays live on it."""
+"""Process start-up, the device mesh and where arrays live on it."""
+
+import os
+import pathlib
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from albef_jax.errors import UserError
+
+
+def use_compile_cache():
+    """Keeps compiled programs in the user's cache folder, unless the user chose another."""
+    if not jax.config.jax_compilation_cache_dir:
+        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "albef_jax"))
 
 
 def make_mesh(devices=None):

@@ -2,8 +2,6 @@
 
 import contextlib
 import math
-import os
-import pathlib
 import signal
 import sys
 import threading
@@ -21,7 +19,13 @@ from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
 from albef_jax.metrics import MetricsWriter, Pending, StepTimer, Throughput
 from albef_jax.optim import make_optimizer, make_schedule
-from albef_jax.sharding import check_groups, make_mesh, replicated, shard_batch
+from albef_jax.sharding import (
+    check_groups,
+    make_mesh,
+    replicated,
+    shard_batch,
+    use_compile_cache,
+)
 from albef_jax.state import TrainState
 from albef_jax.step import make_train_step
 from albef_jax.tasks import make_task
@@ -126,13 +130,6 @@ def train(config, workdir, profile=None):
     say(is_writer, f"finished {step} of {config.steps} steps; the run is in {workdir}"
         + ("" if step == config.steps else ", start the same command again to go on"))
     return step == config.steps
-
-
-def use_compile_cache():
-    """Keeps compiled programs in the user's cache folder, unless the user chose another."""
-    if not jax.config.jax_compilation_cache_dir:
-        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "albef_jax"))
 
 
 def run_tokenizer(config, workdir, source, is_writer):

@@ -17,7 +17,7 @@ def get_config(variant=None):
     config.model.update(
         image_size=128, vit_width=192, vit_heads=3, text_width=192, text_heads=3,
         text_mlp_width=768, dtype="float32")
-    config.objective.update(queue_size=4096, alpha_ramp_steps=0)
+    config.objective.update(queue_size=4096, alpha_ramp_steps=0, mlm_budget=64)
     config.optimizer.steps_per_epoch = 100
     config.data.text_length = 30
     return config
