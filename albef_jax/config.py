@@ -160,3 +160,15 @@ def from_json(text):
         return value
 
     return ConfigDict(tuples(json.loads(text))).lock()
+
+
+def differences(old, new, prefix=""):
+    """Dotted key -> (old value, new value) of everything that differs; None where absent."""
+    changed = {}
+    for key in sorted({*old.keys(), *new.keys()}):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, ConfigDict) and isinstance(now, ConfigDict):
+            changed |= differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            changed[prefix + key] = before, now
+    return changed

@@ -2,16 +2,14 @@
 
 import contextlib
 import math
-import signal
 import sys
-import threading
 
 import jax
 from etils import epath
 
 from albef_jax import flops
 from albef_jax.checkpoint import Checkpointer
-from albef_jax.config import check_model, from_json, to_json
+from albef_jax.config import check_model, differences, from_json, to_json
 from albef_jax.data.pipeline import TrainPipeline
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import load_tokenizer, make_tokenizer
@@ -26,12 +24,13 @@ from albef_jax.sharding import (
     shard_batch,
     use_compile_cache,
 )
+from albef_jax.signals import Stopped, stop_signals
 from albef_jax.state import TrainState
 from albef_jax.step import make_train_step
 from albef_jax.tasks import make_task
 
 # What a resumed run must agree in: the shapes of its state and the order of its data.
-FIXED_KEYS = ("task", "seed", "batch_size", "group_size", "model", "data.fingerprint")
+FIXED_KEYS = ("task", "seed", "batch_size", "group_size", "model.", "data.fingerprint")
 LOSS_TERMS = ("itc", "itm", "mlm", "loss", "grad_norm")
 
 
@@ -78,9 +77,9 @@ def train(config, workdir, profile=None):
     say(is_writer, describe(config, state, mesh, source, pipeline, start))
 
     # ---- loop ------------------------------------------------------------------------------
-    timer = StepTimer(start, throughput_of(config, mesh))
-    pending, predict_fns = Pending(), task.predict_fns()
+    timer, pending = StepTimer(start, throughput_of(config, mesh)), Pending()
     writer = MetricsWriter(workdir, config.steps, config, start_step=start, is_writer=is_writer)
+    predict_fns = task.predict_fns()
     with contextlib.ExitStack() as stack:
         stack.callback(checkpointer.close)
         stack.callback(writer.close)
@@ -92,40 +91,39 @@ def train(config, workdir, profile=None):
         step, previous = start, None
         for step in range(start + 1, config.steps + 1):  # the number of steps after this one
             trace(profile, step, workdir)
-            with timer.waiting_for_data():
+            with timer.waiting_for_data(), saved_on_error(checkpointer, step - 1, state):
                 batch = next(batches)
             state, metrics = train_step(state, shard_batch(batch, mesh), None)
             # One step behind: the device is never idle, the host never far ahead of a signal.
             jax.block_until_ready(previous)
             previous = metrics
-            last, stopping = step == config.steps, stop.is_set()
             if step == start + 1:
-                with timer.paused():  # compilation is not speed
-                    jax.block_until_ready(metrics)
-                timer.lap(step)
-            elif step % config.log_every == 0 or last or stopping:
-                log(writer, pending.push(step, {
-                    **metrics, "lr": learning_rate(step - 1), **timer.lap(step)}), checkpointer)
+                jax.block_until_ready(metrics)
+                timer.lap(step)  # the first step compiles: it is no measure of speed
             writer.advance(step)
 
-            measured = {}
-            for name, block in config.evals.items():
-                if last or (block.every and step % block.every == 0 and not stopping):
-                    with timer.paused():
-                        log(writer, pending.flush(), checkpointer)
-                        measured |= {f"{name}/{key}": value for key, value in evaluators[
-                            name].run(state.params, predict_fns, mesh)}
-            if measured:
-                writer.log(step, measured)
+            last = step == config.steps
+            if step % config.log_every == 0 or last or stop.is_set():
+                log(writer, checkpointer, pending.push(step, {
+                    **metrics, "lr": learning_rate(step - 1), "bad_images": pipeline.bad.count,
+                    **timer.lap(step)}))
 
-            if step % config.checkpoint.every == 0 or last or stopping:
+            due = {} if stop.is_set() else {
+                name: evaluator for name, evaluator in evaluators.items()
+                if last or is_due(step, config.evals[name].get("every", 0))}
+            save = last or stop.is_set() or is_due(step, config.checkpoint.every)
+            if due or save:
                 with timer.paused():
-                    log(writer, pending.flush(), checkpointer)
+                    log(writer, checkpointer, pending.flush())
                     check_finite(step, jax.device_get(metrics), checkpointer)
-                    checkpointer.save(step, state, measured, wait=last or stopping)
-            if stopping:
+                    measured = run_evaluators(due, state.params, predict_fns, mesh, stop)
+                    if measured:
+                        writer.log(step, measured)
+                    if save or stop.is_set():
+                        checkpointer.save(step, state, measured, wait=last or stop.is_set())
+            if stop.is_set():
                 break
-        log(writer, pending.flush(), checkpointer)
+        log(writer, checkpointer, pending.flush())
     report_broken_images(pipeline.bad, is_writer)
     say(is_writer, f"finished {step} of {config.steps} steps; the run is in {workdir}"
         + ("" if step == config.steps else ", start the same command again to go on"))
@@ -163,42 +161,23 @@ def resolve(config, source, tokenizer, steps_per_epoch):
 
 
 def record_config(config, workdir, is_writer):
-    """Writes config.json, or compares with the one that is there.
+    """Writes config.json; compares with the one that is there.
 
     Raises:
       UserError: the work directory belongs to a run with other fixed values.
     """
     path = workdir / "config.json"
     if path.exists():
-        old, new = from_json(path.read_text()), from_json(to_json(config))
-        for key in FIXED_KEYS:
-            if part(old, key) != part(new, key):
-                name, before, now = first_difference(key, part(old, key), part(new, key))
+        changed = differences(from_json(path.read_text()), from_json(to_json(config)))
+        for name, (before, now) in changed.items():
+            if name.startswith(FIXED_KEYS):
                 raise UserError(
                     f"{workdir} holds a run with config.{name}={before!r}, not {now!r}; use the "
                     "same value to resume it, or another --workdir for a new run.")
-        if old != new:
-            name, before, now = first_difference("config", old, new)
-            say(is_writer, f"resuming with {name}={now!r}, which was {before!r}")
+            say(is_writer, f"resuming with config.{name}={now!r}, which was {before!r}")
     if is_writer:
         workdir.mkdir(parents=True, exist_ok=True)
         path.write_text(to_json(config))
-
-
-def part(config, key):
-    """The value under a dotted key."""
-    for name in key.split("."):
-        config = config[name]
-    return config
-
-
-def first_difference(key, a, b):
-    """The dotted key and both values where two configs first differ."""
-    if hasattr(a, "keys") and hasattr(b, "keys"):
-        for name in sorted({*a.keys(), *b.keys()}):
-            if a.get(name) != b.get(name):
-                return first_difference(f"{key}.{name}", a.get(name), b.get(name))
-    return key, a, b
 
 
 def initial_state(config, task, optimizer, mesh, checkpointer):
@@ -239,11 +218,39 @@ def say(is_writer, text):
         print(text, file=sys.stderr, flush=True)
 
 
-def log(writer, fetched, checkpointer):
+def is_due(step, every):
+    """Whether something that happens every so many steps (0: never) happens at this one."""
+    return every > 0 and step % every == 0
+
+
+def log(writer, checkpointer, fetched):
     """Writes a fetched `(step, metrics)`, if there is one, and stops a run that has diverged."""
     if fetched is not None:
         writer.log(*fetched)
         check_finite(*fetched, checkpointer)
+
+
+def run_evaluators(evaluators, params, predict_fns, mesh, stop):
+    """`evaluator/name` -> value; empty when a signal came, which need not wait for the end."""
+    measured = {}
+    try:
+        with stop.interrupting():
+            for name, evaluator in evaluators.items():
+                for key, value in evaluator.run(params, predict_fns, mesh):
+                    measured[f"{name}/{key}"] = value
+    except Stopped:
+        return {}
+    return measured
+
+
+@contextlib.contextmanager
+def saved_on_error(checkpointer, step, state):
+    """Saves the state before a sentence about the data ends the run: nothing is lost."""
+    try:
+        yield
+    except UserError:
+        checkpointer.save(step, state, wait=True)
+        raise
 
 
 def check_finite(step, metrics, checkpointer):
@@ -258,24 +265,6 @@ def check_finite(step, metrics, checkpointer):
             kept = f"the checkpoint of step {latest} is intact" if latest else "none was saved yet"
             raise UserError(f"{name} is {metrics[name]} at step {step}; lower "
                             f"optimizer.peak_lr and resume ({kept}).")
-
-
-@contextlib.contextmanager
-def stop_signals():
-    """Yields an event that SIGTERM or the first Ctrl-C sets; a second Ctrl-C interrupts."""
-    stop = threading.Event()
-
-    def handle(number, _):
-        if number == signal.SIGINT and stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    old = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ def get_config(folder=None):
     folder = folder or FOLDER
     config = default_config()
     config.batch_size = config.group_size = 64
-    config.epochs = 30
+    config.epochs = 25
     config.model.update(
         image_size=96, patch_size=16, vit_width=192, vit_depth=6, vit_heads=3,
         text_width=192, text_layers=3, fusion_layers=2, text_heads=3, text_mlp_width=768,
@@ -27,6 +27,9 @@ def get_config(folder=None):
     config.data.update(crop_scale=(0.4, 1.0), randaugment=(1, 7), vocab_size=4000,
                        text_length=20)
     dev = dict(kind="json", files=(f"{folder}/dev.json",), image_roots=(f"{folder}/images.tar",))
-    config.evals.retrieval = dict(kind="retrieval", source=dev, k=16, every=0, max_images=0)
-    config.checkpoint.update(every=500)
+    config.evals.retrieval = dict(kind="retrieval", source=dev, k=16, every=465, max_images=0,
+                                  batch_size=256)
+    config.evals.matching = dict(kind="matching", source=dev, every=465)
+    config.evals.masked = dict(kind="masked", source=dev, every=465, batch_size=256)
+    config.checkpoint.update(every=465, best_metric="retrieval/r_mean")
     return config
