@@ -1,7 +1,10 @@
 """ALBEF from scratch on Flickr8k (6,000 images, 30,000 captions), a small model.
 
+    albef train --config configs/flickr8k.py:FOLDER --workdir runs/flickr8k
+
 Data: M. Hodosh et al., JAIR 47 (2013); model: Li et al., https://arxiv.org/abs/2107.07651.
-The folder holds train.json, dev.json (official manifest format) and images.tar.
+FOLDER holds train.json, dev.json (official manifest format) and images.tar.
+Hardware: sized for two CPU cores. Expected: docs/results.md has the measured curve and table.
 """
 
 from albef_jax.config import default_config
