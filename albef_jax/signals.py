@@ -23,6 +23,8 @@ class StopFlag:
         """A signal inside raises `Stopped` at once."""
         self._interrupting = True
         try:
+            if self._set:
+                raise Stopped
             yield
         finally:
             self._interrupting = False

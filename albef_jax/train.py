@@ -102,26 +102,29 @@ def train(config, workdir, profile=None):
                 timer.lap(step)  # the first step compiles: it is no measure of speed
             writer.advance(step)
 
-            last = step == config.steps
-            if step % config.log_every == 0 or last or stop.is_set():
+            # Asked once a step: a signal that comes later is seen after the next step.
+            last, stopping = step == config.steps, stop.is_set()
+            if is_due(step, config.log_every) or last or stopping:
                 log(writer, checkpointer, pending.push(step, {
                     **metrics, "lr": learning_rate(step - 1), "bad_images": pipeline.bad.count,
                     **timer.lap(step)}))
 
-            due = {} if stop.is_set() else {
+            due = {} if stopping else {
                 name: evaluator for name, evaluator in evaluators.items()
                 if last or is_due(step, config.evals[name].get("every", 0))}
-            save = last or stop.is_set() or is_due(step, config.checkpoint.every)
+            save = last or stopping or is_due(step, config.checkpoint.every)
             if due or save:
                 with timer.paused():
                     log(writer, checkpointer, pending.flush())
                     check_finite(step, jax.device_get(metrics), checkpointer)
-                    measured = run_evaluators(due, state.params, predict_fns, mesh, stop)
+                    with saved_on_error(checkpointer, step, state):
+                        measured = run_evaluators(due, state.params, predict_fns, mesh, stop)
                     if measured:
                         writer.log(step, measured)
-                    if save or stop.is_set():
-                        checkpointer.save(step, state, measured, wait=last or stop.is_set())
-            if stop.is_set():
+                    stopping = stopping or stop.is_set()
+                    if save or stopping:
+                        checkpointer.save(step, state, measured, wait=last or stopping)
+            if stopping:
                 break
         log(writer, checkpointer, pending.flush())
     report_broken_images(pipeline.bad, is_writer)
