@@ -1,6 +1,6 @@
 """Captions to token ids: cleaning, word pieces, training a vocabulary.
 
-Only the `tokenizers` library is used: importing `transformers` takes seconds.
+Most of it needs the `tokenizers` library only: importing `transformers` takes seconds.
 """
 
 from __future__ import annotations
@@ -197,9 +197,11 @@ def _from_vocab(folder: str) -> tokenizers.Tokenizer:
 def _from_hub(name: str) -> tokenizers.Tokenizer:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:  # no hub name looks like this
         raise UserError(f"The tokenizer folder {name} does not exist; check data.tokenizer.")
+    from transformers import AutoTokenizer  # knows every layout of the hub; slow to import
+
     try:
-        return tokenizers.Tokenizer.from_pretrained(name)
-    except Exception as error:  # the library raises plain Exception
+        return AutoTokenizer.from_pretrained(name).backend_tokenizer
+    except Exception as error:  # the library raises anything
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
             f"The tokenizer {name!r} is neither a folder nor a name that the Hugging Face hub "

@@ -1,6 +1,7 @@
 """Cleaning, ids and trained vocabularies, against recordings of the public code."""
 
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -90,3 +91,34 @@ def test_errors_are_sentences(tmp_path, monkeypatch):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="not a readable tokenizer file"):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_hub_name_is_found_in_the_hubs_cache(tmp_path):
+    """A repository without tokenizer.json, as the hub's own cache lays it out, and no network."""
+    revision = "0" * 40
+    repository = tmp_path / "hub/models--someone--bert"
+    (repository / "snapshots" / revision).mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(revision)
+    train_tokenizer(CAPTIONS, 60).save(str(tmp_path / "trained"))
+    for name, contents in (
+        ("vocab.txt", (tmp_path / "trained/vocab.txt").read_text()),
+        ("config.json", '{"model_type": "bert"}'),
+        ("tokenizer_config.json", '{"tokenizer_class": "BertTokenizer"}'),
+    ):
+        (repository / "snapshots" / revision / name).write_text(contents)
+    program = (
+        "import sys; from albef_jax.data.text import load_tokenizer\n"
+        "print(*load_tokenizer(sys.argv[1]).encode(['a dog running'], 8)[0][0])"
+    )
+    ids = [
+        subprocess.run(
+            [sys.executable, "-c", program, name],
+            env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for name in ("someone/bert", str(tmp_path / "trained"))
+    ]
+    assert ids[0] == ids[1] != ""
