@@ -7,7 +7,7 @@ from albef_jax.errors import UserError
 
 
 def main(argv=None):
-    """Runs a command; returns the exit code: 0 done, 2 a sentence for the user."""
+    """Runs a command; returns the exit code: 0 done, 2 a sentence for the user, 130 Ctrl-C."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     try:
@@ -15,6 +15,10 @@ def main(argv=None):
     except UserError as error:
         print(f"albef: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("albef: interrupted; complete checkpoints are intact, and the same command goes on "
+              "from the last one.", file=sys.stderr)
+        return 130
 
 
 def build_parser():

@@ -75,13 +75,20 @@ def load_config(path, overrides=()):
       A locked ConfigDict.
 
     Raises:
-      UserError: missing file, unknown key or a value of another type.
+      UserError: missing file or function, unknown key or a value of another type.
     """
     name, _, variant = str(path).partition(":")
     if not pathlib.Path(name).is_file():
         raise UserError(f"The config file {name} does not exist; give the path of a file such as "
                         "configs/flickr8k.py.")
-    config = runpy.run_path(name)["get_config"](variant or None).lock()
+    get_config = runpy.run_path(name).get("get_config")
+    if get_config is None:
+        raise UserError(f"The config file {name} has no function get_config(variant=None); "
+                        "configs/own_data.py is an example.")
+    try:
+        config = get_config(variant or None).lock()
+    except (AttributeError, KeyError, TypeError) as error:  # what ConfigDict raises
+        raise UserError(f"get_config of {name} failed: {error}") from error
     return apply_overrides(config, overrides)
 
 
@@ -119,6 +126,49 @@ def _set(config, key, text):
                         f"({block[leaf]!r}); {text!r} is not.") from error
 
 
+# Least values; a float is also a share, at most 1.
+LEAST = {
+    "": dict(steps=0, epochs=0, log_every=0),
+    "data": dict(text_length=2, max_words=1, workers=0, flip=0.0, max_bad_share=0.0),
+    "model": dict(patch_size=1, vit_depth=1, vit_heads=1, text_layers=1, text_heads=1,
+                  fusion_layers=1, embed_dim=1, dropout=0.0, attention_dropout=0.0),
+    "objective": dict(queue_size=1, mlm_budget=0, mask_rate=0.0, momentum=0.0, alpha_itc=0.0,
+                      alpha_mlm=0.0),
+    "optimizer": dict(warmup_steps=0, steps_per_epoch=0),
+    "checkpoint": dict(every=0, keep_every=0),
+}
+
+
+def check_values(config):
+    """Checks each value by itself, and that the best checkpoint can be known.
+
+    Raises:
+      UserError: naming the field and what it may be.
+    """
+    for block, fields in LEAST.items():
+        for name, least in fields.items():
+            value = (config[block] if block else config)[name]
+            share = isinstance(least, float)
+            if value < least or (share and value > 1):
+                raise UserError(f"config.{block}{'.' if block else ''}{name} is {value}; it must be "
+                                + ("from 0 to 1." if share else f"at least {least}."))
+    low, high = config.data.crop_scale if len(config.data.crop_scale) == 2 else (0, 0)
+    if not 0 < low <= high <= 1:
+        raise UserError(f"data.crop_scale is {config.data.crop_scale}; give the least and the "
+                        "largest share of the image to keep, such as (0.2, 1.0).")
+    if len(config.data.randaugment) != 2:
+        raise UserError(f"data.randaugment is {config.data.randaugment}; give the number of "
+                        "operations and the magnitude, such as (2, 7).")
+    shares = config.objective.mask_replace
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f"objective.mask_replace is {shares}; give three shares that sum to 1, "
+                        "such as (0.8, 0.1, 0.1).")
+    best = config.checkpoint.best_metric
+    if best and best.split("/")[0] not in config.evals:
+        raise UserError(f"checkpoint.best_metric is {best!r}, but config.evals has no such block; "
+                        f"it has {', '.join(config.evals) or 'none'}.")
+
+
 def check_model(config):
     """Checks sizes that must divide each other.
 
@@ -135,14 +185,15 @@ def check_model(config):
         if width % heads:
             raise UserError(f"model.{tower}_width {width} is not a multiple of "
                             f"model.{tower}_heads {heads}; change one of them.")
+    if config.data.image_size != m.image_size:
+        raise UserError(f"data.image_size {config.data.image_size} differs from model.image_size "
+                        f"{m.image_size}; set the latter alone, the former follows.")
     if config.data.text_length > m.max_positions:
         raise UserError(
             f"data.text_length {config.data.text_length} exceeds model.max_positions "
             f"{m.max_positions}; lower the first or raise the second.")
     if m.dtype not in ("float32", "bfloat16"):
         raise UserError(f"model.dtype is {m.dtype!r}; choose 'float32' or 'bfloat16'.")
-    if m.fusion_layers < 1 or m.text_layers < 1:
-        raise UserError("model.text_layers and model.fusion_layers must be at least 1.")
 
 
 def to_json(config):

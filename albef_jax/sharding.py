@@ -48,6 +48,9 @@ def check_groups(batch_size, group_size, accumulation, devices):
     """
     if group_size < 2:
         raise UserError(f"group_size is {group_size}; hard negatives need at least 2.")
+    if batch_size < 1 or accumulation < 1:
+        raise UserError(f"batch_size is {batch_size} and accumulation {accumulation}; both must "
+                        "be at least 1.")
     if batch_size % group_size:
         raise UserError(
             f"batch_size {batch_size} is not a multiple of group_size {group_size}; set "
