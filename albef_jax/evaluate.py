@@ -7,7 +7,7 @@ import jax
 from etils import epath
 
 from albef_jax.checkpoint import Checkpointer
-from albef_jax.config import apply_overrides, from_json, to_json
+from albef_jax.config import apply_overrides, to_json
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
@@ -15,6 +15,7 @@ from albef_jax.optim import make_optimizer, make_schedule
 from albef_jax.sharding import make_mesh, replicated, use_compile_cache
 from albef_jax.state import TrainState
 from albef_jax.tasks import make_task
+from albef_jax.workdir import read_config
 
 
 def evaluate(workdir, step=None, overrides=()):
@@ -35,7 +36,7 @@ def evaluate(workdir, step=None, overrides=()):
         evaluator cannot use its data.
     """
     workdir = epath.Path(workdir)
-    config = read_config(workdir, overrides)
+    config = apply_overrides(read_config(workdir), overrides)
     use_compile_cache()
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     if not config.evals:
@@ -60,24 +61,6 @@ def evaluate(workdir, step=None, overrides=()):
                 "config_fingerprint": fingerprint(config), "data": evaluator.description,
                 "values": results[name]})
     return results
-
-
-def read_config(workdir, overrides):
-    """The locked config of a work directory with some values replaced.
-
-    Raises:
-      UserError: there is no readable config, or an override has an unknown name or another type.
-    """
-    path = epath.Path(workdir) / "config.json"
-    try:
-        config = from_json(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; give the work directory of a training run, the "
-                        "one given to `albef train --workdir`.") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); restore it from a copy of the "
-                        "run.") from None
-    return apply_overrides(config, overrides)
 
 
 def restore_params(workdir, config, task, mesh, step=None):

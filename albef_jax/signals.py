@@ -35,6 +35,7 @@ class StopFlag:
             raise KeyboardInterrupt
         self._set = True
         if self._interrupting:
+            self._interrupting = False  # a second signal must not disturb the cleaning up
             raise Stopped
 
 

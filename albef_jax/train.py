@@ -9,7 +9,7 @@ from etils import epath
 
 from albef_jax import flops
 from albef_jax.checkpoint import Checkpointer
-from albef_jax.config import check_model, differences, from_json, to_json
+from albef_jax.config import check_model, check_values
 from albef_jax.data.pipeline import TrainPipeline
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import load_tokenizer, make_tokenizer
@@ -28,9 +28,8 @@ from albef_jax.signals import Stopped, stop_signals
 from albef_jax.state import TrainState
 from albef_jax.step import make_train_step
 from albef_jax.tasks import make_task
+from albef_jax.workdir import compare_config, make_writable, write_config
 
-# What a resumed run must agree in: the shapes of its state and the order of its data.
-FIXED_KEYS = ("task", "seed", "batch_size", "group_size", "model.", "data.fingerprint")
 LOSS_TERMS = ("itc", "itm", "mlm", "loss", "grad_norm")
 
 
@@ -52,18 +51,20 @@ def train(config, workdir, profile=None):
     use_compile_cache()
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     workdir, mesh, is_writer = epath.Path(workdir), make_mesh(), jax.process_index() == 0
+    check_values(config)
     check_model(config)
     check_groups(config.batch_size, config.group_size, config.accumulation, mesh.size)
 
     # ---- data ------------------------------------------------------------------------------
     source = make_source(config.data.source)
+    make_writable(workdir, is_writer)
     tokenizer = run_tokenizer(config, workdir, source, is_writer)
     pipeline = TrainPipeline(source, tokenizer, config.data, config.batch_size, config.seed,
                              jax.process_index(), jax.process_count())
     config = resolve(config, source, tokenizer, pipeline.steps_per_epoch)
     evaluators = {name: make_evaluator(block, config.data, tokenizer, config.seed)
                   for name, block in config.evals.items()}
-    record_config(config, workdir, is_writer)
+    compare_config(config, workdir, is_writer)
 
     # ---- task, state, step -----------------------------------------------------------------
     task = make_task(config)
@@ -74,6 +75,12 @@ def train(config, workdir, profile=None):
     train_step = make_train_step(
         task, optimizer, mesh, seed=config.seed, group_size=config.group_size,
         accumulation=config.accumulation, momentum=config.objective.momentum)
+    if start >= config.steps:
+        say(is_writer, f"{workdir} holds step {start} of {config.steps}: nothing is left to train; "
+            "raise config.steps or config.epochs to go on")
+        checkpointer.close()
+        return True
+    write_config(config, workdir, is_writer)
     say(is_writer, describe(config, state, mesh, source, pipeline, start))
 
     # ---- loop ------------------------------------------------------------------------------
@@ -86,11 +93,12 @@ def train(config, workdir, profile=None):
         stop = stack.enter_context(stop_signals())
         batches = stack.enter_context(contextlib.closing(
             pipeline.iterate(start, config.steps)))
+        trace = stack.enter_context(tracing(profile, workdir))
         stack.enter_context(readable_out_of_memory(config))
 
         step, previous = start, None
         for step in range(start + 1, config.steps + 1):  # the number of steps after this one
-            trace(profile, step, workdir)
+            trace(step, previous)
             with timer.waiting_for_data(), saved_on_error(checkpointer, step - 1, state):
                 batch = next(batches)
             state, metrics = train_step(state, shard_batch(batch, mesh), None)
@@ -140,7 +148,9 @@ def run_tokenizer(config, workdir, source, is_writer):
         return load_tokenizer(str(folder))
     tokenizer = make_tokenizer(config.data, source)
     if is_writer:
-        tokenizer.save(str(folder))
+        unfinished = workdir / "tokenizer.unfinished"
+        tokenizer.save(str(unfinished))
+        unfinished.rename(folder)  # complete or not at all
     return tokenizer
 
 
@@ -161,26 +171,6 @@ def resolve(config, source, tokenizer, steps_per_epoch):
         config.objective.alpha_ramp_steps = steps_per_epoch
     config.optimizer.steps_per_epoch = config.optimizer.steps_per_epoch or steps_per_epoch
     return config.lock()
-
-
-def record_config(config, workdir, is_writer):
-    """Writes config.json; compares with the one that is there.
-
-    Raises:
-      UserError: the work directory belongs to a run with other fixed values.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        changed = differences(from_json(path.read_text()), from_json(to_json(config)))
-        for name, (before, now) in changed.items():
-            if name.startswith(FIXED_KEYS):
-                raise UserError(
-                    f"{workdir} holds a run with config.{name}={before!r}, not {now!r}; use the "
-                    "same value to resume it, or another --workdir for a new run.")
-            say(is_writer, f"resuming with config.{name}={now!r}, which was {before!r}")
-    if is_writer:
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_json(config))
 
 
 def initial_state(config, task, optimizer, mesh, checkpointer):
@@ -242,6 +232,7 @@ def run_evaluators(evaluators, params, predict_fns, mesh, stop):
                 for key, value in evaluator.run(params, predict_fns, mesh):
                     measured[f"{name}/{key}"] = value
     except Stopped:
+        say(jax.process_index() == 0, "gave up the evaluation at a signal; `albef evaluate` runs it")
         return {}
     return measured
 
@@ -252,7 +243,8 @@ def saved_on_error(checkpointer, step, state):
     try:
         yield
     except UserError:
-        checkpointer.save(step, state, wait=True)
+        if step:
+            checkpointer.save(step, state, wait=True)
         raise
 
 
@@ -289,12 +281,28 @@ def readable_out_of_memory(config):
             f"batch_size ({str(error).splitlines()[0][:200]}).") from error
 
 
-def trace(profile, step, workdir):
-    """Starts and stops the profiler around the steps asked for."""
-    if profile and step == profile[0]:
-        jax.profiler.start_trace(str(workdir / "profile"))
-    if profile and step == profile[1] + 1:
-        jax.profiler.stop_trace()
+@contextlib.contextmanager
+def tracing(profile, workdir):
+    """Yields a function to call before each step; the steps asked for are traced.
+
+    A run may be resumed in the middle of them, or end there.
+    """
+    running = False
+
+    def before(step, previous):
+        nonlocal running
+        wanted = profile is not None and profile[0] <= step <= profile[1]
+        if wanted and not running:
+            jax.profiler.start_trace(str(workdir / "profile"))
+        elif running and not wanted:
+            jax.block_until_ready(previous)
+            jax.profiler.stop_trace()
+        running = wanted
+
+    try:
+        yield before
+    finally:
+        before(0, None)
 
 
 def report_broken_images(bad, is_writer):

@@ -1,0 +1,73 @@
+"""The work directory of a run: may it be written, and which config does it belong to."""
+
+import sys
+
+from albef_jax.config import differences, from_json, to_json
+from albef_jax.errors import UserError
+
+# What a resumed run must agree in, beside the data: the shapes of its state and its draws.
+FIXED_KEYS = ("task", "seed", "batch_size", "group_size", "model.")
+
+
+def make_writable(workdir, is_writer):
+    """Makes the work directory, and tries to write there before hours are spent.
+
+    Raises:
+      UserError: it cannot be made or written.
+    """
+    if not is_writer:
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"The work directory {workdir} cannot be written ({error.strerror}); give "
+                        "another --workdir, or mend the cause.") from error
+
+
+def read_config(workdir):
+    """The locked config of a run.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = workdir / "config.json"
+    try:
+        return from_json(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; give the work directory of a training run, the "
+                        "one given to `albef train --workdir`.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore it from a copy of the "
+                        "run.") from None
+
+
+def compare_config(config, workdir, is_writer):
+    """Compares a config with the one of the work directory, where there is one.
+
+    Raises:
+      UserError: the work directory belongs to a run with other fixed values.
+    """
+    if not (workdir / "config.json").exists():
+        return
+    changed = differences(read_config(workdir), from_json(to_json(config)))
+    if "data.fingerprint" in changed:
+        raise UserError(f"{workdir} holds a run on other data: the manifests or their order have "
+                        "changed since it started; give those of the run, or another --workdir.")
+    for name, (before, now) in changed.items():
+        if name.startswith(FIXED_KEYS):
+            raise UserError(
+                f"{workdir} holds a run with config.{name}={before!r}, not {now!r}; use the "
+                "same value to resume it, or another --workdir for a new run.")
+        if is_writer:
+            print(f"resuming with config.{name}={now!r}, which was {before!r}", file=sys.stderr)
+
+
+def write_config(config, workdir, is_writer):
+    """Writes config.json, complete or not at all; only once the config has proved to fit."""
+    if is_writer:
+        unfinished = workdir / "config.json.unfinished"
+        unfinished.write_text(to_json(config))
+        unfinished.replace(workdir / "config.json")
