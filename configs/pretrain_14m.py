@@ -2,7 +2,7 @@
 
     albef train --config configs/pretrain_14m.py:FOLDER --workdir runs/pretrain_14m
 
-Paper: Li et al., https://arxiv.org/abs/2107.07651; values of the public code, configs/Pretrain.yaml.
+Paper: Li et al., https://arxiv.org/abs/2107.07651; values as in the public code.
 FOLDER: as in pretrain_4m.py, with cc12m.json.
 Hardware: the paper used 8 A100 GPUs; as in pretrain_4m.py.
 

@@ -2,7 +2,7 @@
 
     albef train --config configs/pretrain_4m.py:FOLDER --workdir runs/pretrain_4m
 
-Paper: Li et al., https://arxiv.org/abs/2107.07651; values of the public code, configs/Pretrain.yaml.
+Paper: Li et al., https://arxiv.org/abs/2107.07651; values as in the public code.
 FOLDER (data/albef if left out) holds the manifests below, in the format of the public code, and
 flickr30k_val.json; image names are relative to FOLDER/images unless they are absolute.
 
