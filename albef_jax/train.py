@@ -126,7 +126,8 @@ def train(config, workdir, profile=None):
                     log(writer, checkpointer, pending.flush())
                     check_finite(step, jax.device_get(metrics), checkpointer)
                     with saved_on_error(checkpointer, step, state):
-                        measured = run_evaluators(due, state.params, predict_fns, mesh, stop)
+                        measured = run_evaluators(
+                            due, state.params, predict_fns, mesh, stop) if due else {}
                     if measured:
                         writer.log(step, measured)
                     stopping = stopping or stop.is_set()
