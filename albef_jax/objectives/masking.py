@@ -27,7 +27,7 @@ def draw_masking(key, shape, vocab_size, rate=0.15, replace=(0.8, 0.1, 0.1)):
     Returns:
       MaskingDraws.
     """
-    mask_share, random_share, _ = replace
+    mask_share, random_share, _ = map(float, replace)
     random_of_rest = random_share / (1.0 - mask_share) if mask_share < 1.0 else 0.0
     keys = jax.random.split(key, 4)
     return MaskingDraws(
