@@ -1,0 +1,46 @@
+"""Settings of every test run, set before JAX starts, and the tiny config that tests share."""
+
+import functools
+import os
+from pathlib import Path
+import sys
+
+TESTS = Path(__file__).parent
+# Child processes inherit all of these.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(TESTS.parent / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Most of the tests' time is compilation, and half of that is LLVM making tiny models fast.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+sys.path.insert(0, str(TESTS))  # parity.py
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import pytest  # noqa: E402
+
+from albef_jax.bench import random_batch  # noqa: E402
+from albef_jax.config import load_config  # noqa: E402
+from albef_jax.optim import make_optimizer, make_schedule  # noqa: E402
+from albef_jax.state import TrainState  # noqa: E402
+from albef_jax.tasks import make_task  # noqa: E402
+
+
+@functools.cache
+def make_tiny(overrides):
+    """Task, optimizer, fresh state and random batch of the tiny config with `overrides`."""
+    config = load_config(TESTS / "tiny.py", [f"--config.{value}" for value in overrides])
+    task = make_task(config)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
+    state = jax.jit(lambda: TrainState.create(task, optimizer, config.seed))()
+    return task, optimizer, state, random_batch(config)
+
+
+@pytest.fixture
+def tiny_run():
+    """`tiny_run("batch_size=8", ...)` -> task, optimizer, state and batch of tests/tiny.py."""
+    def make(*overrides):
+        task, optimizer, state, batch = make_tiny(overrides)
+        # Copies: steps donate their state, and a test may change its batch.
+        return task, optimizer, jax.tree.map(jnp.copy, state), jax.tree.map(jnp.asarray, batch)
+
+    return make

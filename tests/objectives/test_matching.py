@@ -1,0 +1,100 @@
+"""ITM: who is drawn as a negative, and rows that have none.
+
+Frequencies are held against 5 standard deviations of their binomial.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from albef_jax.objectives.matching import (
+    has_negative,
+    itm_accuracy,
+    itm_loss,
+    negative_probabilities,
+    sample_negatives,
+)
+
+DRAWS = 20_000
+
+
+@pytest.fixture
+def logits():
+    return jnp.asarray(np.random.default_rng(0).normal(size=(5, 5)) * 2, jnp.float32)
+
+
+def frequencies(logits, positives, negatives):
+    keys = jax.random.split(jax.random.key(0), DRAWS)
+    drawn = jax.jit(jax.vmap(
+        lambda key: sample_negatives(key, logits, positives, negatives)))(keys)
+    return np.stack([(np.asarray(drawn) == column).mean(0) for column in range(5)], axis=1)
+
+
+def assert_frequencies(observed, expected):
+    assert np.all(np.abs(observed - expected)
+                  <= 5 * np.sqrt(expected * (1 - expected) / DRAWS) + 1e-9)
+
+
+def test_hard_negatives_follow_the_similarity(logits):
+    """Softmax over the others; a more similar one is drawn more often, the partner never."""
+    positives = np.eye(5, dtype=bool)
+    weights = np.where(positives, 0, np.exp(np.float64(logits)))
+    expected = weights / weights.sum(-1, keepdims=True)
+    np.testing.assert_allclose(negative_probabilities(logits, positives), expected, rtol=1e-5)
+    observed = frequencies(logits, positives, "hard")
+    assert_frequencies(observed, expected)
+    assert np.all(np.diag(observed) == 0)
+    for row in range(5):
+        others = [column for column in range(5) if column != row]
+        best = max(others, key=lambda column: logits[row, column])
+        assert np.argmax(observed[row]) == best
+
+
+def test_random_negatives_are_uniform(logits):
+    assert_frequencies(frequencies(logits, np.eye(5, dtype=bool), "random"),
+                       (1 - np.eye(5)) / 4)
+
+
+@pytest.mark.parametrize("negatives", ["hard", "random"])
+def test_captions_of_the_same_image_are_never_drawn(logits, negatives):
+    ids = np.array([1, 2, 1, 2, 3])
+    positives = ids[:, None] == ids[None]
+    observed = frequencies(logits, positives, negatives)
+    assert np.all(observed[positives] == 0)
+    np.testing.assert_allclose(observed.sum(-1), 1.0)
+
+
+def test_rows_without_a_negative_weigh_nothing():
+    """Row 2 is a positive of all: its two negative pairs do not count."""
+    positives = jnp.array([[1, 0, 1], [0, 1, 1], [1, 1, 1]], bool)
+    valid = has_negative(positives)
+    np.testing.assert_array_equal(valid, [1, 1, 0])
+    drawn = sample_negatives(jax.random.key(0), jnp.zeros((3, 3)), positives)
+    assert np.all((drawn >= 0) & (drawn < 3))
+    logits = jnp.array([[0.0, 1.0], [2.0, 0.0], [9.0, -9.0]])
+    loss, grad = jax.value_and_grad(itm_loss)(logits, jnp.array([1, 0, 1]), valid)
+    expected = (np.log(1 + np.exp(-1)) + np.log(1 + np.exp(-2))) / 2
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_array_equal(grad[2], 0.0)
+    assert itm_accuracy(logits, jnp.array([1, 1, 1]), valid) == 0.5
+
+
+def test_a_group_of_one_image_is_finite(tiny_run):
+    """positives='image' and a single image id: only the matching pairs count."""
+    task, _, state, batch = tiny_run("batch_size=8", "model.fusion_layers=1",
+                                     "objective.positives=image")
+    batch["image_id"] = jnp.full(8, 5)
+
+    @jax.jit
+    def run(params):
+        def loss(p):
+            total, aux = task.loss(p, state.teacher, state.memory, batch, jax.random.key(0),
+                                   task.schedule(10))
+            return total, (aux.metrics, aux.record["itm"]["logits"])
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (_, (metrics, logits)), grads = run(state.params)
+    matched = -jax.nn.log_softmax(logits[0])[:, 1].mean()
+    np.testing.assert_allclose(metrics["itm"], matched, rtol=1e-5)
+    assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
