@@ -1,13 +1,17 @@
 """The command `albef`: thin sub-commands over the functions that do the work."""
 
 import argparse
+import os
 import sys
 
 from albef_jax.errors import UserError
 
 
 def main(argv=None):
-    """Runs a command; returns the exit code: 0 done, 2 a sentence for the user, 130 Ctrl-C."""
+    """Runs a command; returns the exit code: 0 done, 2 a sentence for the user.
+
+    A Ctrl-C that gives up (the second one, or before training) ends the process with 130.
+    """
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     try:
@@ -17,8 +21,9 @@ def main(argv=None):
         return 2
     except KeyboardInterrupt:
         print("albef: interrupted; complete checkpoints are intact, and the same command goes on "
-              "from the last one.", file=sys.stderr)
-        return 130
+              "from the last one.", file=sys.stderr, flush=True)
+        # Not by returning: threads of an interrupted save would hold up the exit for minutes.
+        os._exit(130)
 
 
 def build_parser():

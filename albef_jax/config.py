@@ -150,8 +150,9 @@ def check_values(config):
             value = (config[block] if block else config)[name]
             share = isinstance(least, float)
             if value < least or (share and value > 1):
-                raise UserError(f"config.{block}{'.' if block else ''}{name} is {value}; it must be "
-                                + ("from 0 to 1." if share else f"at least {least}."))
+                key = f"config.{block}.{name}" if block else f"config.{name}"
+                wanted = "from 0 to 1" if share else f"at least {least}"
+                raise UserError(f"{key} is {value}; it must be {wanted}.")
     low, high = config.data.crop_scale if len(config.data.crop_scale) == 2 else (0, 0)
     if not 0 < low <= high <= 1:
         raise UserError(f"data.crop_scale is {config.data.crop_scale}; give the least and the "

@@ -233,7 +233,8 @@ def run_evaluators(evaluators, params, predict_fns, mesh, stop):
                 for key, value in evaluator.run(params, predict_fns, mesh):
                     measured[f"{name}/{key}"] = value
     except Stopped:
-        say(jax.process_index() == 0, "gave up the evaluation at a signal; `albef evaluate` runs it")
+        say(jax.process_index() == 0,
+            "gave up the evaluation at a signal; `albef evaluate` runs it")
         return {}
     return measured
 
