@@ -108,7 +108,7 @@ class Case:
         if temperature is not None:
             params["temp"] = np.float32(temperature)
         params = jax.tree.map(jnp.array, params)
-        return TrainState(
+        state = TrainState(
             step=jnp.zeros((), jnp.int32), params=params,
             teacher=jax.tree.map(jnp.array, salesforce.read_tree(
                 salesforce.teacher_table(model), tensors, salesforce.momentum_name)),
@@ -116,6 +116,7 @@ class Case:
             memory={"image_queue": jnp.array(tensors["image_queue"].T),
                     "text_queue": jnp.array(tensors["text_queue"].T),
                     "pointer": jnp.array(tensors["queue_ptr"][0], jnp.int32)})
+        return jax.device_put(state, sharding.replicated(mesh()))
 
     def batch(self, index=...):
         """Recorded inputs as a batch of ours (channels last)."""
@@ -149,27 +150,37 @@ def record_gradients():
         lambda grads, _, params: (jax.tree.map(jnp.zeros_like, grads), grads))
 
 
+def mesh():
+    """One device, however many there are."""
+    return sharding.make_mesh(jax.devices()[:1])
+
+
 def make_step(case, task, optimizer):
-    """The training step on one device, as the loop builds it."""
+    """The training step, as the loop builds it."""
     return step.make_train_step(
-        task, optimizer, sharding.make_mesh(jax.devices()[:1]), seed=0,
+        task, optimizer, mesh(), seed=0,
         group_size=case.config.group_size, momentum=case.config.objective.momentum)
 
 
-def loss_records(case, task, state, batch, draws):
-    """Per-group losses and intermediates `[groups, ...]`, by the task's own loss."""
+def loss_records(case):
+    """A compiled `run(state, draws, alpha)`: the task's own loss on the recorded batch.
+
+    It returns parameters, teacher, metrics and intermediates, the last two `[groups, ...]`.
+    """
+    task = pretrain.Pretrain(case.config)
+    groups = step.split_groups(case.batch(), case.config.group_size)
+
     @jax.jit
-    def run(state, groups, draws):
+    def run(state, draws, alpha):
         params = task.prepare(state.params)
         teacher = ema(state.teacher, task.teacher_of(params), case.config.objective.momentum)
+        schedule = {"alpha_itc": alpha, "alpha_mlm": alpha}
         aux = jax.vmap(lambda group, drawn: task.loss(
-            params, teacher, state.memory, group, jax.random.key(0), task.schedule(0),
-            drawn)[1])(groups, draws)
+            params, teacher, state.memory, group, jax.random.key(0), schedule, drawn)[1])(
+                groups, draws)
         return params, teacher, aux.metrics, aux.record
 
-    groups = step.split_groups({k: jnp.asarray(v) for k, v in batch.items()},
-                               case.config.group_size)
-    return run(state, groups, draws)
+    return lambda state, draws, alpha: run(state, draws, jnp.float32(alpha))
 
 
 def without_key_bias(name, tensor):
@@ -275,16 +286,16 @@ def check_losses(report, name, ours, recorded):
         report.check(f"{name}[{part}]", mine, reference, LOSS)
 
 
-def run_variants(case, report, outputs):
+def run_variants(case, report, outputs, records):
     """Losses with another alpha or stored temperature; the name spells the value."""
     for key in [k for k in outputs if k.startswith("variant_") and k.endswith("_losses")]:
         kind = key.removeprefix("variant_").removesuffix("_losses")
         name = kind.rstrip("0123456789")
         digits = kind.removeprefix(name)
         value = float(f"{digits[0]}.{digits[1:]}0")
-        task = case.task(value if name == "alpha" else case.inputs["alpha"])
         state = case.state(record_gradients(), value if name == "temp" else None)
-        params, _, metrics, _ = loss_records(case, task, state, case.batch(), case.draws(1))
+        params, _, metrics, _ = records(
+            state, case.draws(1), value if name == "alpha" else case.inputs["alpha"])
         check_losses(report, key, loss_triple(metrics)[0], outputs[key])
         report.check(f"variant_{kind}_temp_after", params["temp"],
                      outputs[f"variant_{kind}_temp_after"], LOSS)
@@ -295,9 +306,9 @@ def run_forward(case, report):
     outputs, task, optimizer = case.arrays("outputs"), case.task(case.inputs["alpha"]), (
         record_gradients())
     batch, draws = case.batch(), case.draws(1)
-    state = case.state(optimizer)
+    state, records = case.state(optimizer), loss_records(case)
     memory = jax.tree.map(np.asarray, state.memory)
-    params, teacher, metrics, record = loss_records(case, task, state, batch, draws)
+    params, teacher, metrics, record = records(state, draws, case.inputs["alpha"])
     ours = named_outputs(case, params, teacher, record, memory, batch)
     ours["loss_mlm"] = metrics["mlm"][0]
     masked = first_group(record["masked"])
@@ -313,7 +324,7 @@ def run_forward(case, report):
         report.check(name, ours[name], recorded, limit)
     for name, recorded in case.arrays("outputs_f64").items():
         report.check(f"float64 {name}", ours[name], recorded, OUTPUT)
-    run_variants(case, report, outputs)
+    run_variants(case, report, outputs, records)
 
     after, metrics = make_step(case, task, optimizer)(state, batch, draws)
     check_losses(report, "step losses", loss_triple(metrics), np.stack(
@@ -368,7 +379,7 @@ def run_groups(case, report):
     groups, outputs = case.meta["world_size"], case.arrays("outputs")
     task, optimizer = case.task(case.inputs["alpha"]), record_gradients()
     state, batch, draws = case.state(optimizer), case.batch(), case.draws(groups)
-    _, _, metrics, record = loss_records(case, task, state, batch, draws)
+    _, _, metrics, record = loss_records(case)(state, draws, case.inputs["alpha"])
     check_losses(report, "losses", loss_triple(metrics), outputs["losses"])
     logits = np.asarray(record["itm"]["logits"])
     ours = {"sim_i2t": record["itc"]["i2t"], "sim_t2i": record["itc"]["t2i"],
@@ -379,9 +390,12 @@ def run_groups(case, report):
         report.check(name, mine, outputs[name], OUTPUT)
     single = make_step(case, task, optimizer)
     for rank in range(groups):
-        rows = slice(rank * case.config.group_size, (rank + 1) * case.config.group_size)
+        # This group in the place of all: their mean gradient is its own.
+        copies = np.full(groups, rank)
+        rows = np.ravel(copies[:, None] * case.config.group_size
+                        + np.arange(case.config.group_size))
         _, alone = single(case.state(optimizer), {k: v[rows] for k, v in batch.items()},
-                          jax.tree.map(lambda x: x[rank:rank + 1], draws))
+                          jax.tree.map(lambda x: x[copies], draws))
         report.check(f"gnorm_local[{rank}]", alone["grad_norm"], outputs["gnorm_local"][rank],
                      GRAD_NORM)
     after, _ = single(state, batch, draws)
