@@ -47,9 +47,17 @@ def build_parser():
 
     bench = commands.add_parser("bench", help="measure the training step of a config")
     bench.add_argument("--config", required=True, metavar="FILE.py[:variant]")
-    bench.add_argument("--steps", type=int, default=10, help="steps to time (%(default)s)")
+    bench.add_argument("--steps", type=positive, default=10, help="steps to time (%(default)s)")
     bench.set_defaults(run=run_bench)
     return parser
+
+
+def positive(text):
+    """A whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def step_range(text):

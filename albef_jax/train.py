@@ -259,9 +259,10 @@ def check_finite(step, metrics, checkpointer):
     for name in LOSS_TERMS:
         if not math.isfinite(metrics[name]):
             latest = checkpointer.latest_step()
-            kept = f"the checkpoint of step {latest} is intact" if latest else "none was saved yet"
+            kept = (f"run the same command again: the checkpoint of step {latest} is intact"
+                    if latest else "start again: no checkpoint was saved before")
             raise UserError(f"{name} is {metrics[name]} at step {step}; lower "
-                            f"optimizer.peak_lr and resume ({kept}).")
+                            f"optimizer.peak_lr and {kept}.")
 
 
 @contextlib.contextmanager
