@@ -1,0 +1,86 @@
+"""Mistakes on the command line: exit code 2 and one sentence, before anything is trained."""
+
+from pathlib import Path
+
+import pytest
+
+from albef_jax.cli import main
+
+TINY = str(Path(__file__).with_name("tiny.py"))
+
+
+@pytest.fixture
+def fails(capsys, tmp_path):
+    """`fails(*arguments)` runs a command that must fail; returns its only line."""
+    def run(*arguments):
+        assert main([str(argument) for argument in arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("albef: ") and line.endswith(".")
+        assert not (tmp_path / "run" / "checkpoints").exists()
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize("override, words", [
+    ("batch_size=20", ["batch_size 20", "group_size 8", "set batch_size to 16"]),
+    ("group_size=1", ["group_size is 1"]),
+    ("accumulation=3", ["3 micro-step(s)"]),
+    ("objective.queue_size=40", ["queue_size 40", "multiple of batch_size 16", "to 32"]),
+    ("objective.queue_size=8", ["queue_size 8", "set queue_size to 16"]),
+    ("model.image_size=36", ["image_size 36", "patch_size 8", "set it to 32"]),
+    ("model.vit_heads=5", ["vit_width 32", "vit_heads 5"]),
+    ("model.text_heads=3", ["text_width 32", "text_heads 3"]),
+    ("model.dtype=float16", ["'float16'", "'bfloat16'"]),
+    ("data.text_length=64", ["text_length 64", "max_positions 32"]),
+    ("task=captioning", ["'captioning'", "known tasks: pretrain"]),
+    ("objective.negatives=nearest", ["'nearest'", "'hard'", "'random'"]),
+    ("objective.positives=text", ["'text'", "'pair'", "'image'"]),
+    ("objective.itc=False", ["negatives is 'hard'", "itc is False", "negatives='random'"]),
+    ("optimizer.schedule=linear", ["'linear'", "'cosine'", "'albef_steps'"]),
+    ("data.source.kind=video", ["'video'", "synthetic"]),
+    ("data.engine=gpu", ["'gpu'", "pillow"]),
+    ("data.source.size=10", ["10 examples", "one batch of 16"]),
+    ("epochs=0 --config.steps=0", ["steps and config.epochs are both 0"]),
+    ("learning_rate=1", ["config.learning_rate does not exist"]),
+    ("batch_size=many", ["config.batch_size is a int (16); 'many' is not"]),
+    ("model=3", ["config.model is a block"]),
+    ("checkpoint.best_mode=most", ["best_mode is 'most'", "'max' or 'min'"]),
+    ("checkpoint.keep_latest=0", ["keep_latest is 0"]),
+])
+def test_values_that_do_not_fit(fails, tmp_path, override, words):
+    line = fails("train", "--config", TINY, "--workdir", tmp_path / "run",
+                 *f"--config.{override}".split())
+    assert all(word in line for word in words), line
+
+
+def test_files_that_are_not_there(fails, tmp_path):
+    assert "gone.py does not exist" in fails("train", "--config", "gone.py", "--workdir", tmp_path)
+    assert "gone.py does not exist" in fails("bench", "--config", "gone.py:small")
+    assert "config.json does not exist" in fails("evaluate", tmp_path)
+
+
+def test_arguments_that_are_not_known(fails, tmp_path):
+    line = fails("train", "--config", TINY, "--workdir", tmp_path, "--learning_rate=1")
+    assert "'--learning_rate=1' is not understood" in line and "--config.batch_size=64" in line
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ([], "required"),
+    (["train", "--config", TINY], "--workdir"),
+    (["train", "--config", TINY, "--workdir", "w", "--profile", "5:3"], "--profile"),
+    (["bench", "--config", TINY, "--steps", "0"], "--steps"),
+    (["fly"], "invalid choice"),
+])
+def test_usage(capsys, arguments, words):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("train", "evaluate", "bench", "--config.key=value"))
