@@ -203,7 +203,7 @@ def describe(config, state, mesh, source, pipeline, start):
     return (f"{begin}: {count / 1e6:.1f}M parameters, {len(source)} examples, "
             f"{config.steps} steps of {config.batch_size} "
             f"({config.steps / pipeline.steps_per_epoch:.1f} epochs) on {mesh.size} "
-            f"{mesh.devices.flat[0].platform} device(s)")
+            f"{mesh.devices.flat[0].platform} device(s), images by {pipeline.engine_name}")
 
 
 def say(is_writer, text):

@@ -187,6 +187,8 @@ def read(source: Source, index: int) -> bytes | np.ndarray:
 class PillowEngine:
     """Loads images with Pillow; runs wherever Python runs."""
 
+    name = "pillow"
+
     def __init__(self, size: int, workers: int):
         del workers  # the threads are those of `parallel_map`
         self.size = size

@@ -54,6 +54,8 @@ class TfEngine:
         workers: threads for decoding.
     """
 
+    name = "tf"
+
     def __init__(self, size: int, workers: int):
         _keep_to_cpu(workers)
         self.size = size

@@ -164,6 +164,7 @@ class TrainPipeline:
         local_size = batch_size // process_count
         self._slice = slice(process_index * local_size, (process_index + 1) * local_size)
         self._engine = make_engine(data_config)
+        self.engine_name = self._engine.name
 
     def batch(self, step: int, parallel_map: Callable[..., Iterable] = map) -> dict:
         """This process's rows of the batch of a step.
