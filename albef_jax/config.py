@@ -32,6 +32,7 @@ def default_config():
         vit_mlp_ratio=4.0,
         text_width=768, text_layers=6, fusion_layers=6, text_heads=12, text_mlp_width=3072,
         max_positions=512, embed_dim=256, dropout=0.1, attention_dropout=0.1, dtype="bfloat16",
+        init_std=0.02,  # of fresh encoder weights; narrow models want 0.02 sqrt(768 / width)
         # Set from the tokenizer when training starts.
         vocab_size=30522, pad_id=0, cls_id=101, mask_id=103))
     config.objective = dict(

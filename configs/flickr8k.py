@@ -17,22 +17,26 @@ def get_config(folder=None):
     folder = folder or FOLDER
     config = default_config()
     config.batch_size = config.group_size = 64
-    config.epochs = 25
+    config.epochs = 24
     config.model.update(
-        image_size=96, patch_size=16, vit_width=192, vit_depth=6, vit_heads=3,
-        text_width=192, text_layers=3, fusion_layers=2, text_heads=3, text_mlp_width=768,
-        max_positions=32, embed_dim=128, dtype="float32")
-    config.objective.update(queue_size=2048, positives="image", alpha_ramp_steps=1000)
-    config.optimizer.update(peak_lr=1e-3, min_lr=1e-5, warmup_lr=1e-6, warmup_steps=200,
-                            weight_decay=0.05)
+        image_size=96, patch_size=16, vit_width=192, vit_depth=4, vit_heads=3,
+        text_width=192, text_layers=2, fusion_layers=2, text_heads=3, text_mlp_width=768,
+        max_positions=32, embed_dim=128, dtype="float32", init_std=0.04)
+    # From scratch the encoders change so fast that the keys of a slow teacher are stale, and that
+    # the entries of a long queue are told apart from the batch by their age: ITC would fall without
+    # aligning anything. Hence a quick teacher and a short queue.
+    config.objective.update(queue_size=256, momentum=0.9, positives="image",
+                            alpha_ramp_steps=2000)
+    config.optimizer.update(peak_lr=6e-4, min_lr=1e-5, warmup_lr=1e-6, warmup_steps=100,
+                            weight_decay=0.05, b2=0.98)
     config.data.source.update(files=(f"{folder}/train.json",),
                               image_roots=(f"{folder}/images.tar",), merge_images=True)
-    config.data.update(crop_scale=(0.4, 1.0), randaugment=(1, 7), vocab_size=4000,
+    config.data.update(crop_scale=(0.6, 1.0), randaugment=(0, 0), vocab_size=4000,
                        text_length=20)
     dev = dict(kind="json", files=(f"{folder}/dev.json",), image_roots=(f"{folder}/images.tar",))
-    config.evals.retrieval = dict(kind="retrieval", source=dev, k=16, every=465, max_images=0,
+    config.evals.retrieval = dict(kind="retrieval", source=dev, k=16, every=744, max_images=0,
                                   batch_size=256)
-    config.evals.matching = dict(kind="matching", source=dev, every=465)
-    config.evals.masked = dict(kind="masked", source=dev, every=465, batch_size=256)
-    config.checkpoint.update(every=465, best_metric="retrieval/r_mean")
+    config.evals.matching = dict(kind="matching", source=dev, every=744)
+    config.evals.masked = dict(kind="masked", source=dev, every=744, batch_size=256)
+    config.checkpoint.update(every=744, best_metric="retrieval/r_mean")
     return config

@@ -80,7 +80,7 @@ def ours_of(config):
             fusion_layers=c["bert_layers"] - c["fusion_layer"], text_heads=c["bert_heads"],
             text_mlp_width=c["bert_inter"], vocab_size=c["vocab"], max_positions=c["max_pos"],
             embed_dim=c["embed_dim"], dropout=0.0, attention_dropout=0.0, dtype="float32",
-            pad_id=0, cls_id=2, mask_id=4),
+            init_std=0.02, pad_id=0, cls_id=2, mask_id=4),
         objective=dict(
             temperature=c["temp"], queue_size=c["queue_size"], momentum=c["momentum"],
             alpha_itc=c["alpha"], alpha_mlm=c["alpha"], alpha_ramp_steps=0, itc=True,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from albef_jax.errors import UserError
-from albef_jax.models.albef import Albef
+from albef_jax.models.albef import Albef, scale_initial_weights
 from albef_jax.objectives import contrastive, distillation, masking, matching, queue
 from albef_jax.tasks.base import Aux
 
@@ -39,6 +39,7 @@ class Pretrain:
         image = jnp.zeros((1, m.image_size, m.image_size, 3), jnp.uint8)
         ids_bl = jnp.full((1, 2), m.cls_id, jnp.int32)
         params = self.model.init(rng, image, ids_bl, jnp.ones_like(ids_bl))["params"]
+        params = scale_initial_weights(params, m.init_std)
         return {**params, "temp": jnp.asarray(self.objective.temperature, jnp.float32)}
 
     def init_memory(self, rng):
