@@ -11,7 +11,8 @@ def get_config(variant=None):
     config.model.update(
         image_size=32, patch_size=8, vit_width=32, vit_depth=1, vit_heads=2, vit_mlp_ratio=2.0,
         text_width=32, text_layers=1, fusion_layers=2, text_heads=2, text_mlp_width=64,
-        max_positions=32, embed_dim=16, dtype="float32", init_std=0.1, vocab_size=100, cls_id=2, mask_id=4)
+        max_positions=32, embed_dim=16, dtype="float32", init_std=0.1,
+        vocab_size=100, cls_id=2, mask_id=4)
     config.objective.update(queue_size=64, alpha_ramp_steps=20)
     config.optimizer.update(peak_lr=4e-3, min_lr=1e-4, warmup_lr=1e-5, warmup_steps=10)
     config.data.source = dict(kind="synthetic", size=40, image_size=32)
