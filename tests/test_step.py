@@ -19,8 +19,7 @@ from albef_jax.sharding import check_groups, make_mesh, replicated
 from albef_jax.step import join_micro_steps, make_train_step, micro_steps, split_groups
 
 TESTS = Path(__file__).parent
-SIZES = ("model.fusion_layers=1", "batch_size=32", "group_size=2", "optimizer.warmup_steps=1",
-         "optimizer.peak_lr=1e-3")
+SIZES = ("batch_size=32", "group_size=2", "optimizer.warmup_steps=1", "optimizer.peak_lr=1e-3")
 # name -> devices, micro-steps
 LAYOUTS = {"eight": (8, 1), "eight_accumulated": (8, 2), "one": (1, 1), "one_accumulated": (1, 4)}
 STEPS = 5
@@ -150,8 +149,7 @@ def one_step(run, **options):
 
 def test_order_of_a_step_and_donation(tiny_run):
     """Clamp, EMA with this step's weights, then the optimiser; the old state is given away."""
-    run = tiny_run("model.fusion_layers=1", "optimizer.warmup_lr=1e-3",
-                   "objective.positives=image")
+    run = tiny_run("optimizer.warmup_lr=1e-3", "objective.positives=image")
     run[3]["image_id"] = jnp.arange(16) // 2
     params = {**run[2].params, "temp": jnp.float32(0.9)}
     teacher = jax.tree.map(lambda x: x + 0.5, run[2].teacher)
@@ -180,7 +178,7 @@ def test_order_of_a_step_and_donation(tiny_run):
 
 def test_without_itc(tiny_run):
     """The ablation's first row: no queues, random negatives, ITM and MLM still learn."""
-    run = tiny_run("model.fusion_layers=1", "objective.itc=False", "objective.negatives=random")
+    run = tiny_run("objective.itc=False", "objective.negatives=random")
     before = jax.tree.map(np.array, run[2].params)
     _, after, metrics = one_step(run)
     metrics = {name: float(value) for name, value in metrics.items()}

@@ -48,7 +48,7 @@ def test_the_official_configuration_has_the_official_tensors():
 
 
 def test_official_layout_there_and_back(tiny_run):
-    task, _, state, _ = tiny_run()
+    task, _, state, _ = tiny_run("model.fusion_layers=2")
     table, model = salesforce.pretrain_table(task.model.config), task.model.config
     tensors = salesforce.write_tensors(table, state.params, model.patch_size)
     back = salesforce.read_tree(table, tensors)
@@ -64,7 +64,7 @@ def test_official_layout_there_and_back(tiny_run):
 @pytest.fixture
 def bound(tiny_run):
     """A model with parameters large enough to tell inputs apart, and a batch."""
-    task, _, state, batch = tiny_run()
+    task, _, state, batch = tiny_run("model.fusion_layers=2")
     params = jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, state.params)
 
     def call(method, *args, **kwargs):

@@ -106,7 +106,7 @@ def test_mean_of_nothing_is_zero():
 
 def test_no_masked_token_gives_no_loss_and_no_nan(tiny_run):
     """A group whose draws choose nothing: MLM is 0 and every gradient finite."""
-    task, _, state, batch = tiny_run("batch_size=8", "model.fusion_layers=1")
+    task, _, state, batch = tiny_run("batch_size=8")
     draws = draw_masking(jax.random.key(0), batch["text_ids"].shape, 100)
     draws = draws._replace(chosen=jnp.zeros_like(draws.chosen))
     drawn = PretrainDraws(draws, (jnp.arange(8) + 1) % 8, (jnp.arange(8) + 3) % 8)

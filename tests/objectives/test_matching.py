@@ -82,8 +82,7 @@ def test_rows_without_a_negative_weigh_nothing():
 
 def test_a_group_of_one_image_is_finite(tiny_run):
     """positives='image' and a single image id: only the matching pairs count."""
-    task, _, state, batch = tiny_run("batch_size=8", "model.fusion_layers=1",
-                                     "objective.positives=image")
+    task, _, state, batch = tiny_run("batch_size=8", "objective.positives=image")
     batch["image_id"] = jnp.full(8, 5)
 
     @jax.jit

@@ -1,0 +1,84 @@
+"""Commands as a person types them, in processes of their own, and what they leave behind."""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from albef_jax.checkpoint import Checkpointer
+from albef_jax.optim import make_optimizer, make_schedule
+from albef_jax.state import TrainState
+from albef_jax.tasks import make_task
+from albef_jax.workdir import read_config
+
+ROOT = Path(__file__).parents[2]
+INSTALLED = Path(sys.executable).parent / "albef"
+COMMAND = [str(INSTALLED)] if INSTALLED.exists() else [
+    sys.executable, "-c", "import sys; from albef_jax.cli import main; sys.exit(main())"]
+# Rates and waits differ from run to run; everything else must not.
+TIMES = {"step_time", "samples_per_sec_per_device", "tflops_per_device", "mfu", "data_wait"}
+
+
+class Commands:
+    """Runs `albef`; paths of configs are relative to the repository, as in the README."""
+
+    options = dict(cwd=ROOT, text=True,
+                   env=os.environ | {"PYTHONPATH": f"{ROOT}", "PYTHONUNBUFFERED": "1"})
+
+    def run(self, *arguments):
+        """Waits for the end; the result has returncode, stdout and stderr."""
+        return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, timeout=300,
+                              **self.options)
+
+    def train(self, workdir, *arguments, config="tests/tiny.py"):
+        return self.run("train", "--config", config, "--workdir", workdir, *arguments)
+
+    def start_training(self, workdir, *arguments):
+        """Starts `albef train`; the process has the pipe stderr."""
+        return subprocess.Popen(
+            [*COMMAND, "train", "--config", "tests/tiny.py", "--workdir", str(workdir),
+             *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **self.options)
+
+
+@pytest.fixture(scope="session")
+def albef():
+    return Commands()
+
+
+def metrics_of(workdir):
+    """step -> the logged values that do not depend on the clock."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    logged = [(line.pop("step"), {k: v for k, v in line.items() if k not in TIMES})
+              for line in lines]
+    assert len(logged) == len(dict(logged)), "a step is logged twice"
+    return dict(logged)
+
+
+def state_of(workdir, step=None):
+    """The saved train state, as numpy, and its step."""
+    config = read_config(workdir)
+    task = make_task(config)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
+    shapes = jax.eval_shape(lambda: TrainState.create(task, optimizer, config.seed))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
+    checkpointer = Checkpointer(workdir, config.checkpoint)
+    try:
+        state, step = checkpointer.restore(like, step)
+    finally:
+        checkpointer.close()
+    return jax.tree.map(np.asarray, state), step
+
+
+@pytest.fixture(scope="session")
+def read_run():
+    """`read_run(workdir)` -> metrics by step, saved state, its step."""
+    from etils import epath
+
+    return lambda workdir, step=None: (
+        metrics_of(workdir), *state_of(epath.Path(workdir), step))
