@@ -36,7 +36,8 @@ def default_config():
         # Set from the tokenizer when training starts.
         vocab_size=30522, pad_id=0, cls_id=101, mask_id=103))
     config.objective = dict(
-        itc=True, temperature=0.07, queue_size=65536, momentum=0.995,
+        itc=True, temperature=0.07, momentum=0.995,
+        queue_size=65536,  # past features that ITC compares with; 0: the own group only
         positives="pair",  # 'image': captions of the same image are positives too
         negatives="hard",  # 'random'
         alpha_itc=0.4, alpha_mlm=0.4,
@@ -133,7 +134,7 @@ LEAST = {
     "data": dict(text_length=2, max_words=1, workers=0, flip=0.0, max_bad_share=0.0),
     "model": dict(patch_size=1, vit_depth=1, vit_heads=1, text_layers=1, text_heads=1,
                   fusion_layers=1, embed_dim=1, dropout=0.0, attention_dropout=0.0),
-    "objective": dict(queue_size=1, mlm_budget=0, mask_rate=0.0, momentum=0.0, alpha_itc=0.0,
+    "objective": dict(queue_size=0, mlm_budget=0, mask_rate=0.0, momentum=0.0, alpha_itc=0.0,
                       alpha_mlm=0.0),
     "optimizer": dict(warmup_steps=0, steps_per_epoch=0),
     "checkpoint": dict(every=0, keep_every=0),

@@ -17,15 +17,15 @@ def get_config(folder=None):
     folder = folder or FOLDER
     config = default_config()
     config.batch_size = config.group_size = 64
-    config.epochs = 24
+    config.epochs = 20
     config.model.update(
         image_size=96, patch_size=16, vit_width=192, vit_depth=4, vit_heads=3,
         text_width=192, text_layers=2, fusion_layers=2, text_heads=3, text_mlp_width=768,
         max_positions=32, embed_dim=128, dtype="float32", init_std=0.04)
-    # From scratch the encoders change so fast that the keys of a slow teacher are stale, and that
-    # the entries of a long queue are told apart from the batch by their age: ITC would fall without
-    # aligning anything. Hence a quick teacher and a short queue.
-    config.objective.update(queue_size=256, momentum=0.9, positives="image",
+    # From scratch the encoders change so fast that entries of a queue are told apart from the
+    # batch by their age alone, and the keys of a slow teacher are stale: ITC falls without aligning
+    # anything (docs/results.md). Hence no queue and a quick teacher.
+    config.objective.update(queue_size=0, momentum=0.95, positives="image",
                             alpha_ramp_steps=2000)
     config.optimizer.update(peak_lr=6e-4, min_lr=1e-5, warmup_lr=1e-6, warmup_steps=100,
                             weight_decay=0.05, b2=0.98)
@@ -34,9 +34,9 @@ def get_config(folder=None):
     config.data.update(crop_scale=(0.6, 1.0), randaugment=(0, 0), vocab_size=4000,
                        text_length=20)
     dev = dict(kind="json", files=(f"{folder}/dev.json",), image_roots=(f"{folder}/images.tar",))
-    config.evals.retrieval = dict(kind="retrieval", source=dev, k=16, every=744, max_images=0,
+    config.evals.retrieval = dict(kind="retrieval", source=dev, k=16, every=465, max_images=0,
                                   batch_size=256)
-    config.evals.matching = dict(kind="matching", source=dev, every=744)
-    config.evals.masked = dict(kind="masked", source=dev, every=744, batch_size=256)
-    config.checkpoint.update(every=744, best_metric="retrieval/r_mean")
+    config.evals.matching = dict(kind="matching", source=dev, every=465)
+    config.evals.masked = dict(kind="masked", source=dev, every=465, batch_size=256)
+    config.checkpoint.update(every=465, best_metric="retrieval/r_mean")
     return config

@@ -32,6 +32,7 @@ class Pretrain:
         self.embed_dim = config.model.embed_dim
         self.model = Albef(config.model)
         check_objective(config)
+        self._has_queue = config.objective.itc and config.objective.queue_size > 0
 
     def init(self, rng):
         """See `Task.init`."""
@@ -43,9 +44,12 @@ class Pretrain:
         return {**params, "temp": jnp.asarray(self.objective.temperature, jnp.float32)}
 
     def init_memory(self, rng):
-        """Two queues `[q, e]`, the row to write next, and image ids where they are compared."""
+        """Two queues `[q, e]`, the row to write next, and image ids where they are compared.
+
+        Empty without ITC, and with `queue_size=0`, where the own group has all candidates.
+        """
         o = self.objective
-        if not o.itc:
+        if not self._has_queue:
             return {}
         image_key, text_key = jax.random.split(rng)
         memory = {
@@ -144,12 +148,14 @@ class Pretrain:
             zero = jnp.zeros(())
             return {"loss": zero, "mi_bound": zero, "positives_bb": jnp.eye(b, dtype=bool)}
         if o.positives == "image":
-            positives = contrastive.image_positives(group["image_id"], memory["id_queue"])
+            positives = contrastive.image_positives(
+                group["image_id"], memory.get("id_queue", jnp.zeros((0,), jnp.int32)))
         else:
             positives = contrastive.pair_positives(b, o.queue_size)
 
         def logits(feat, keys, queue_name):
-            return contrastive.similarity_logits(feat, keys, memory[queue_name], temperature)
+            past = memory.get(queue_name, jnp.zeros((0, self.embed_dim)))
+            return contrastive.similarity_logits(feat, keys, past, temperature)
 
         image_m, text_m = momentum["image_feat"], momentum["text_feat"]
         i2t = logits(online["image_feat"], text_m, "text_queue")
@@ -212,7 +218,7 @@ class Pretrain:
                 "accuracy": masking.weighted_mean(correct_m, masked["weights"])}
 
     def _enqueue(self, momentum, group):
-        if not self.objective.itc:
+        if not self._has_queue:
             return {}
         rows = {"image_queue": momentum["image_feat"], "text_queue": momentum["text_feat"]}
         if self.objective.positives == "image":

@@ -1,0 +1,41 @@
+"""Draws the curves of a run: `python docs/plot_curve.py WORKDIR OUT.png` (needs matplotlib)."""
+
+import json
+import pathlib
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+PANELS = {
+    "losses": {"itc": "ITC", "mlm": "MLM", "itm": "ITM"},
+    "held-out retrieval, %": {"retrieval/i2t_r10": "image to text R@10",
+                              "retrieval/t2i_r10": "text to image R@10",
+                              "retrieval/i2t_r1": "image to text R@1",
+                              "retrieval/t2i_r1": "text to image R@1"},
+    "held-out accuracy, %": {"matching/itm_accuracy_random": "ITM, random negatives",
+                             "matching/itm_accuracy_hard": "ITM, hard negatives",
+                             "masked/mlm_top1": "MLM top-1", "masked/mlm_top5": "MLM top-5"},
+}
+
+
+def main(workdir, out):
+    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(13, 3.6), constrained_layout=True)
+    for axis, (title, curves) in zip(axes, PANELS.items()):
+        for name, label in curves.items():
+            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            marker = "o" if "/" in name else None
+            axis.plot(*zip(*points), label=label, marker=marker, markersize=3)
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    axes[0].set_yscale("log")
+    figure.savefig(out, dpi=110)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
