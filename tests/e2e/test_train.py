@@ -18,7 +18,7 @@ def learned(albef, tmp_path_factory):
 
 
 def test_every_loss_falls(learned):
-    """16 pairs seen 200 times: from about 3.5, 0.64, 3.8 to about 2.0, 0.4, 1.2 or less.
+    """16 pairs seen 200 times: from 3.6, 0.65, 3.7 to at most 1.5, 0.32, 1.5 with any seed.
 
     0.637 is ITM's loss for knowing nothing but the share of negatives.
     """
@@ -27,8 +27,8 @@ def test_every_loss_falls(learned):
               for name in ("itc", "itm", "mlm", "loss", "mi_bound")}
     first, last = ({name: np.mean(values[part]) for name, values in losses.items()}
                    for part in (slice(3), slice(-3, None)))
-    assert last["itc"] < 0.8 * first["itc"]
-    assert last["itm"] < 0.55 < 0.6 < first["itm"]
+    assert last["itc"] < 0.7 * first["itc"]
+    assert last["itm"] < 0.5 < 0.6 < first["itm"]
     assert last["mlm"] < 0.6 * first["mlm"]
     assert last["loss"] < first["loss"]
     assert first["mi_bound"] < 0.5 < last["mi_bound"] < math.log(16 + 16)
