@@ -16,7 +16,7 @@ $(VENV)/.installed: setup.py
 	touch $@
 
 test: env
-	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: env
 	$(VENV)/bin/python -m pytest -m slow
