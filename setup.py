@@ -26,7 +26,7 @@ setup(
         "jax>=0.10,<0.13",
         "ml-collections>=1.0",
         "numpy>=2.0",
-        "optax>=0.2.4",
+        "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=10",
         "tensorboardX>=2.6",

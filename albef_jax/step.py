@@ -101,7 +101,7 @@ def make_train_step(task, optimizer, mesh, *, seed, group_size, accumulation=1, 
         # Every process needs the whole batch's features, in global order, for its queues.
         enqueue = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), enqueue)
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(
             step=state.step + 1, params=optax.apply_updates(params, updates), teacher=teacher,
             opt_state=opt_state, memory=task.update_memory(state.memory, enqueue)), metrics
