@@ -19,9 +19,10 @@ def get_config(folder=None):
     config.batch_size = config.group_size = 64
     config.model.update(image_size=128, vit_width=256, vit_depth=8, vit_heads=4, text_width=256,
                         text_layers=4, fusion_layers=2, text_heads=4, text_mlp_width=1024,
-                        dtype="float32")
-    config.objective.update(queue_size=4096, positives="image")
-    config.optimizer.update(peak_lr=5e-4, warmup_steps=500, weight_decay=0.05)
+                        init_std=0.035, dtype="float32")
+    # For a short run from scratch; docs/training.md says when to use the queue.
+    config.objective.update(queue_size=0, momentum=0.95, positives="image")
+    config.optimizer.update(peak_lr=5e-4, warmup_steps=500, weight_decay=0.05, b2=0.98)
     config.data.source.update(files=(f"{folder}/train.json",), merge_images=True)
     dev = dict(kind="json", files=(f"{folder}/dev.json",))
     config.evals.retrieval = dict(kind="retrieval", source=dev, every=1000, max_images=1000, k=32)
