@@ -34,7 +34,7 @@ def get_config(folder=None):
     config.data.update(crop_scale=(0.6, 1.0), randaugment=(0, 0), vocab_size=4000,
                        text_length=20)
     dev = dict(kind="json", files=(f"{folder}/dev.json",), image_roots=(f"{folder}/images.tar",))
-    config.evals.retrieval = dict(kind="retrieval", source=dev, k=16, every=465, max_images=0,
+    config.evals.retrieval = dict(kind="retrieval", source=dev, k=10, every=465, max_images=0,
                                   batch_size=256)
     config.evals.matching = dict(kind="matching", source=dev, every=465)
     config.evals.masked = dict(kind="masked", source=dev, every=465, batch_size=256)
