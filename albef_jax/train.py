@@ -5,6 +5,7 @@ import math
 import sys
 
 import jax
+import optax
 from etils import epath
 
 from albef_jax import flops
@@ -30,7 +31,8 @@ from albef_jax.step import make_train_step
 from albef_jax.tasks import make_task
 from albef_jax.workdir import compare_config, make_writable, write_config
 
-LOSS_TERMS = ("itc", "itm", "mlm", "loss", "grad_norm")
+# Looked at in this order; the parameters only before they are saved.
+FINITE = ("itc", "itm", "mlm", "loss", "grad_norm", "parameters")
 
 
 def train(config, workdir, profile=None):
@@ -86,7 +88,7 @@ def train(config, workdir, profile=None):
     # ---- loop ------------------------------------------------------------------------------
     timer, pending = StepTimer(start, throughput_of(config, mesh)), Pending()
     writer = MetricsWriter(workdir, config.steps, config, start_step=start, is_writer=is_writer)
-    predict_fns = task.predict_fns()
+    predict_fns, parameter_norm = task.predict_fns(), jax.jit(optax.tree.norm)
     with contextlib.ExitStack() as stack:
         stack.callback(checkpointer.close)
         stack.callback(writer.close)
@@ -124,7 +126,8 @@ def train(config, workdir, profile=None):
             if due or save:
                 with timer.paused():
                     log(writer, checkpointer, pending.flush())
-                    check_finite(step, jax.device_get(metrics), checkpointer)
+                    check_finite(step, jax.device_get(
+                        {**metrics, "parameters": parameter_norm(state.params)}), checkpointer)
                     with saved_on_error(checkpointer, step, state):
                         measured = run_evaluators(
                             due, state.params, predict_fns, mesh, stop) if due else {}
@@ -256,8 +259,8 @@ def check_finite(step, metrics, checkpointer):
     Raises:
       UserError: naming the first non-finite term and the last good checkpoint.
     """
-    for name in LOSS_TERMS:
-        if not math.isfinite(metrics[name]):
+    for name in FINITE:
+        if not math.isfinite(metrics.get(name, 0.0)):
             latest = checkpointer.latest_step()
             kept = (f"run the same command again: the checkpoint of step {latest} is intact"
                     if latest else "start again: no checkpoint was saved before")

@@ -11,10 +11,10 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 PANELS = {
     "losses": {"itc": "ITC", "mlm": "MLM", "itm": "ITM"},
-    "held-out retrieval, %": {"retrieval/i2t_r10": "image to text R@10",
-                              "retrieval/t2i_r10": "text to image R@10",
-                              "retrieval/i2t_r1": "image to text R@1",
-                              "retrieval/t2i_r1": "text to image R@1"},
+    "held-out retrieval, %": {"retrieval/itc_i2t_r10": "image to text R@10, by ITC",
+                              "retrieval/itc_t2i_r10": "text to image R@10, by ITC",
+                              "retrieval/i2t_r10": "image to text R@10, re-ranked",
+                              "retrieval/t2i_r10": "text to image R@10, re-ranked"},
     "held-out accuracy, %": {"matching/itm_accuracy_random": "ITM, random negatives",
                              "matching/itm_accuracy_hard": "ITM, hard negatives",
                              "masked/mlm_top1": "MLM top-1", "masked/mlm_top5": "MLM top-5"},
