@@ -12,6 +12,8 @@ def main(argv=None):
 
     A Ctrl-C that gives up (the second one, or before training) ends the process with 130.
     """
+    if argv is None:
+        use_huge_pages()
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     try:
@@ -24,6 +26,18 @@ def main(argv=None):
               "from the last one.", file=sys.stderr, flush=True)
         # Not by returning: threads of an interrupted save would hold up the exit for minutes.
         os._exit(130)
+
+
+def use_huge_pages():
+    """Starts this process over once, with huge pages for malloc where the kernel has them.
+
+    On a CPU every step allocates its temporaries anew; with small pages the kernel spends a tenth
+    of the step on page faults. The allocator reads the setting only when a process starts; one
+    that the user chose stays.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def build_parser():
