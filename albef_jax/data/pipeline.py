@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from PIL import Image
 
-from albef_jax.data.image import PillowEngine, draw_train
+from albef_jax.data.image import PillowEngine, decode, draw_train, open_image, read
 from albef_jax.data.sources.base import Source
 from albef_jax.data.text import Tokenizer, clean_caption
 from albef_jax.errors import UserError
@@ -251,7 +252,8 @@ class EvalSet:
         data_config: the `data` block of the config.
 
     Attributes:
-        text_ids, text_mask: int32 [m, l], all captions in order of the examples.
+        texts: m cleaned captions, in order of the examples.
+        text_ids, text_mask: int32 [m, l], the same as the model reads them.
         text_image: int32 [m], the image of each caption, as a row of the set.
         num_images: number of images n.
     """
@@ -261,19 +263,27 @@ class EvalSet:
         self._engine = make_engine(data_config)
         rows: dict[int, int] = {}  # image_id -> row
         self._examples: list[int] = []  # row -> the first example that shows it
-        texts, text_image = [], []
+        self.texts, text_image = [], []
         for example in range(len(source)):
             row = rows.setdefault(source.image_id(example), len(rows))
             if row == len(self._examples):
                 self._examples.append(example)
             for caption in source.captions(example):
-                texts.append(clean_caption(caption, data_config.max_words))
+                self.texts.append(clean_caption(caption, data_config.max_words))
                 text_image.append(row)
         self.num_images = len(rows)
         self.text_image = np.array(text_image, np.int32)
         self.text_ids, self.text_mask = tokenizer.encode(
-            texts, data_config.text_length, data_config.sep
+            self.texts, data_config.text_length, data_config.sep
         )
+
+    def picture(self, row: int) -> Image.Image:
+        """The image of a row as a person looks at it: RGB, at its own size.
+
+        Raises:
+            BrokenImage: it cannot be read.
+        """
+        return decode(open_image(read(self._source, self._examples[row])))
 
     def images(self, batch_size: int) -> Iterator[dict]:
         """All images in order, resized for evaluation, the last batch padded.

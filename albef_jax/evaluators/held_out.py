@@ -28,6 +28,7 @@ class HeldOut:
 
     Attributes:
       text_ids, text_mask: int32 `[m, l]`, cut to the longest caption (padding changes nothing).
+      texts: the m captions, cleaned, in full.
       text_image: int32 `[m]`, the image of each caption.
       num_images: n, different images, `max_images` at most.
     """
@@ -42,7 +43,12 @@ class HeldOut:
         self.text_ids = self._set.text_ids[kept, :longest]
         self.text_mask = self._set.text_mask[kept, :longest]
         self.text_image = self._set.text_image[kept]
+        self.texts = [text for text, keep in zip(self._set.texts, kept) if keep]
         self._bound_to = self._compiled = self._mesh = None
+
+    def picture(self, image):
+        """A Pillow image for people: RGB, at its own size."""
+        return self._set.picture(image)
 
     def bind(self, predict_fns, mesh, score_pairs):
         """Compiles for this model and mesh; does nothing when they are those of the last run.

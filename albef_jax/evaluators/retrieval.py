@@ -44,12 +44,8 @@ class RetrievalEvaluator:
 
         chosen_i2t, chosen_t2i = candidates(sims, self._k), candidates(sims.T, self._k).T
         # A pair chosen in both directions is scored once.
-        image, text = np.nonzero(chosen_i2t | chosen_t2i)
-        texts = dict(text_embeds=text_embeds, text_mask=data.text_mask)
-        logits = data.score_pairs(params, image_embeds, image, text, texts,
-                                  per_image=min(TEXTS_PER_IMAGE, self._k, len(text_embeds)))
-        match = np.full(sims.shape, UNSCORED, np.float32)
-        match[image, text] = logits[:, 1]
+        match = match_scores(data, params, image_embeds, text_embeds, chosen_i2t | chosen_t2i,
+                             per_image=min(TEXTS_PER_IMAGE, self._k, len(text_embeds)))
         score_i2t = np.where(chosen_i2t, match, UNSCORED)
         score_t2i = np.where(chosen_t2i, match, UNSCORED).T
         yield from recalls(score_i2t, score_t2i, data.text_image).items()
@@ -58,6 +54,25 @@ class RetrievalEvaluator:
 def match_logits(match):
     """The pair function of blocks: `[g, n, d]` images and `[g, s, l, d]` texts -> `[g, s, 2]`."""
     return jax.vmap(match, in_axes=(None, None, 1, 1), out_axes=1)
+
+
+def match_scores(data, params, image_embeds, text_embeds, chosen_it, per_image=1):
+    """The match logits of chosen pairs; the others are not computed.
+
+    Args:
+      data: a `HeldOut` that is bound to `match_logits`. params: of the model.
+      image_embeds: `[n, t, d]`. text_embeds: `[m, l, d]`.
+      chosen_it: bool `[n, m]`, which pairs. per_image: texts in a block (see `score_pairs`).
+
+    Returns:
+      float32 `[n, m]`, `UNSCORED` where not chosen.
+    """
+    image, text = np.nonzero(chosen_it)
+    texts = dict(text_embeds=text_embeds, text_mask=data.text_mask)
+    logits = data.score_pairs(params, image_embeds, image, text, texts, per_image=per_image)
+    match = np.full(chosen_it.shape, UNSCORED, np.float32)
+    match[image, text] = logits[:, 1]
+    return match
 
 
 def candidates(sims_qc, k):
