@@ -18,12 +18,15 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["albef_jax*"]),
+    package_data={"albef_jax.report": ["*.html"]},
     install_requires=[
         "absl-py",
         "etils[epath]",
         "flax>=0.12",
         "importlib_resources",  # tensorflow-datasets imports it without declaring it
         "jax>=0.10,<0.13",
+        "jinja2>=3.1",
+        "matplotlib>=3.8",
         "ml-collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.8",
