@@ -29,31 +29,9 @@ TOLERATED_BAD = 3  # so few distinct broken images never stop a run
 LISTED_BAD = 20
 
 
-def epoch_of(step: int, size: int, batch_size: int) -> int:
-    """The epoch, from 0, that a step belongs to; an epoch has size // batch_size steps."""
-    return step // (size // batch_size)
-
-
-def batch_indices(seed: int, step: int, size: int, batch_size: int) -> np.ndarray:
-    """The examples int64 [batch_size] of the global batch of a step.
-
-    Each epoch is a permutation of its own; what is left over at its end is dropped.
-    """
-    epoch, position = divmod(step, size // batch_size)
-    start = position * batch_size
-    return _permutation(seed, epoch, size)[start : start + batch_size]
-
-
-@functools.lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    order = np.random.Generator(np.random.Philox([seed, epoch])).permutation(size)
-    order.flags.writeable = False
-    return order
-
-
-def example_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator that belongs to one example in one epoch."""
-    key = np.array([seed, (epoch << 40) | index], np.uint64)
+def example_rng(seed: int, shown: int, index: int) -> np.random.Generator:
+    """The generator that belongs to one example in one of its passes, counted from 0."""
+    key = np.array([seed, (shown << 40) | index], np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
 
 
@@ -164,8 +142,21 @@ class TrainPipeline:
         self._batch_size, self._seed = batch_size, seed
         local_size = batch_size // process_count
         self._slice = slice(process_index * local_size, (process_index + 1) * local_size)
+        self._order = functools.lru_cache(maxsize=2)(
+            functools.partial(source.order, seed, rows=self.steps_per_epoch * batch_size)
+        )
         self._engine = make_engine(data_config)
         self.engine_name = self._engine.name
+
+    def examples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The global batch of a step: examples int64 [B], and how often each was shown before [B].
+
+        What is left over at the end of an epoch is dropped.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        rows = slice(position * self._batch_size, (position + 1) * self._batch_size)
+        indices, passes = self._order(epoch)
+        return indices[rows], passes[rows]
 
     def batch(self, step: int, parallel_map: Callable[..., Iterable] = map) -> dict:
         """This process's rows of the batch of a step.
@@ -181,12 +172,10 @@ class TrainPipeline:
         Raises:
             UserError: too many images are broken.
         """
-        size = len(self._source)
-        epoch = epoch_of(step, size, self._batch_size)
-        indices = batch_indices(self._seed, step, size, self._batch_size)[self._slice].tolist()
-        images = self._load_images(epoch, indices, parallel_map)
+        indices, passes = (rows[self._slice].tolist() for rows in self.examples(step))
+        images = self._load_images(passes, indices, parallel_map)
         ids_bl, mask_bl = self._tokenizer.encode(
-            [self._caption(epoch, index) for index in indices],
+            [self._caption(shown, index) for shown, index in zip(passes, indices)],
             self._config.text_length,
             self._config.sep,
         )
@@ -206,40 +195,45 @@ class TrainPipeline:
         """
         return _prefetch(self.batch, range(start, stop), num_workers(self._config))
 
-    def _load_images(self, epoch: int, indices: list[int], parallel_map) -> np.ndarray:
+    def _load_images(self, passes: list[int], indices: list[int], parallel_map) -> np.ndarray:
         """Images uint8 [b, h, w, 3]; puts the next good example in the place of a broken one.
 
         `indices` is changed accordingly.
         """
-        images, broken = self._try_images(epoch, indices, parallel_map)
+        images, broken = self._try_images(passes, indices, parallel_map)
         for _ in range(len(self._source)):
             if not broken:
                 return images
             for row in broken:
                 indices[row] = (indices[row] + 1) % len(self._source)
-            again, still = self._try_images(epoch, [indices[row] for row in broken], parallel_map)
+            again, still = self._try_images(
+                [passes[row] for row in broken], [indices[row] for row in broken], parallel_map
+            )
             images[broken] = again
             broken = [broken[i] for i in still]
         raise UserError("No image of the data source can be read; check data.source.")
 
-    def _try_images(self, epoch: int, indices, parallel_map) -> tuple[np.ndarray, list[int]]:
+    def _try_images(self, passes, indices, parallel_map) -> tuple[np.ndarray, list[int]]:
         """Images, and the rows that are broken."""
-        draws = [draw_train(self._rng(epoch, index)[1], self._config) for index in indices]
+        draws = [
+            draw_train(self._rng(shown, index)[1], self._config)
+            for shown, index in zip(passes, indices)
+        ]
         images, problems = self._engine.load(self._source, indices, draws, parallel_map)
         broken = [row for row, problem in enumerate(problems) if problem]
         names = {self._source.name(indices[row]): problems[row] for row in broken}
         self.bad.add(len(indices), names)
         return images, broken
 
-    def _caption(self, epoch: int, index: int) -> str:
-        """The caption of this epoch, cleaned."""
+    def _caption(self, shown: int, index: int) -> str:
+        """The caption of this pass, cleaned."""
         captions = self._source.captions(index)
-        choice = int(self._rng(epoch, index)[0] * len(captions))
+        choice = int(self._rng(shown, index)[0] * len(captions))
         return clean_caption(captions[choice], self._config.max_words)
 
-    def _rng(self, epoch: int, index: int) -> tuple[float, np.random.Generator]:
+    def _rng(self, shown: int, index: int) -> tuple[float, np.random.Generator]:
         """The number that chooses the caption, and the generator of the image's draws."""
-        rng = example_rng(self._seed, epoch, index)
+        rng = example_rng(self._seed, shown, index)
         return rng.random(), rng
 
 

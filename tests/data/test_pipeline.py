@@ -15,8 +15,6 @@ from albef_jax.data.pipeline import (
     BadImages,
     EvalSet,
     TrainPipeline,
-    batch_indices,
-    epoch_of,
     make_engine,
 )
 from albef_jax.data.sources import make_source
@@ -57,18 +55,17 @@ def data_threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("albef-")]
 
 
-def test_an_epoch_sees_every_example_at_most_once():
+def test_an_epoch_sees_every_example_at_most_once(make_pipeline):
     steps = SIZE // BATCH
-    epochs = [
-        np.concatenate([batch_indices(0, e * steps + s, SIZE, BATCH) for s in range(steps)])
-        for e in range(3)
-    ]
-    for epoch in epochs:
-        assert len(set(epoch)) == steps * BATCH and set(epoch) <= set(range(SIZE))
-    assert not np.array_equal(epochs[0], epochs[1])
-    assert epoch_of(steps - 1, SIZE, BATCH) == 0 and epoch_of(steps, SIZE, BATCH) == 1
-    assert batch_indices(0, 0, SIZE, BATCH).dtype == np.int64
-    assert not np.array_equal(batch_indices(1, 0, SIZE, BATCH), batch_indices(0, 0, SIZE, BATCH))
+    pipeline = make_pipeline(seed=0)
+    epochs = [[pipeline.examples(e * steps + s) for s in range(steps)] for e in range(3)]
+    for number, epoch in enumerate(epochs):
+        indices, passes = (np.concatenate(rows) for rows in zip(*epoch))
+        assert len(set(indices)) == steps * BATCH and set(indices) <= set(range(SIZE))
+        assert set(passes) == {number}
+    assert not np.array_equal(epochs[0][0], epochs[1][0])
+    assert epochs[0][0][0].dtype == np.int64
+    assert not np.array_equal(make_pipeline(seed=1).examples(0), epochs[0][0])
 
 
 def test_batch_is_what_the_contract_says(make_pipeline):

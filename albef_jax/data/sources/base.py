@@ -38,6 +38,22 @@ class Source(abc.ABC):
     def image(self, index: int) -> bytes | np.ndarray:
         """The encoded file, or pixels uint8 [h, w, 3]; raises OSError if it cannot be read."""
 
+    def order(self, seed: int, epoch: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """The examples that an epoch shows, in order: a function, so that any step can be resumed.
+
+        Here: a permutation of all examples, cut short.
+
+        Args:
+            seed, epoch: what the order depends on; epochs count from 0.
+            rows: length of the epoch, at most `len(self)`.
+
+        Returns:
+            indices int64 [rows], and passes int64 [rows]: how often each was shown before. An
+            example is cropped, augmented and captioned anew in every pass.
+        """
+        generator = np.random.Generator(np.random.Philox([seed, epoch]))
+        return generator.permutation(len(self))[:rows], np.full(rows, epoch)
+
     def __getitem__(self, index: int) -> dict:
         return {
             "image": self.image(index),
