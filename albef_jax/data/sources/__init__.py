@@ -8,10 +8,16 @@ from collections.abc import Mapping
 from albef_jax.data.sources.arrays import ArraySource
 from albef_jax.data.sources.base import Source
 from albef_jax.data.sources.json_source import JsonSource
+from albef_jax.data.sources.scenes_source import ScenesSource
 from albef_jax.data.sources.synthetic import SyntheticSource
 from albef_jax.errors import UserError
 
-KINDS = {"json": JsonSource, "arrays": ArraySource, "synthetic": SyntheticSource}
+KINDS = {
+    "json": JsonSource,
+    "arrays": ArraySource,
+    "synthetic": SyntheticSource,
+    "scenes": ScenesSource,
+}
 
 __all__ = ["KINDS", "Source", "make_source"]
 

@@ -1,0 +1,120 @@
+"""What scenes of each level may contain."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+from albef_jax.errors import UserError
+
+COLOURS = {
+    "red": (222, 30, 38),
+    "green": (35, 150, 55),
+    "blue": (35, 75, 225),
+    "yellow": (252, 226, 40),
+    "orange": (250, 130, 10),
+    "purple": (130, 40, 175),
+    "pink": (255, 150, 205),
+    "brown": (112, 62, 26),
+    "white": (252, 252, 252),
+    "black": (14, 14, 16),
+    "cyan": (40, 215, 225),
+    "lime": (165, 240, 40),
+}
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond", "hexagon",
+          "moon", "arrow", "drop")
+TEXTURES = ("plain", "striped", "dotted", "checked")
+RELATIONS = ("left of", "right of", "above", "below", "near", "far from")
+BACKGROUNDS = ("plain", "shaded", "speckled", "checkered")
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """How hard scenes are.
+
+    Attributes:
+        side: of the image in pixels.
+        objects: least and largest number of objects.
+        sizes: name -> least and largest diameter in pixels.
+        relations: those that captions speak of.
+        mentioned: share of the objects' sizes and of their textures that captions speak of.
+        related: share of captions with a relation.
+        setting: captions speak of the background and of places in the image too.
+        max_words: longest caption.
+    """
+
+    name: str
+    side: int
+    objects: tuple[int, int]
+    colours: tuple[str, ...]
+    shapes: tuple[str, ...]
+    sizes: Mapping[str, tuple[int, int]]
+    textures: tuple[str, ...]
+    relations: tuple[str, ...]
+    mentioned: float
+    related: float
+    setting: bool
+    max_words: int
+
+    @functools.cached_property
+    def held_out_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The (colour, shape) pairs that no training scene holds: a fifth of every colour's."""
+        return tuple(
+            (colour, shape)
+            for i, colour in enumerate(self.colours)
+            for j, shape in enumerate(self.shapes)
+            if (i + 2 * j) % 5 == 0
+        )
+
+    @functools.cached_property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """All (colour, shape) pairs."""
+        return tuple((colour, shape) for colour in self.colours for shape in self.shapes)
+
+    @functools.cached_property
+    def train_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The (colour, shape) pairs of training scenes."""
+        return tuple(pair for pair in self.pairs if pair not in self.held_out_pairs)
+
+
+DEMO = Level(
+    name="demo",
+    side=64,
+    objects=(2, 3),
+    colours=tuple(COLOURS)[:10],
+    shapes=SHAPES[:8],
+    sizes={"small": (12, 15), "large": (20, 28)},
+    textures=TEXTURES[:3],
+    relations=RELATIONS[:4],
+    mentioned=0.75,
+    related=0.6,
+    setting=False,
+    max_words=22,
+)
+FULL = Level(
+    name="full",
+    side=128,
+    objects=(2, 6),
+    colours=tuple(COLOURS),
+    shapes=SHAPES,
+    sizes={"small": (14, 18), "medium": (24, 30), "large": (38, 48)},
+    textures=TEXTURES,
+    relations=RELATIONS,
+    mentioned=0.6,
+    related=0.8,
+    setting=True,
+    max_words=36,
+)
+LEVELS = {level.name: level for level in (DEMO, FULL)}
+
+
+def get_level(name: str) -> Level:
+    """The level of a name.
+
+    Raises:
+        UserError: there is no such level.
+    """
+    if name not in LEVELS:
+        raise UserError(f"The scenes level {name!r} is unknown; use one of {sorted(LEVELS)}.")
+    return LEVELS[name]

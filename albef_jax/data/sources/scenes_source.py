@@ -1,0 +1,107 @@
+"""The embedded data set of rendered scenes as a source."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from albef_jax.data.scenes.captions import is_true, make_captions
+from albef_jax.data.scenes.graph import SPLITS, pick, sample_graph, scene_rng
+from albef_jax.data.scenes.levels import get_level
+from albef_jax.data.scenes.noise import damage
+from albef_jax.data.scenes.render import render
+from albef_jax.data.sources.base import Source
+from albef_jax.errors import UserError
+
+CAPTIONS = 5  # per scene
+VERSION = "1"  # of the scenes and captions that a seed gives
+
+
+class ScenesSource(Source):
+    """Rendered scenes with captions whose truth is known; a pure function of seed and index.
+
+    Args:
+        level: "demo" or "full".
+        split: "train", or "heldout": pairs of colour and shape that training never shows.
+        size: number of scenes.
+        seed: of the scenes.
+        swapped: share of captions that belong to another scene.
+        damaged: share of captions with a wrong or with missing words.
+
+    Raises:
+        UserError: an option is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        level: str = "demo",
+        split: str = "train",
+        size: int = 20000,
+        seed: int = 0,
+        swapped: float = 0.0,
+        damaged: float = 0.0,
+        data_dir: str = "",
+    ):
+        self._level = get_level(level)
+        if split not in SPLITS:
+            raise UserError(f"The scenes split {split!r} is unknown; use one of {list(SPLITS)}.")
+        if size < 1 or not 0 <= seed < 2**32:
+            raise UserError(
+                f"A scenes source needs size >= 1 and a seed of 32 bits, not {size} and {seed}."
+            )
+        if min(swapped, damaged) < 0 or swapped + damaged > 1:
+            raise UserError(
+                f"A scenes source needs shares of noise between 0 and 1 with a sum of at most 1, "
+                f"not swapped={swapped} and damaged={damaged}."
+            )
+        self._split, self._size, self._seed = split, size, seed
+        self._swapped, self._damaged = swapped, damaged
+        self._noisy = functools.lru_cache(maxsize=4096)(self._make_noisy)
+        self.fingerprint = (
+            f"scenes {VERSION} {level} {split} size={size} seed={seed} swapped={swapped} "
+            f"damaged={damaged}"
+        )
+
+    def __len__(self) -> int:
+        return self._size
+
+    def name(self, index: int) -> str:
+        return f"scenes/{self._level.name}/{self._split}[{index}]"
+
+    def image_id(self, index: int) -> int:
+        return index
+
+    def image(self, index: int) -> np.ndarray:
+        return render(self.graph(index))
+
+    def captions(self, index: int) -> list[str]:
+        return [text for text, _ in self._noisy(index)]
+
+    def form(self, index: int, caption: int) -> dict:
+        """The logical form of a caption, also of a wrong one."""
+        return self._noisy(index)[caption][1]
+
+    def graph(self, index: int) -> dict:
+        """The scene graph, as it is drawn."""
+        return sample_graph(self._level, self._split, index, self._seed)
+
+    def describes(self, owner: int, caption: int, index: int) -> bool:
+        return is_true(self.form(owner, caption), self.graph(index))
+
+    def _clean(self, index: int) -> list[tuple[str, dict]]:
+        rng = scene_rng(self._seed, self._split, index, 1)
+        return make_captions(self.graph(index), self._level, rng, CAPTIONS)
+
+    def _make_noisy(self, index: int) -> list[tuple[str, dict]]:
+        captions = self._clean(index)
+        if not self._swapped + self._damaged:
+            return captions
+        rng = scene_rng(self._seed, self._split, index, 2)
+        for number, draw in enumerate(rng.random(CAPTIONS).tolist()):
+            if draw < self._swapped and self._size > 1:
+                other = (index + 1 + int(rng.random() * (self._size - 1))) % self._size
+                captions[number] = pick(rng, self._clean(other))
+            elif draw < self._swapped + self._damaged:
+                captions[number] = damage(captions[number], self.graph(index), self._level, rng)
+        return captions
