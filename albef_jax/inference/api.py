@@ -1,0 +1,300 @@
+"""A trained model in Python: `albef_jax.load(PATH)`, then encode, match and search."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+from etils import epath
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from albef_jax.checkpoint import Checkpointer
+from albef_jax.data.text import load_tokenizer
+from albef_jax.errors import UserError
+from albef_jax.inference.inputs import (
+    as_images,
+    as_texts,
+    blocks,
+    load_images,
+    name_of,
+    pad,
+    tokenize,
+)
+from albef_jax.optim import make_optimizer, make_schedule
+from albef_jax.state import TrainState
+from albef_jax.tasks import make_task
+from albef_jax.workdir import read_config
+
+
+WEIGHTS = ("online", "momentum")
+
+
+def load(path, weights="online", dtype="float32", batch_size=32):
+    """Loads a trained model, ready for `encode_image`, `encode_text`, `match` and `search`.
+
+    Args:
+      path: a work directory (its latest checkpoint) or a folder of `albef export --format
+        safetensors`; local or any path that epath knows.
+      weights: 'online', or 'momentum' for the teacher (heads without a teacher stay online).
+      dtype: of the matrix products, 'float32' or 'bfloat16'. Results are float32.
+      batch_size: images, texts or pairs that run at once.
+
+    Returns:
+      A `Model`.
+
+    Raises:
+      UserError: the path holds no complete model, or an argument has no meaning.
+    """
+    if weights not in WEIGHTS or dtype not in ("float32", "bfloat16"):
+        raise UserError(f"load got weights={weights!r} and dtype={dtype!r}; choose 'online' or "
+                        "'momentum', and 'float32' or 'bfloat16'.")
+    path = epath.Path(path)
+    config = read_config(path).unlock()
+    config.model.dtype = dtype
+    if not (path / "tokenizer").is_dir():
+        raise UserError(f"{path} has no folder tokenizer; copy it from where the model was "
+                        "trained.")
+    return Model(config.lock(), restore(path, config, weights),
+                 load_tokenizer(str(path / "tokenizer")), batch_size)
+
+
+def restore(path, config, weights):
+    """Parameters of a work directory's latest checkpoint.
+
+    Raises:
+      UserError: there is no checkpoint, or it is damaged.
+    """
+    task = make_task(config)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+                         jax.eval_shape(lambda: TrainState.create(task, optimizer, 0)))
+    if not (path / "checkpoints").is_dir():
+        raise UserError(f"{path} has no checkpoints; train until one is saved, or give another "
+                        "work directory.")
+    checkpointer = Checkpointer(path, config.checkpoint)
+    try:
+        state, _ = checkpointer.restore(state)
+    finally:
+        checkpointer.close()
+    return {**state.params, **(state.teacher if weights == "momentum" else {})}
+
+
+class Hit(NamedTuple):
+    """One result of a search.
+
+    Attributes:
+      name: of what was found. row: its row in the index.
+      similarity: cosine of the features. match: probability of the matching head, None where it
+        was not asked.
+    """
+
+    name: str
+    row: int
+    similarity: float
+    match: float | None
+
+
+@dataclasses.dataclass
+class Index:
+    """Images or texts to search in, with their features.
+
+    Attributes:
+      kind: 'image' or 'text'.
+      items: n images (any form that `Model.encode_image` takes) or texts.
+      names: n names, shown in results.
+      features: float32 unit vectors `[n, e]`.
+    """
+
+    kind: str
+    items: Sequence[Any]
+    names: Sequence[str]
+    features: np.ndarray
+
+
+class Model:
+    """A trained model with its tokenizer and preprocessing.
+
+    Calls of any size run in batches of two shapes, one row or `batch_size` rows, so nothing is
+    compiled anew for another number of images or texts.
+
+    Attributes:
+      config: of the run. params: its parameters. tokenizer: its tokenizer.
+      batch_size: rows that run at once.
+    """
+
+    def __init__(self, config, params, tokenizer, batch_size=32):
+        self.config, self.params, self.tokenizer = config, params, tokenizer
+        self.batch_size = batch_size
+        functions = make_task(config).predict_fns()
+
+        def match_rows(params, image_bnd, row_p, text_pld, mask_pl):
+            logits_p2 = functions["match"](params, image_bnd[row_p], text_pld, mask_pl)
+            return jax.nn.softmax(logits_p2)[:, 1]
+
+        self._encode_image = jax.jit(functions["encode_image"])
+        self._encode_text = jax.jit(functions["encode_text"])
+        self._match_rows = jax.jit(match_rows)
+
+    def encode_image(self, images, progress=False, broken=None):
+        """Features of images, to compare with those of texts or other images.
+
+        Args:
+          images: one or a list: paths, encoded files as bytes, PIL images, pixels uint8
+            `[h, w, 3]`. They are resized as in evaluation, without keeping the aspect ratio.
+          progress: show a progress bar.
+          broken: a dict that takes row -> reason of images that cannot be read, whose rows then
+            mean nothing; None: such an image is an error.
+
+        Returns:
+          Unit vectors, float32 `[n, e]`.
+
+        Raises:
+          UserError: naming the image that cannot be read.
+        """
+        images = as_images(images)
+
+        def encode(rows):
+            return self._image_batch(images, rows, broken)[1]
+
+        return self._in_blocks(encode, len(images), "images", progress)
+
+    def encode_text(self, texts, progress=False):
+        """Features of texts: unit vectors, float32 `[n, e]`.
+
+        Texts are cleaned as in evaluation and cut to `config.data.text_length` tokens.
+        """
+        ids_nl, mask_nl = tokenize(as_texts(texts), self.tokenizer, self.config.data)
+
+        def encode(rows):
+            return self._text_batch(ids_nl[rows], mask_nl[rows])[1]
+
+        return self._in_blocks(encode, len(ids_nl), "texts", progress)
+
+    def match(self, images, texts, all_pairs=False, progress=False):
+        """The probability that an image and a text belong together, by the matching head.
+
+        Args:
+          images, texts: n images and n texts, pair by pair; or one of one and n of the other.
+          all_pairs: score each of n images with each of m texts instead.
+          progress: show a progress bar.
+
+        Returns:
+          float32 `[n]`, or `[n, m]` with `all_pairs`.
+
+        Raises:
+          UserError: the numbers do not fit, or an image cannot be read.
+        """
+        images, texts = as_images(images), as_texts(texts)
+        n, m = len(images), len(texts)
+        if all_pairs:
+            image_p, text_p = np.divmod(np.arange(n * m), m)
+        elif n == m or 1 in (n, m):
+            image_p, text_p = np.broadcast_arrays(np.arange(n), np.arange(m))
+        else:
+            raise UserError(f"match got {n} images and {m} texts; give as many of both, or set "
+                            "all_pairs=True for each image with each text.")
+        scores_p = self._match_pairs(images, texts, image_p, text_p, progress)
+        return scores_p.reshape(n, m) if all_pairs else scores_p
+
+    def index_images(self, images, names=None, progress=False, broken=None):
+        """Encodes images to search in; those in `broken` (see `encode_image`) are left out.
+
+        Args:
+          names: one per image; by default the path, or the row where there is none.
+        """
+        images = as_images(images)
+        names = names or [name_of(image, row) for row, image in enumerate(images)]
+        features = self.encode_image(images, progress, broken)
+        kept = [row for row in range(len(images)) if row not in (broken or {})]
+        return Index("image", [images[row] for row in kept], [names[row] for row in kept],
+                     features[kept])
+
+    def index_texts(self, texts, progress=False):
+        """Encodes texts to search in; they are their own names."""
+        texts = as_texts(texts)
+        return Index("text", texts, texts, self.encode_text(texts, progress))
+
+    def search(self, index, text=None, image=None, k=5, rerank=0, progress=False):
+        """The best k of an index for one query, best first.
+
+        Args:
+          index: from `index_images` or `index_texts`.
+          text, image: the query, one of them.
+          k: number of results.
+          rerank: how many of the most similar the matching head scores and reorders (k at
+            least); 0: rank by similarity alone.
+          progress: show a progress bar while re-ranking.
+
+        Returns:
+          A list of `Hit`.
+
+        Raises:
+          UserError: no query or two, or re-ranking of two images or two texts.
+        """
+        if (text is None) == (image is None):
+            raise UserError("search needs one query: give text=... or image=....")
+        query_kind = "image" if text is None else "text"
+        query = self.encode_text(text) if image is None else self.encode_image(image)
+        if len(query) != 1:
+            raise UserError(f"search got {len(query)} queries; call it for one at a time.")
+        similarity = index.features @ query[0]
+        best = np.argsort(-similarity, kind="stable")[:max(k, rerank)]
+        if not rerank:
+            return [Hit(index.names[row], int(row), float(similarity[row]), None)
+                    for row in best[:k]]
+        if index.kind == query_kind:
+            raise UserError(f"Re-ranking compares an image with a text, but query and index are "
+                            f"both {query_kind}s; set rerank=0.")
+        found = [index.items[row] for row in best]
+        match = self.match(*((found, text) if image is None else (image, found)),
+                           progress=progress)
+        order = np.argsort(-match, kind="stable")[:k]
+        return [Hit(index.names[best[i]], int(best[i]), float(similarity[best[i]]),
+                    float(match[i])) for i in order]
+
+    def _image_batch(self, images, rows, broken=None):
+        """Tokens and features, on the device, of a slice of a list of images."""
+        pixels = load_images(images[rows], self.config.model.image_size, rows.start, broken)
+        return self._call(self._encode_image, pad(pixels, self.batch_size))
+
+    def _text_batch(self, ids_bl, mask_bl):
+        """States and features, on the device."""
+        return self._call(self._encode_text, pad(ids_bl, self.batch_size),
+                          pad(mask_bl, self.batch_size))
+
+    def _call(self, function, *arrays):
+        with jax.default_matmul_precision(self.config.matmul_precision):
+            return function(self.params, *arrays)
+
+    def _in_blocks(self, encode, count, what, progress):
+        """Concatenates `encode(slice)` over blocks; one block is loaded while one is computed."""
+        results = []
+        for rows in tqdm(blocks(count, self.batch_size), what, unit="batch",
+                         disable=not progress):
+            if results:
+                results[-1] = jax.device_get(results[-1])
+            results.append(encode(rows))
+        return np.concatenate(jax.device_get(results))[:count]
+
+    def _match_pairs(self, images, texts, image_p, text_p, progress):
+        """Probabilities `[p]` of pairs that are sorted by image; each image is encoded once."""
+        ids_ml, mask_ml = tokenize(texts, self.tokenizer, self.config.data)
+        states_mld = self._in_blocks(
+            lambda rows: self._text_batch(ids_ml[rows], mask_ml[rows])[0], len(texts), "texts",
+            progress=False)
+        scores = []
+        for rows in tqdm(blocks(len(images), self.batch_size), "match", unit="batch",
+                         disable=not progress):
+            image_bnd, _ = self._image_batch(images, rows)
+            first, end = np.searchsorted(image_p, (rows.start, rows.stop))
+            row_p, text = image_p[first:end] - rows.start, text_p[first:end]
+
+            def score(pairs):
+                arrays = (row_p[pairs], states_mld[text[pairs]], mask_ml[text[pairs]])
+                return self._call(self._match_rows, image_bnd,
+                                  *(pad(array, self.batch_size) for array in arrays))
+
+            scores.append(self._in_blocks(score, len(row_p), "pairs", progress=False))
+        return np.concatenate(scores)

@@ -1,0 +1,110 @@
+"""`albef embed` and `albef search`: the model over a folder or a manifest, from the shell."""
+
+import hashlib
+import os
+import sys
+
+import jax
+import numpy as np
+
+from albef_jax.errors import UserError
+from albef_jax.inference.api import load
+from albef_jax.inference.collection import Features, open_collection
+from albef_jax.sharding import use_compile_cache
+
+MAX_NAMED = 10  # images that cannot be read, named in the closing line
+
+
+def embed(workdir, source, out, image_root=None, **options):
+    """Encodes the images, and the captions of a manifest, into an .npz file.
+
+    Args:
+      workdir: of the model; see `load`. source, image_root: see `open_collection`.
+      out: path of the .npz file. options: of `load`.
+
+    Raises:
+      UserError: nothing can be read or written.
+    """
+    if os.path.isdir(out) or not os.path.isdir(os.path.dirname(out) or "."):
+        raise UserError(f"{out} cannot be written: give --out a file name in a folder that exists.")
+    use_compile_cache()
+    features = encode_collection(load(workdir, **options), source, image_root)
+    features.save(out)
+    n, m = len(features.image_names), len(features.captions)
+    print(f"{n} images and {m} captions, {features.image_features.shape[1]} numbers each: {out}")
+
+
+def search(workdir, source, text=None, image=None, image_root=None, k=5, rerank=0, **options):
+    """Prints the best k of a collection for a text or an image.
+
+    A text finds images. An image finds captions, or images where there are no captions.
+
+    Args:
+      workdir: of the model; see `load`. source: a folder, a manifest or an .npz file of `embed`.
+      text, image: the query, one of them; `image` is a path.
+      image_root: see `open_collection`. k, rerank: see `Model.search`. options: of `load`.
+
+    Raises:
+      UserError: nothing can be read, or the features are of another model.
+    """
+    use_compile_cache()
+    model = load(workdir, **options)
+    if str(source).endswith(".npz"):
+        features = Features.load(source)
+        if features.model != fingerprint(model.params):
+            raise UserError(f"{source} was made by another model or another checkpoint than "
+                            f"{workdir}; run `albef embed` again.")
+    else:
+        features = encode_collection(model, source, image_root)
+    kind = "text" if image is not None and len(features.captions) else "image"
+    hits = model.search(features.index(kind), text=text, image=image, k=k, rerank=rerank,
+                        progress=True)
+    for place, hit in enumerate(hits, start=1):
+        match = "" if hit.match is None else f"match {hit.match:.3f}  "
+        print(f"{place:3d}  {match}similarity {hit.similarity:6.3f}  {hit.name}")
+
+
+def encode_collection(model, source, image_root=None):
+    """Encodes a folder or a manifest; images that cannot be read are reported and left out.
+
+    Raises:
+      UserError: no image can be read.
+    """
+    collection, broken = open_collection(source, image_root), {}
+    images = model.encode_image(collection.images, progress=True, broken=broken)
+    report_broken(source, collection.names, broken)
+    kept = np.array([row not in broken for row in range(len(images))])
+    new_row = np.cumsum(kept) - 1
+    told = np.flatnonzero(kept[collection.caption_images])
+    captions = [collection.captions[row] for row in told]
+    texts = (model.encode_text(captions, progress=True) if captions
+             else np.zeros((0, images.shape[1]), np.float32))
+    return Features(
+        np.array(collection.names)[kept], images[kept], np.array(captions, dtype=str),
+        new_row[collection.caption_images[told]], texts, os.path.abspath(source),
+        os.path.abspath(image_root) if image_root else "", fingerprint(model.params))
+
+
+def report_broken(source, names, broken):
+    """Says which images were left out.
+
+    Raises:
+      UserError: all of them.
+    """
+    if not broken:
+        return
+    named = ", ".join(f"{names[row]} ({reason})" for row, reason in
+                      sorted(broken.items())[:MAX_NAMED])
+    if len(broken) == len(names):
+        raise UserError(f"No image of {source} can be read: {named}; check the folder of the "
+                        "images.")
+    print(f"{len(broken)} of {len(names)} images cannot be read and are left out: {named}",
+          file=sys.stderr)
+
+
+def fingerprint(params):
+    """Short hash of the projections, which no two checkpoints share."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves([params["vision_proj"], params["text_proj"]]):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

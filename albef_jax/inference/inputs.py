@@ -1,0 +1,158 @@
+"""What people hand to a model: images in any form, texts, one or many; made into batches."""
+
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+import os
+
+from etils import epath
+import numpy as np
+from PIL import Image
+
+from albef_jax.data.image import BrokenImage, decode, load_eval, read
+from albef_jax.data.sources.base import Source
+from albef_jax.data.text import clean_caption
+from albef_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredImage:
+    """An image of a data source, read when it is needed."""
+
+    source: Source
+    index: int
+
+
+def as_images(images):
+    """One image or several -> a list.
+
+    Raises:
+      UserError: there is none.
+    """
+    one = isinstance(images, (str, os.PathLike, bytes, Image.Image, StoredImage)) or (
+        isinstance(images, np.ndarray) and images.ndim < 4)
+    return _not_empty([images] if one else list(images), "images")
+
+
+def as_texts(texts):
+    """One text or several -> a list.
+
+    Raises:
+      UserError: there is none, or something is not a text.
+    """
+    texts = _not_empty([texts] if isinstance(texts, str) else list(texts), "texts")
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"Text {row} is a {type(text).__name__}; give a str or a list of str.")
+    return texts
+
+
+def _not_empty(values, what):
+    if not values:
+        raise UserError(f"The list of {what} is empty; give at least one.")
+    return values
+
+
+def load_images(images, size, first=0, broken=None):
+    """Reads and resizes images as evaluation does; decoding runs in threads.
+
+    Args:
+      images: see `load_image`. size: side of the result, pixels.
+      first: the number of the first image, for messages.
+      broken: a dict that takes number -> reason of every image that cannot be read, whose pixels
+        are then zero; None: the first such image is an error.
+
+    Returns:
+      uint8 `[n, size, size, 3]`.
+
+    Raises:
+      UserError: naming the image that cannot be read.
+    """
+    pixels = np.zeros((len(images), size, size, 3), np.uint8)
+
+    def load(row):
+        try:
+            pixels[row] = load_image(images[row], size)
+        except BrokenImage as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        problems = list(pool.map(load, range(len(images))))
+    for row, problem in enumerate(problems):
+        if problem is None:
+            continue
+        if broken is None:
+            raise UserError(f"The image {name_of(images[row], first + row)} cannot be read "
+                            f"({problem}); give a complete picture in a format that Pillow knows.")
+        broken[first + row] = problem
+    return pixels
+
+
+def load_image(image, size):
+    """One image -> uint8 `[size, size, 3]`.
+
+    Args:
+      image: a path, an encoded file as bytes, a PIL image, pixels uint8 `[h, w]` or `[h, w, 3]`,
+        or a `StoredImage`.
+      size: pixels.
+
+    Raises:
+      BrokenImage: it cannot be read.
+      UserError: it is none of these.
+    """
+    if isinstance(image, Image.Image):
+        return np.asarray(decode(image).resize((size, size), Image.Resampling.BICUBIC))
+    if isinstance(image, StoredImage):
+        image = read(image.source, image.index)
+    elif isinstance(image, (str, os.PathLike)):
+        image = _read_file(image)
+    elif isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+            raise UserError(f"An image array is {image.dtype}{list(image.shape)}; give uint8 "
+                            "pixels of shape [height, width, 3].")
+    elif not isinstance(image, bytes):
+        raise UserError(f"An image is a {type(image).__name__}; give a path, bytes, a PIL image "
+                        "or uint8 pixels.")
+    return load_eval(image, size)
+
+
+def _read_file(path):
+    try:
+        return epath.Path(path).read_bytes()
+    except FileNotFoundError:
+        raise BrokenImage("missing") from None
+    except OSError as error:
+        raise BrokenImage(error.strerror or str(error)) from None
+
+
+def name_of(image, number):
+    """The file or the name in its source of an image, else its number."""
+    if isinstance(image, StoredImage):
+        return image.source.name(image.index)
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image)
+    return str(number)
+
+
+def tokenize(texts, tokenizer, data_config):
+    """Cleans and tokenizes texts as evaluation does; what is too long is cut.
+
+    Returns:
+      ids and mask, int32 `[n, l]`.
+    """
+    cleaned = [clean_caption(text, data_config.max_words) for text in texts]
+    return tokenizer.encode(cleaned, data_config.text_length, data_config.sep)
+
+
+def blocks(count, batch_size):
+    """Cuts `count` rows into slices that fill a batch, and one for the rest."""
+    return [slice(start, min(start + batch_size, count))
+            for start in range(0, count, batch_size)]
+
+
+def pad(array, batch_size):
+    """Repeats the last row up to a batch, so that few shapes are compiled: one row, or all."""
+    rows = len(array)
+    if rows in (1, batch_size):
+        return array
+    return np.concatenate([array, np.repeat(array[-1:], batch_size - rows, axis=0)])
