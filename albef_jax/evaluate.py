@@ -64,7 +64,13 @@ def evaluate(workdir, step=None, overrides=()):
 
 
 def restore_params(workdir, config, task, mesh, step=None):
-    """The online parameters of a checkpoint, a copy on every device, and its step.
+    """The online parameters of a checkpoint and its step (see `restore_state`)."""
+    state, step = restore_state(workdir, config, task, mesh, step)
+    return state.params, step
+
+
+def restore_state(workdir, config, task, mesh, step=None):
+    """The state of a checkpoint, a copy on every device, and its step.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged or of another config.
@@ -78,10 +84,9 @@ def restore_params(workdir, config, task, mesh, step=None):
                                                         sharding=replicated(mesh)), state)
     checkpointer = Checkpointer(workdir, config.checkpoint)
     try:
-        state, step = checkpointer.restore(state, step)
+        return checkpointer.restore(state, step)
     finally:
         checkpointer.close()
-    return state.params, step
 
 
 def fingerprint(config):

@@ -30,14 +30,14 @@ class HeldOut:
       text_ids, text_mask: int32 `[m, l]`, cut to the longest caption (padding changes nothing).
       texts: the m captions, cleaned, in full.
       text_image: int32 `[m]`, the image of each caption.
-      num_images: n, different images, `max_images` at most.
+      num_images: n, different images, `max_images` at most. all_images: without that limit.
     """
 
     def __init__(self, source, settings, data_config, tokenizer):
         self._set = EvalSet(make_source(source), tokenizer, data_config)
         self._batch_size = settings["batch_size"]
-        self.num_images = min(settings["max_images"] or self._set.num_images,
-                              self._set.num_images)
+        self.all_images = self._set.num_images
+        self.num_images = min(settings["max_images"] or self.all_images, self.all_images)
         kept = self._set.text_image < self.num_images
         longest = int(self._set.text_mask[kept].sum(axis=1).max())
         self.text_ids = self._set.text_ids[kept, :longest]
