@@ -59,11 +59,37 @@ def build_parser():
     evaluate.add_argument("--step", type=int, help="checkpoint to use (the latest)")
     evaluate.set_defaults(run=run_evaluate)
 
+    embed = commands.add_parser("embed", help="features of a folder of images or a manifest")
+    add_inference(embed, "a folder of images or a manifest .json")
+    embed.add_argument("--out", required=True, metavar="FILE.npz")
+    embed.set_defaults(run=run_embed)
+
+    search = commands.add_parser("search", help="find images for a text, or texts for an image")
+    add_inference(search, "a folder of images, a manifest .json, or an .npz file of embed")
+    search.add_argument("text", nargs="?", help="the query")
+    search.add_argument("--image", metavar="FILE", help="query with an image instead of a text")
+    search.add_argument("-k", type=positive, default=5, help="results (%(default)s)")
+    search.add_argument("--rerank", type=positive, default=0, metavar="N",
+                        help="let the matching head reorder the N most similar")
+    search.set_defaults(run=run_search)
+
     bench = commands.add_parser("bench", help="measure the training step of a config")
     bench.add_argument("--config", required=True, metavar="FILE.py[:variant]")
     bench.add_argument("--steps", type=positive, default=10, help="steps to time (%(default)s)")
     bench.set_defaults(run=run_bench)
     return parser
+
+
+def add_inference(command, what):
+    """Arguments of the commands that use a trained model; `run_embed` passes them on by name."""
+    command.add_argument("workdir", metavar="WORKDIR", help="of a run, or an exported model")
+    command.add_argument("source", metavar="DATA", help=what)
+    command.add_argument("--image-root", metavar="PATH",
+                         help="folder or .tar with the images of a manifest (its own folder)")
+    command.add_argument("--weights", default="online", help="online (the default) or momentum")
+    command.add_argument("--dtype", default="float32", help="float32 (the default) or bfloat16")
+    command.add_argument("--batch-size", type=positive, default=32, metavar="N",
+                         help="images or texts at once (%(default)s)")
 
 
 def positive(text):
@@ -99,6 +125,33 @@ def run_evaluate(args, overrides):
 
     evaluate(args.workdir, args.step, overrides)
     return 0
+
+
+def run_embed(args, rest):
+    """`albef embed`."""
+    from albef_jax.inference.commands import embed
+
+    embed(**named(args, rest))
+    return 0
+
+
+def run_search(args, rest):
+    """`albef search`."""
+    from albef_jax.inference.commands import search
+
+    search(**named(args, rest))
+    return 0
+
+
+def named(args, rest):
+    """The arguments by name, for a command without a config.
+
+    Raises:
+      UserError: there are others.
+    """
+    if rest:
+        raise UserError(f"The argument {rest[0]!r} is not understood; see albef --help.")
+    return {name: value for name, value in vars(args).items() if name != "run"}
 
 
 def run_bench(args, overrides):

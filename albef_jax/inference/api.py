@@ -231,11 +231,9 @@ class Model:
           A list of `Hit`.
 
         Raises:
-          UserError: no query or two, or re-ranking of two images or two texts.
+          UserError: see `check_query`, or the query is several.
         """
-        if (text is None) == (image is None):
-            raise UserError("search needs one query: give text=... or image=....")
-        query_kind = "image" if text is None else "text"
+        check_query(index.kind, text, image, rerank)
         query = self.encode_text(text) if image is None else self.encode_image(image)
         if len(query) != 1:
             raise UserError(f"search got {len(query)} queries; call it for one at a time.")
@@ -244,9 +242,6 @@ class Model:
         if not rerank:
             return [Hit(index.names[row], int(row), float(similarity[row]), None)
                     for row in best[:k]]
-        if index.kind == query_kind:
-            raise UserError(f"Re-ranking compares an image with a text, but query and index are "
-                            f"both {query_kind}s; set rerank=0.")
         found = [index.items[row] for row in best]
         match = self.match(*((found, text) if image is None else (image, found)),
                            progress=progress)
@@ -298,3 +293,16 @@ class Model:
 
             scores.append(self._in_blocks(score, len(row_p), "pairs", progress=False))
         return np.concatenate(scores)
+
+
+def check_query(kind, text, image, rerank):
+    """Checks a query of an index of one kind, 'image' or 'text', before anything is computed.
+
+    Raises:
+      UserError: no query or two, or re-ranking of two images or two texts.
+    """
+    if (text is None) == (image is None):
+        raise UserError("A search needs one query: give a text or an image.")
+    if rerank and kind == ("image" if text is None else "text"):
+        raise UserError(f"Re-ranking compares an image with a text, but query and index are both "
+                        f"{kind}s; rank by similarity alone, without rerank.")

@@ -1,6 +1,7 @@
 """What the shell commands look through: a folder of images, a manifest, or encoded features."""
 
 import dataclasses
+import os
 import pathlib
 import zipfile
 
@@ -21,12 +22,15 @@ class Collection:
     Attributes:
       images: n paths or stored images. names: their names.
       captions: m texts. caption_images: int `[m]`, the image of each.
+      source, image_root: absolute paths of what was opened ('' for no root).
     """
 
     images: list
     names: list[str]
     captions: list[str]
     caption_images: np.ndarray
+    source: str
+    image_root: str = ""
 
 
 def open_collection(path, image_root=None):
@@ -50,7 +54,8 @@ def open_collection(path, image_root=None):
     return Collection([StoredImage(source, i) for i in range(len(source))],
                       [source.name(i) for i in range(len(source))],
                       [text for texts in captions for text in texts],
-                      np.repeat(np.arange(len(source)), [len(texts) for texts in captions]))
+                      np.repeat(np.arange(len(source)), [len(texts) for texts in captions]),
+                      os.path.abspath(path), os.path.abspath(image_root) if image_root else "")
 
 
 def _open_folder(path):
@@ -60,7 +65,7 @@ def _open_folder(path):
         raise UserError(f"The folder {path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); "
                         "give another one, or a manifest .json.")
     return Collection(images, [str(file.relative_to(path)) for file in images], [],
-                      np.zeros(0, np.int64))
+                      np.zeros(0, np.int64), os.path.abspath(path))
 
 
 @dataclasses.dataclass
@@ -70,7 +75,7 @@ class Features:
     Attributes:
       image_names: `[n]`. image_features: float32 `[n, e]`.
       captions: `[m]`. caption_images: int `[m]`, rows of the images. caption_features: `[m, e]`.
-      source, image_root: where the images can be read again, absolute paths ('' for no root).
+      source, image_root: of the collection, to read its images again.
       model: fingerprint of the model; features of another one have nothing in common.
     """
 

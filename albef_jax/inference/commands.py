@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from albef_jax.errors import UserError
-from albef_jax.inference.api import load
+from albef_jax.inference.api import check_query, load
 from albef_jax.inference.collection import Features, open_collection
 from albef_jax.sharding import use_compile_cache
 
@@ -28,7 +28,8 @@ def embed(workdir, source, out, image_root=None, **options):
     if os.path.isdir(out) or not os.path.isdir(os.path.dirname(out) or "."):
         raise UserError(f"{out} cannot be written: give --out a file name in a folder that exists.")
     use_compile_cache()
-    features = encode_collection(load(workdir, **options), source, image_root)
+    collection = open_collection(source, image_root)
+    features = encode_collection(load(workdir, **options), collection)
     features.save(out)
     n, m = len(features.image_names), len(features.captions)
     print(f"{n} images and {m} captions, {features.image_features.shape[1]} numbers each: {out}")
@@ -48,15 +49,15 @@ def search(workdir, source, text=None, image=None, image_root=None, k=5, rerank=
       UserError: nothing can be read, or the features are of another model.
     """
     use_compile_cache()
+    encoded = str(source).endswith(".npz")
+    data = Features.load(source) if encoded else open_collection(source, image_root)
+    kind = "text" if image is not None and len(data.captions) else "image"
+    check_query(kind, text, image, rerank)
     model = load(workdir, **options)
-    if str(source).endswith(".npz"):
-        features = Features.load(source)
-        if features.model != fingerprint(model.params):
-            raise UserError(f"{source} was made by another model or another checkpoint than "
-                            f"{workdir}; run `albef embed` again.")
-    else:
-        features = encode_collection(model, source, image_root)
-    kind = "text" if image is not None and len(features.captions) else "image"
+    features = data if encoded else encode_collection(model, data)
+    if features.model != fingerprint(model.params):
+        raise UserError(f"{source} was made by another model or another checkpoint than "
+                        f"{workdir}; run `albef embed` again.")
     hits = model.search(features.index(kind), text=text, image=image, k=k, rerank=rerank,
                         progress=True)
     for place, hit in enumerate(hits, start=1):
@@ -64,15 +65,15 @@ def search(workdir, source, text=None, image=None, image_root=None, k=5, rerank=
         print(f"{place:3d}  {match}similarity {hit.similarity:6.3f}  {hit.name}")
 
 
-def encode_collection(model, source, image_root=None):
-    """Encodes a folder or a manifest; images that cannot be read are reported and left out.
+def encode_collection(model, collection):
+    """Features of a folder or a manifest; images that cannot be read are reported and left out.
 
     Raises:
       UserError: no image can be read.
     """
-    collection, broken = open_collection(source, image_root), {}
+    broken = {}
     images = model.encode_image(collection.images, progress=True, broken=broken)
-    report_broken(source, collection.names, broken)
+    report_broken(collection.source, collection.names, broken)
     kept = np.array([row not in broken for row in range(len(images))])
     new_row = np.cumsum(kept) - 1
     told = np.flatnonzero(kept[collection.caption_images])
@@ -81,8 +82,8 @@ def encode_collection(model, source, image_root=None):
              else np.zeros((0, images.shape[1]), np.float32))
     return Features(
         np.array(collection.names)[kept], images[kept], np.array(captions, dtype=str),
-        new_row[collection.caption_images[told]], texts, os.path.abspath(source),
-        os.path.abspath(image_root) if image_root else "", fingerprint(model.params))
+        new_row[collection.caption_images[told]], texts, collection.source,
+        collection.image_root, fingerprint(model.params))
 
 
 def report_broken(source, names, broken):
