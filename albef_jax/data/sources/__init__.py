@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from albef_jax.data.sources.arrays import ArraySource
 from albef_jax.data.sources.base import Source
 from albef_jax.data.sources.json_source import JsonSource
+from albef_jax.data.sources.mixture import Mixture
 from albef_jax.data.sources.scenes_source import ScenesSource
 from albef_jax.data.sources.synthetic import SyntheticSource
+from albef_jax.data.sources.tfds_source import TfdsSource
 from albef_jax.errors import UserError
 
 KINDS = {
@@ -17,22 +19,43 @@ KINDS = {
     "arrays": ArraySource,
     "synthetic": SyntheticSource,
     "scenes": ScenesSource,
+    "tfds": TfdsSource,
+    "mixture": Mixture,
 }
 
-__all__ = ["KINDS", "Source", "make_source"]
+__all__ = ["KINDS", "Source", "make_source", "parse_source"]
 
 
-def make_source(config: Mapping) -> Source:
+def parse_source(text: str) -> dict:
+    """The block that a short form stands for.
+
+    Args:
+        text: `json:FILE`, `scenes:LEVEL[:SPLIT]` or `tfds:NAME[:VERSION][:SPLIT]`.
+
+    Raises:
+        UserError: the text is none of these.
+    """
+    kind, colon, rest = text.partition(":")
+    if kind not in KINDS or not colon:
+        raise UserError(
+            f"{text!r} is no data source; write json:FILE, scenes:LEVEL or tfds:NAME, where a "
+            "split may follow the last two, such as tfds:coco_captions:val."
+        )
+    return {"kind": kind, **KINDS[kind].options(rest)}
+
+
+def make_source(config: Mapping | str) -> Source:
     """Builds a source from its config block.
 
     Args:
         config: `kind` and the options of that kind, for example
-            `dict(kind="json", files=("train.json",), image_roots=("images.tar",))`.
+            `dict(kind="json", files=("train.json",), image_roots=("images.tar",))`; or a short
+            form, see `parse_source`.
 
     Raises:
         UserError: the kind is unknown, an option is missing or unknown, or the data is unusable.
     """
-    options = dict(config)
+    options = parse_source(config) if isinstance(config, str) else dict(config)
     kind = options.pop("kind", None)
     if kind not in KINDS:
         raise UserError(f"data source kind {kind!r} is unknown; use one of {sorted(KINDS)}.")

@@ -6,6 +6,8 @@ import abc
 
 import numpy as np
 
+from albef_jax.errors import UserError
+
 
 class Source(abc.ABC):
     """`len(source)` examples, each one image with one or more captions.
@@ -17,6 +19,15 @@ class Source(abc.ABC):
     """
 
     fingerprint: str
+
+    @classmethod
+    def options(cls, text: str) -> dict:
+        """The options that the short form `kind:text` stands for.
+
+        Raises:
+            UserError: the text is not understood, or the kind has no short form.
+        """
+        raise UserError(f"{cls.__name__} has no short form (':{text}'); give it as a block.")
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -37,6 +48,18 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def image(self, index: int) -> bytes | np.ndarray:
         """The encoded file, or pixels uint8 [h, w, 3]; raises OSError if it cannot be read."""
+
+    def describes(self, owner: int, caption: int, index: int) -> bool:
+        """Whether a caption is true of an image, as far as the source knows.
+
+        Here: if it is the image's own, or of another example with the same image.
+
+        Args:
+            owner, caption: the example of the caption, and its number there.
+            index: the example of the image.
+        """
+        del caption
+        return self.image_id(owner) == self.image_id(index)
 
     def order(self, seed: int, epoch: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """The examples that an epoch shows, in order: a function, so that any step can be resumed.

@@ -53,6 +53,10 @@ class JsonSource(Source):
         self._folders = [_open_root(root) for root in roots]
         self.fingerprint = digest.hexdigest()
 
+    @classmethod
+    def options(cls, text: str) -> dict:
+        return {"files": (text,)}
+
     def __len__(self) -> int:
         return len(self._names)
 

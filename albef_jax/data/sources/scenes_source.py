@@ -63,6 +63,11 @@ class ScenesSource(Source):
             f"damaged={damaged}"
         )
 
+    @classmethod
+    def options(cls, text: str) -> dict:
+        level, _, split = text.partition(":")
+        return {"level": level, "split": split or "train"}
+
     def __len__(self) -> int:
         return self._size
 

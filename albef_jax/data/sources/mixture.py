@@ -1,0 +1,139 @@
+"""Several sources in fixed shares."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from albef_jax.data.sources.base import Source
+from albef_jax.errors import UserError
+
+
+class Mixture(Source):
+    """The examples of all parts, one part after the other; an epoch shows them in shares.
+
+    An epoch has as many rows as there are examples. The rows of a part are spread evenly over it,
+    so any stretch of an epoch, a batch or a group, holds the parts in their shares. A part goes on
+    in the next epoch where it stopped in the last one: each of its examples is shown once before
+    one is shown again, whether its share makes that several passes per epoch or several epochs per
+    pass. All of this is a function of the epoch; nothing needs to be remembered.
+
+    Args:
+        parts: blocks `dict(source=..., weight=...)`; `source` as for `make_source`, the weights
+            are relative to each other.
+
+    Raises:
+        UserError: no parts, a wrong block, a weight that is no positive number or so small that it
+            gives no rows, or a part that cannot be used.
+    """
+
+    def __init__(self, parts: Sequence[Mapping]):
+        from albef_jax.data.sources import make_source  # it imports this file
+
+        parts = list(parts)
+        if not parts:
+            raise UserError(
+                "A mixture has no parts; give it some, such as "
+                "parts=(dict(source='json:a.json', weight=1.0),)."
+            )
+        weights = np.array([_weight(number, part) for number, part in enumerate(parts)])
+        self._parts = [make_source(part["source"]) for part in parts]
+        self._shares = weights / weights.sum()
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        self._starts = self._ends - [len(part) for part in self._parts]
+        for number, share in enumerate(self._shares):
+            if share * len(self) < 2:  # an epoch cut to whole batches has at least half its rows
+                raise UserError(
+                    f"Part {number} of the mixture (counted from 0) gets {share:.2g} of "
+                    f"{len(self)} rows, less than two; raise its weight or leave it out."
+                )
+        self._image_ids = _number(self._parts)
+        self.fingerprint = _fingerprint(self._parts, self._shares)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def name(self, index: int) -> str:
+        part, local = self._locate(index)
+        return self._parts[part].name(local)
+
+    def captions(self, index: int) -> list[str]:
+        part, local = self._locate(index)
+        return self._parts[part].captions(local)
+
+    def image_id(self, index: int) -> int:
+        return int(self._image_ids[index])
+
+    def image(self, index: int) -> bytes | np.ndarray:
+        part, local = self._locate(index)
+        return self._parts[part].image(local)
+
+    def describes(self, owner: int, caption: int, index: int) -> bool:
+        (part, local_owner), (other, local) = self._locate(owner), self._locate(index)
+        return part == other and self._parts[part].describes(local_owner, caption, local)
+
+    def order(self, seed: int, epoch: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        counts = _split(self._shares, rows)
+        streams = [
+            self._stream(seed, part, epoch * count, count) for part, count in enumerate(counts)
+        ]
+        place = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+        mixed = np.argsort(place, kind="stable")
+        indices, passes = (np.concatenate(columns)[mixed] for columns in zip(*streams))
+        return indices, passes
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """The part of an example, and its index there."""
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return part, index - int(self._starts[part])
+
+    def _stream(self, seed: int, part: int, start: int, count: int):
+        """`count` rows of a part from row `start` of its endless sequence of passes."""
+        source = self._parts[part]
+        size, own_seed = len(source), (seed << 16) + part + 1  # parts of one size differ in order
+        first, last = start // size, (start + count - 1) // size
+        orders = [source.order(own_seed, number, size) for number in range(first, last + 1)]
+        rows = slice(start - first * size, start - first * size + count)
+        indices, passes = (np.concatenate(columns)[rows] for columns in zip(*orders))
+        return indices + self._starts[part], passes
+
+
+def _weight(number: int, part) -> float:
+    where = f"Part {number} of the mixture (counted from 0)"
+    if not isinstance(part, Mapping) or set(part) != {"source", "weight"}:
+        raise UserError(f"{where} must be dict(source=..., weight=...), but is {part!r}.")
+    weight = part["weight"]
+    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    if not is_number or not 0 < weight < math.inf:
+        raise UserError(f"{where} has the weight {weight!r}; give it a positive number.")
+    return float(weight)
+
+
+def _split(shares: np.ndarray, rows: int) -> list[int]:
+    """Whole numbers in these shares that sum to `rows`: the largest remainders are rounded up."""
+    exact = shares * rows
+    counts = np.floor(exact).astype(np.int64)
+    largest = np.argsort(counts - exact, kind="stable")
+    counts[largest[: rows - counts.sum()]] += 1
+    return counts.tolist()
+
+
+def _number(parts: Sequence[Source]) -> np.ndarray:
+    """Image ids int32 of all examples; those of different parts differ."""
+    numbered, start = [], 0
+    for part in parts:
+        ids = np.fromiter(map(part.image_id, range(len(part))), np.int64, len(part))
+        unique, own = np.unique(ids, return_inverse=True)
+        numbered.append(own + start)
+        start += len(unique)
+    return np.concatenate(numbered).astype(np.int32)
+
+
+def _fingerprint(parts: Sequence[Source], shares: np.ndarray) -> str:
+    digest = hashlib.blake2b(b"mixture", digest_size=16)
+    for part, share in zip(parts, shares):
+        digest.update(f" {float(share)!r} {part.fingerprint}".encode())
+    return digest.hexdigest()

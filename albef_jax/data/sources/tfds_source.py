@@ -1,0 +1,221 @@
+"""Any TensorFlow Datasets (TFDS) data set with an image and a text, read with random access."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+
+from albef_jax.data.sources.base import Source
+from albef_jax.errors import UserError
+
+REMEMBERED = 50_000  # examples whose captions are kept once their image was read
+# Texts that go with an image and are no captions.
+NOT_CAPTIONS = {"filename", "file_name", "id", "image_id", "path", "url", "license"}
+
+SHORT_FORM = re.compile(r"(?P<name>[^:]+(:[\d*][\d.*]*)?)(:(?P<split>.+))?")
+
+
+class TfdsSource(Source):
+    """A TFDS data set on disk, without TensorFlow where it is stored as ArrayRecord.
+
+    A set that is stored as TFRecord is converted once, next to the original. Nothing is ever
+    downloaded.
+
+    Args:
+        name: as for `tfds.load`: `name`, `name/config`, `name:version`, `name/config:version`.
+        split: as for `tfds.load`, such as `train` or `validation[:90%]`.
+        image: name of the image feature, its parts joined by `/`; found if there is only one.
+        text: name of the text feature: a text or a list of texts, such as `captions/text`.
+        data_dir: where TFDS keeps its data; by default `$TFDS_DATA_DIR` or
+            `~/tensorflow_datasets`.
+
+    Raises:
+        UserError: the set is unknown or not prepared, the split or a feature is unknown or
+            ambiguous, or the conversion fails.
+    """
+
+    def __init__(
+        self, name: str, split: str = "train", image: str = "", text: str = "", data_dir: str = ""
+    ):
+        import tensorflow_datasets as tfds  # takes a second
+
+        from albef_jax.data.sources.tfds_convert import with_random_access
+
+        builder = with_random_access(_find(name, data_dir))
+        images, texts = _candidates(builder.info.features)
+        self._image = _choose(name, "image", image, images, images)
+        captions = [path for path in texts if path[-1].split("/")[-1] not in NOT_CAPTIONS]
+        self._text = _choose(name, "text", text, texts, captions)
+        self._name = f"{name}[{split}]"
+        skip = _nest({path: tfds.decode.SkipDecoding() for path in images})
+        _check_split(builder.info.splits, name, split)
+        self._records = builder.as_data_source(split, decoders=skip)
+        self._recent: dict[int, list[str]] = {}  # what a batch asks for next: see `image`
+        self._lock = threading.Lock()
+        self.fingerprint = _fingerprint(builder.info, split, self._image, self._text)
+
+    @classmethod
+    def options(cls, text: str) -> dict:
+        match = SHORT_FORM.fullmatch(text)
+        if not match:
+            raise UserError(f"'tfds:{text}' is no data source; write tfds:NAME or tfds:NAME:SPLIT.")
+        return {"name": match["name"], "split": match["split"] or "train"}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def name(self, index: int) -> str:
+        return f"{self._name}[{index}]"
+
+    def image_id(self, index: int) -> int:
+        return index
+
+    def captions(self, index: int) -> list[str]:
+        with self._lock:
+            captions = self._recent.get(index)
+        return captions or self._captions_of(self._read(index))
+
+    def image(self, index: int) -> bytes:
+        record = self._read(index)
+        captions = self._captions_of(record)
+        with self._lock:
+            while len(self._recent) >= REMEMBERED:
+                del self._recent[next(iter(self._recent))]
+            self._recent[index] = captions
+        return _at(record, self._image)
+
+    def _read(self, index: int) -> dict:
+        try:
+            return self._records[index]
+        except (RuntimeError, ValueError) as error:  # what ArrayRecord raises on damaged files
+            raise OSError(_first_line(error)) from None
+
+    def _captions_of(self, record: dict) -> list[str]:
+        return list(_texts(_at(record, self._text))) or [""]
+
+
+def _find(name: str, data_dir: str):
+    """The builder of a set that is on disk; its code, if it has any, is not needed."""
+    from tensorflow_datasets.core import constants, read_only_builder, registered
+
+    try:
+        return read_only_builder.builder_from_files(name, data_dir=data_dir or None)
+    except (registered.DatasetNotFoundError, OSError):
+        raise UserError(_how_to_prepare(name, data_dir or constants.DATA_DIR, data_dir)) from None
+    except ValueError as error:
+        raise UserError(
+            f"The TFDS data set {name!r} cannot be opened ({_first_line(error)}); a name looks "
+            "like coco_captions, name/config or name/config:1.0.0."
+        ) from None
+
+
+def _how_to_prepare(name: str, place: str, data_dir: str) -> str:
+    import tensorflow_datasets as tfds
+
+    known = tfds.list_builders(with_community_datasets=False)
+    bare = re.split("[/:]", name)[0]
+    if bare not in known:
+        close = difflib.get_close_matches(bare, known, n=3)
+        guess = f"did you mean {' or '.join(close)}" if close else "check the name and data_dir"
+        return f"No TFDS data set {name!r} is in {place}, and TFDS knows none of that name; {guess}?"
+    options = f", data_dir={data_dir!r}" if data_dir else ""
+    return (
+        f"The TFDS data set {name!r} is not in {place}; prepare it there with `python -c \"import "
+        f"tensorflow_datasets as tfds; tfds.builder({name!r}{options}, "
+        "file_format='array_record').download_and_prepare()\"`, which downloads it and needs "
+        "TensorFlow, or say with data_dir where it is."
+    )
+
+
+def _check_split(splits, name: str, split: str) -> None:
+    try:
+        count = splits[split].num_examples
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"The split {split!r} of the TFDS data set {name!r} is unknown "
+            f"({_first_line(error)}); its splits are {', '.join(splits)}."
+        ) from None
+    if not count:
+        raise UserError(f"The split {split!r} of the TFDS data set {name!r} is empty; give more.")
+
+
+def _candidates(features) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Paths of the images (one per example) and of the texts (one or a list per example)."""
+    import tensorflow_datasets as tfds
+
+    images, texts = [], []
+
+    def visit(feature, path, repeated):
+        if isinstance(feature, tfds.features.FeaturesDict):
+            for name, part in feature.items():
+                visit(part, (*path, name), repeated)
+        elif isinstance(feature, tfds.features.Sequence):
+            visit(feature.feature, path, True)
+        elif isinstance(feature, tfds.features.Image):
+            if not repeated:
+                images.append(path)
+        elif feature.np_dtype == object and len(feature.shape) <= 1:
+            texts.append(path)
+
+    visit(features, (), False)
+    return images, texts
+
+
+def _choose(name: str, kind: str, wanted: str, allowed, likely) -> tuple[str, ...]:
+    """The feature that was asked for, or the only likely one."""
+    listed = ", ".join("/".join(path) for path in allowed)
+    if wanted:
+        found = [path for path in allowed if "/".join(path) == wanted]
+        if not found:
+            raise UserError(
+                f"The TFDS data set {name!r} has no {kind} feature {wanted!r}; it has "
+                f"{listed or 'none'}."
+            )
+        return found[0]
+    if len(likely) != 1:
+        raise UserError(
+            f"The TFDS data set {name!r} has {len(likely) or 'no'} {kind} features"
+            + (f", {listed}; choose one with {kind}='...'." if listed else "; use another set.")
+        )
+    return likely[0]
+
+
+def _nest(leaves: dict[tuple[str, ...], object]) -> dict:
+    nested: dict = {}
+    for path, leaf in leaves.items():
+        block = nested
+        for part in path[:-1]:
+            block = block.setdefault(part, {})
+        block[path[-1]] = leaf
+    return nested
+
+
+def _at(record: dict, path: tuple[str, ...]):
+    for part in path:
+        record = record[part]
+    return record
+
+
+def _texts(value) -> Iterator[str]:
+    """All texts of a value: bytes, or lists of them, also lists of lists."""
+    if isinstance(value, bytes):
+        yield value.decode("utf-8", "replace")
+    elif isinstance(value, str):
+        yield value
+    else:
+        for part in value:
+            yield from _texts(part)
+
+
+def _fingerprint(info, split: str, *features) -> str:
+    """Of name, version, sizes and options; TFDS sets of one version have one content."""
+    sizes = [(s.name, s.num_examples, s.num_bytes) for s in info.splits.values()]
+    text = repr((info.full_name, sorted(sizes), split, features))
+    return "tfds " + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")
