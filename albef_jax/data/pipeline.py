@@ -257,19 +257,25 @@ class EvalSet:
         self._engine = make_engine(data_config)
         rows: dict[int, int] = {}  # image_id -> row
         self._examples: list[int] = []  # row -> the first example that shows it
+        self._owners: list[tuple[int, int]] = []  # text -> its example, and its number there
         self.texts, text_image = [], []
         for example in range(len(source)):
             row = rows.setdefault(source.image_id(example), len(rows))
             if row == len(self._examples):
                 self._examples.append(example)
-            for caption in source.captions(example):
+            for number, caption in enumerate(source.captions(example)):
                 self.texts.append(clean_caption(caption, data_config.max_words))
+                self._owners.append((example, number))
                 text_image.append(row)
         self.num_images = len(rows)
         self.text_image = np.array(text_image, np.int32)
         self.text_ids, self.text_mask = tokenizer.encode(
             self.texts, data_config.text_length, data_config.sep
         )
+
+    def describes(self, text: int, row: int) -> bool:
+        """Whether a text is true of the image of a row, see `Source.describes`."""
+        return self._source.describes(*self._owners[text], self._examples[row])
 
     def picture(self, row: int) -> Image.Image:
         """The image of a row as a person looks at it: RGB, at its own size.

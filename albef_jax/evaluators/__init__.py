@@ -14,8 +14,8 @@ EVALUATORS = {
     "matching": MatchingEvaluator,
     "masked": MaskedEvaluator,
 }
-# Numeric fields of every block: (default, least). An evaluator adds its own; `every` is for the
-# training loop.
+# Fields of every block: (default, least); without a least value the field is a tuple of words. An
+# evaluator adds its own; `every` is for the training loop.
 COMMON_FIELDS = {"every": (0, 0), "batch_size": (64, 1), "max_images": (0, 0)}
 
 
@@ -51,6 +51,16 @@ def make_evaluator(block, data_config, tokenizer, seed):
                         "source=dict(kind='json', files=('dev.json',), image_roots=('images',)).")
     settings = {name: block.get(name, default) for name, (default, _) in fields.items()}
     for name, (_, least) in fields.items():
-        if settings[name] < least:
+        if least is None:
+            settings[name] = tuple_of_words(where, name, settings[name])
+        elif settings[name] < least:
             raise UserError(f"{where} has {name}={settings[name]}; make it at least {least}.")
     return EVALUATORS[kind](block["source"], settings, data_config, tokenizer, seed)
+
+
+def tuple_of_words(where, name, value):
+    """Checks a field that is a list or tuple of texts."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) for word in value):
+        raise UserError(f"{where} has {name}={value!r}; give a tuple of words, such as "
+                        "('red', 'blue').")
+    return tuple(value)

@@ -43,8 +43,13 @@ class HeldOut:
         self.text_ids = self._set.text_ids[kept, :longest]
         self.text_mask = self._set.text_mask[kept, :longest]
         self.text_image = self._set.text_image[kept]
-        self.texts = [text for text, keep in zip(self._set.texts, kept) if keep]
+        self._kept = np.flatnonzero(kept).tolist()
+        self.texts = [self._set.texts[text] for text in self._kept]
         self._bound_to = self._compiled = self._mesh = None
+
+    def describes(self, text, image):
+        """Whether a text is true of an image (not only of its own), as far as the source knows."""
+        return self._set.describes(self._kept[text], image)
 
     def picture(self, image):
         """A Pillow image for people: RGB, at its own size."""

@@ -12,7 +12,8 @@ class MatchingEvaluator:
 
     Negatives come from groups of held-out pairs, as in training. Every other pair of a group gets
     another image for its text, the rest another text for their image. An image appears once, also
-    when the source lists it often, so no negative shows the image that its text describes.
+    when the source lists it often, and no text that its source knows to be true of an image is a
+    negative for it. A pair without any negative in its group is left out.
 
     Yields `itm_accuracy_random` (uniform negatives) and `itm_accuracy_hard` (drawn with
     probability softmax(similarity / temperature), the ITM training distribution). The draws
@@ -31,8 +32,14 @@ class MatchingEvaluator:
             raise UserError("The evals block of kind 'matching' needs at least two different "
                             "images; give its source more, or raise max_images.")
         self._draws = [rng.random((2, len(rows))) for rows in self._groups]
-        self.description = (f"{sum(map(len, self._groups))} pairs in groups of "
-                            f"{settings['group_size']}")
+        self._candidates = [candidates(self._describes(rows)) for rows in self._groups]
+        asked = sum(int(c.any(axis=1).sum()) for c in self._candidates)
+        left_out = sum(map(len, self._groups)) - asked
+        if not asked:
+            raise UserError("The evals block of kind 'matching' finds no negatives: every caption "
+                            "is true of every image of its group; raise group_size.")
+        self.description = f"{asked} pairs in groups of {settings['group_size']}" + (
+            f", {left_out} left out for want of a negative" if left_out else "")
 
     def run(self, params, predict_fns, mesh):
         """Yields (name, percent)."""
@@ -43,17 +50,27 @@ class MatchingEvaluator:
         text_embeds, text_feats = data.encode_texts(params, data.text_ids[texts], text_mask)
 
         pairs = {"positive": [], "random": [], "hard": []}
-        for rows, (draw_random, draw_hard) in zip(self._groups, self._draws):
+        for rows, candidate, (draw_random, draw_hard) in zip(self._groups, self._candidates,
+                                                             self._draws):
+            asked = rows[candidate.any(axis=1)]
             sims = image_feats[images[rows]] @ text_feats[rows].T / self._temperature
-            pairs["positive"].append(np.stack([rows, rows]))
-            pairs["random"].append(rows[negative_pairs(np.zeros_like(sims), draw_random)])
-            pairs["hard"].append(rows[negative_pairs(sims, draw_hard)])
+            pairs["positive"].append(np.stack([asked, asked]))
+            pairs["random"].append(rows[negative_pairs(np.zeros_like(sims), draw_random,
+                                                      candidate)])
+            pairs["hard"].append(rows[negative_pairs(sims, draw_hard, candidate)])
         image, text = np.concatenate([np.concatenate(kind, 1) for kind in pairs.values()], 1)
         logits = data.score_pairs(params, image_embeds, images[image], text,
                                   dict(text_embeds=text_embeds, text_mask=text_mask))
         positive, random, hard = np.split(logits[:, 1] > logits[:, 0], len(pairs))
         for name, negative in (("random", random), ("hard", hard)):
             yield f"itm_accuracy_{name}", 50 * float(positive.mean() + 1 - negative.mean())
+
+    def _describes(self, rows):
+        """Whether text t of a group is true of image i: bool `[g, g]`, rows are images."""
+        texts = self._texts[rows]
+        images = self._held_out.text_image[texts]
+        return np.array([[self._held_out.describes(t, i) for t in texts.tolist()]
+                         for i in images.tolist()])
 
 
 def one_text_per_image(text_image, rng):
@@ -68,23 +85,43 @@ def split_groups(items, group_size):
     return [group for group in groups if len(group) > 1]
 
 
-def negative_pairs(sims_it, uniform_g):
+def candidates(describes_it):
+    """What may replace one side of each pair of a group.
+
+    Args:
+      describes_it: whether text t is true of image i, bool `[g, g]`; the pairs themselves are on
+        the diagonal and never candidates.
+
+    Returns:
+      bool `[g, g]`, one row per pair: over the images for even pairs, over the texts for odd ones.
+    """
+    false_it = ~describes_it & ~np.eye(len(describes_it), dtype=bool)
+    return of_pairs(false_it)
+
+
+def of_pairs(values_it):
+    """One row per pair of a group `[g, g]`: even pairs look at images, odd pairs at texts."""
+    even = np.arange(len(values_it)) % 2 == 0
+    return np.where(even[:, None], values_it.T, values_it)
+
+
+def negative_pairs(sims_it, uniform_g, candidates_gc):
     """One negative per pair of a group, drawn with probability softmax(similarity).
 
     Args:
-      sims_it: similarity over temperature of image i and text t, `[g, g]`; the pairs themselves
-        are on the diagonal and are never drawn.
+      sims_it: similarity over temperature of image i and text t, `[g, g]`.
       uniform_g: `[g]` in [0, 1), one draw per pair.
+      candidates_gc: what may be drawn, bool `[g, g]`, see `candidates`.
 
     Returns:
-      int `[2, g]`, the image and the text of each negative: even pairs keep their text, odd pairs
-      keep their image.
+      int `[2, a]`, the image and the text of each negative, in order of the pairs that have a
+      candidate: even pairs keep their text, odd pairs keep their image.
     """
-    rows = np.arange(len(sims_it))
-    others = np.where(np.eye(len(rows), dtype=bool), -np.inf, sims_it)
-    even = rows % 2 == 0
-    return np.stack([np.where(even, sample(others.T, uniform_g), rows),
-                     np.where(even, rows, sample(others, uniform_g))])
+    pairs = np.flatnonzero(candidates_gc.any(axis=1))
+    logits = np.where(candidates_gc, of_pairs(sims_it), -np.inf)[pairs]
+    drawn = sample(logits, uniform_g[pairs])
+    even = pairs % 2 == 0
+    return np.stack([np.where(even, drawn, pairs), np.where(even, pairs, drawn)])
 
 
 def sample(logits_qc, uniform_q):

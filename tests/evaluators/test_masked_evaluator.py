@@ -10,8 +10,8 @@ from albef_jax.evaluators.masked import draw_masked
 from albef_jax.sharding import make_mesh
 
 
-def build(source, data_config, tokenizer, seed=0, batch_size=8):
-    block = dict(kind="masked", source=source, batch_size=batch_size)
+def build(source, data_config, tokenizer, seed=0, batch_size=8, **fields):
+    block = dict(kind="masked", source=source, batch_size=batch_size) | fields
     return make_evaluator(block, data_config, tokenizer, seed)
 
 
@@ -29,7 +29,8 @@ def test_masks_15_percent_of_words_and_nothing_else():
 def test_evaluator_equals_a_plain_loop(make_source_block, params, predict_fns, tokenizer,
                                        data_config, batch_size, captions_per_image):
     source = make_source_block(41, captions_per_image)
-    evaluator = build(source, data_config, tokenizer, batch_size=batch_size)
+    words = ("red", "dog", "over")
+    evaluator = build(source, data_config, tokenizer, batch_size=batch_size, words=words)
     values = dict(evaluator.run(params, predict_fns, make_mesh()))
 
     with np.load(source["path"]) as arrays:
@@ -38,7 +39,7 @@ def test_evaluator_equals_a_plain_loop(make_source_block, params, predict_fns, t
     longest = mask.sum(1).max()
     special = (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id)
     masked = draw_masked(ids[:, :longest], special, np.random.default_rng(0))
-    places = []
+    places, is_word = [], []
     for text, image in enumerate(np.repeat(images, captions_per_image, 0)):
         embeds, _ = predict_fns["encode_image"](params, image[None])
         question = np.where(masked[text], tokenizer.mask_id, ids[text, :longest])[None]
@@ -46,9 +47,13 @@ def test_evaluator_equals_a_plain_loop(make_source_block, params, predict_fns, t
         for position in np.flatnonzero(masked[text]):
             order = np.argsort(-np.asarray(logits[0, position]))
             places.append(int(np.where(order == ids[text, position])[0][0]))
+            is_word.append(tokenizer.decode([ids[text, position]]) in words)
     assert evaluator.description.startswith(f"{len(places)} masked tokens")
-    assert values == pytest.approx({f"mlm_top{depth}": 100 * np.mean(np.array(places) < depth)
-                                    for depth in (1, 5)})
+    places, is_word = np.array(places), np.array(is_word)
+    assert 0 < is_word.sum() < len(places)
+    assert values == pytest.approx(
+        {f"mlm_top{depth}": 100 * np.mean(places < depth) for depth in (1, 5)}
+        | {"mlm_top1_words": 100 * np.mean(places[is_word] < 1)})
     assert 0 < values["mlm_top5"] < 100
 
 
@@ -67,3 +72,21 @@ def test_nothing_to_mask_is_said_at_once(tmp_path, tokenizer, data_config):
              caption=np.array(["!", "?"]))
     with pytest.raises(UserError, match="too few words"):
         build(dict(kind="arrays", path=str(tmp_path / "empty.npz")), data_config, tokenizer)
+
+
+@pytest.mark.parametrize("words, message", [
+    (("red", "turquoise"), "'turquoise', which is not one token"),
+    ("red", "give a tuple of words"),
+    (("red", 3), "give a tuple of words"),
+])
+def test_wrong_words_are_said_at_once(make_source_block, tokenizer, data_config, words, message):
+    with pytest.raises(UserError, match=message):
+        build(make_source_block(6), data_config, tokenizer, words=words)
+
+
+def test_words_that_are_never_masked_are_said_at_once(tmp_path, tokenizer, data_config):
+    np.savez(tmp_path / "dogs.npz", image=np.zeros((20, 16, 16, 3), np.uint8),
+             caption=np.array(["dog runs over house"] * 20))
+    with pytest.raises(UserError, match="masks none of its words"):
+        build(dict(kind="arrays", path=str(tmp_path / "dogs.npz")), data_config, tokenizer,
+              words=("red",))

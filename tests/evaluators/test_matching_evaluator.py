@@ -1,13 +1,16 @@
 """ITM accuracy: the pairs that are asked, the draws, and the balance."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from albef_jax.data.sources import KINDS
+from albef_jax.data.sources.arrays import ArraySource
 from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
 from albef_jax.evaluators.matching import (
-    negative_pairs, one_text_per_image, sample, split_groups,
+    candidates, negative_pairs, one_text_per_image, sample, split_groups,
 )
 from albef_jax.sharding import make_mesh
 
@@ -132,7 +135,50 @@ def test_negatives_keep_one_side_in_turn():
     sims = np.random.default_rng(0).normal(size=(6, 6)) * 5
     sims[:, 2] = [0, 0, 900, 0, 40, 0]  # text 2: after its own image, image 4 is the nearest
     sims[3] = [40, 0, 0, 900, 0, 0]     # image 3: after its own text, text 0 is the nearest
-    image, text = negative_pairs(sims, np.full(6, 0.5))
+    image, text = negative_pairs(sims, np.full(6, 0.5), candidates(np.eye(6, dtype=bool)))
     assert (image != text).all()
     assert (text[::2] == [0, 2, 4]).all() and (image[1::2] == [1, 3, 5]).all()
     assert image[2] == 4 and text[3] == 0
+
+
+def test_a_true_text_is_no_negative():
+    """Text 0 is true of images 0 to 3, image 1 is described by every text: only 0 of 1 is left."""
+    describes = np.eye(5, dtype=bool)
+    describes[:4, 0] = describes[1] = True
+    for seed in range(50):
+        uniform = np.random.default_rng(seed).random(5)
+        image, text = negative_pairs(np.zeros((5, 5)), uniform, candidates(describes))
+        assert image.tolist()[0] == 4 and text.tolist()[0] == 0
+        assert not describes[image, text].any()
+        assert len(image) == 4  # pair 1 keeps its image, of which every text is true
+        assert (text[[0, 1, 3]] == [0, 2, 4]).all() and image[2] == 3
+
+
+class _KnowsMore(ArraySource):
+    """Captions of the first three images are true of each other, that of image 3 of all."""
+
+    def describes(self, owner, caption, index):
+        return owner == index or max(owner, index) < 3 or owner == 3
+
+
+def test_what_the_source_knows_to_be_true_is_not_asked(numbered, data_config, monkeypatch):
+    monkeypatch.setitem(KINDS, "arrays", _KnowsMore)
+    source, tokenizer, fns = numbered
+    whole = build(source, data_config, tokenizer)
+    assert whole.description in ("80 pairs in groups of 64",
+                                 "79 pairs in groups of 64, 1 left out for want of a negative")
+    asked = []
+
+    def match(params, image_embeds, text_embeds, mask):
+        jax.debug.callback(lambda i, t: asked.extend(zip(i.tolist(), t.tolist())),
+                           image_embeds[:, 0, 0], text_embeds[:, 0, 0])
+        return jnp.zeros((len(image_embeds), 2))
+
+    dict(build(source, data_config, tokenizer, group_size=80).run(
+        {}, fns | {"match": match}, make_mesh()))
+    negatives = [(image, text) for image, text in asked if image != text]
+    assert len(set(negatives)) > 70
+    assert not [(i, t) for i, t in negatives if max(i, t) < 3 or t == 3]
+
+    with pytest.raises(UserError, match="finds no negatives"):
+        build(source, data_config, tokenizer, max_images=3)
