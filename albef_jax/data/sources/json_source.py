@@ -35,23 +35,53 @@ class JsonSource(Source):
         image_roots: Sequence[str] = (),
         merge_images: bool = False,
     ):
+        problems = self._load(files, image_roots, merge_images)
+        if problems:
+            more = f"; `albef data check` lists {len(problems) - 1} more." if problems[1:] else "."
+            raise UserError(problems[0].rstrip(".") + more)
+
+    @classmethod
+    def checked(
+        cls,
+        files: Sequence[str],
+        image_roots: Sequence[str] = (),
+        merge_images: bool = False,
+    ) -> tuple[JsonSource, list[str]]:
+        """The source without what is wrong, and a sentence about each manifest, row and root."""
+        source = cls.__new__(cls)
+        return source, source._load(files, image_roots, merge_images)
+
+    def _load(self, files, image_roots, merge_images) -> list[str]:
+        """Reads everything that can be read; returns what is wrong."""
         files = [files] if isinstance(files, str) else list(files)
         image_roots = [image_roots] if isinstance(image_roots, str) else list(image_roots)
         digest = hashlib.blake2b(f"json merge={bool(merge_images)}".encode(), digest_size=16)
         self._names: list[str] = []
         self._captions: list[str | list[str]] = []
+        self._folders: list[Folder | TarFolder] = []
+        problems, folders = [], []
         for path in files:
-            contents = _read_manifest(path)
+            try:
+                contents = _read_manifest(path)
+                rows = _parse(path, contents)
+            except UserError as error:
+                problems.append(str(error))
+                continue
             digest.update(hashlib.blake2b(contents).digest())
-            _append_rows(path, contents, self._names, self._captions)
-        if not self._names:
-            raise UserError(f"The manifest {files} holds no rows; give one with image-text rows.")
+            folders.append(os.path.dirname(path) or ".")
+            problems += _append_rows(path, rows, self._names, self._captions)
+        if not self._names and not problems:
+            problems.append(f"The manifest {files} holds no rows; give one with image-text rows.")
         if merge_images:
             self._names, self._captions = _merge(self._names, self._captions)
         self._image_ids = _number(self._names)
-        roots = image_roots or dict.fromkeys(os.path.dirname(path) or "." for path in files)
-        self._folders = [_open_root(root) for root in roots]
+        for root in image_roots or dict.fromkeys(folders):
+            try:
+                self._folders.append(_open_root(root))
+            except UserError as error:
+                problems.append(str(error))
         self.fingerprint = digest.hexdigest()
+        return problems
 
     @classmethod
     def options(cls, text: str) -> dict:
@@ -110,7 +140,7 @@ def _read_manifest(path: str) -> bytes:
         ) from None
 
 
-def _append_rows(path: str, contents: bytes, names: list, captions: list) -> None:
+def _parse(path: str, contents: bytes) -> list:
     try:
         rows = json.loads(contents)
     except ValueError as error:
@@ -120,16 +150,24 @@ def _append_rows(path: str, contents: bytes, names: list, captions: list) -> Non
             f"The manifest {path} must be a JSON list of rows, but is {type(rows).__name__}; "
             'write it as [{"image": ..., "caption": ...}, ...].'
         )
+    return rows
+
+
+def _append_rows(path: str, rows: list, names: list, captions: list) -> list[str]:
+    """Appends what the rows hold; returns a sentence about each wrong row, which is left out."""
+    problems = []
     for number, row in enumerate(rows):
         try:
             name, caption = row["image"], row["caption"]
         except (TypeError, KeyError):
             name = caption = None
         is_text = isinstance(caption, str) or _is_list_of_texts(caption)
-        if not (is_text and isinstance(name, str)):
-            raise UserError(_what_is_wrong(path, number, row))
-        names.append(name)
-        captions.append(caption)
+        if is_text and isinstance(name, str):
+            names.append(name)
+            captions.append(caption)
+        else:
+            problems.append(_what_is_wrong(path, number, row))
+    return problems
 
 
 def _is_list_of_texts(value) -> bool:
