@@ -61,28 +61,41 @@ class LinearUniform(nn.Module):
         return Dense(self.features, jnp.float32, UNIFORM_FAN_IN, bias_init, name="dense")(x)
 
 
+def image_tower(config):
+    """The image encoder of a config's `model` block."""
+    c = config
+    return VisionTransformer(
+        image_size=c.image_size, patch_size=c.patch_size, width=c.vit_width, depth=c.vit_depth,
+        heads=c.vit_heads, mlp_ratio=c.vit_mlp_ratio, dtype=jnp.dtype(c.dtype))
+
+
+def text_tower(config, pairs=False):
+    """The text and fusion encoder of a config's `model` block; `pairs`: two fusion layers each."""
+    c = config
+    return Bert(
+        vocab_size=c.vocab_size, max_positions=c.max_positions, width=c.text_width,
+        text_layers=c.text_layers, fusion_layers=c.fusion_layers * (2 if pairs else 1),
+        heads=c.text_heads, mlp_width=c.text_mlp_width, dropout=c.dropout,
+        attention_dropout=c.attention_dropout, dtype=jnp.dtype(c.dtype))
+
+
 class Albef(nn.Module):
-    """The towers and heads that all ALBEF tasks share.
+    """The towers and heads of pre-training and retrieval.
 
     The momentum teacher is this module applied to the EMA parameters.
 
     Attributes:
       config: the `model` block of a config (a frozen mapping: sizes, dropout, dtype).
+      words: with the MLM head, which retrieval does not have.
     """
 
     config: object
+    words: bool = True
 
     def setup(self):
         c = self.config
-        dtype = jnp.dtype(c.dtype)
-        self.visual_encoder = VisionTransformer(
-            image_size=c.image_size, patch_size=c.patch_size, width=c.vit_width,
-            depth=c.vit_depth, heads=c.vit_heads, mlp_ratio=c.vit_mlp_ratio, dtype=dtype)
-        self.text_encoder = Bert(
-            vocab_size=c.vocab_size, max_positions=c.max_positions, width=c.text_width,
-            text_layers=c.text_layers, fusion_layers=c.fusion_layers, heads=c.text_heads,
-            mlp_width=c.text_mlp_width, dropout=c.dropout,
-            attention_dropout=c.attention_dropout, dtype=dtype)
+        self.visual_encoder = image_tower(c)
+        self.text_encoder = text_tower(c)
         self.vision_proj = LinearUniform(c.embed_dim)
         self.text_proj = LinearUniform(c.embed_dim)
         self.itm_head = LinearUniform(2)
@@ -92,7 +105,8 @@ class Albef(nn.Module):
         image_bnd, _ = self.encode_image(image_bhwc)
         text_bld, _ = self.encode_text(ids_bl, mask_bl)
         fused = self.text_encoder.fuse(text_bld[None], mask_bl[None], image_bnd)[0]
-        return self.itm_logits(fused[:, 0]), self.text_encoder.predict_words(fused)
+        words = self.text_encoder.predict_words(fused) if self.words else None
+        return self.itm_logits(fused[:, 0]), words
 
     def encode_image(self, image_bhwc):
         """Images (uint8, or normalised floats) `[b, s, s, 3]` -> tokens `[b, n, d]`, unit

@@ -89,7 +89,7 @@ class CrossAttention(nn.Module):
         self.drop = Dropout(self.dropout)
         self.drop_probs = Dropout(self.attention_dropout)
 
-    def __call__(self, x_sbld, image_kv, swap_b, deterministic):
+    def __call__(self, x_sbld, image_kv, swap_b, deterministic, bias=None):
         """Every text set attends to image tokens.
 
         Args:
@@ -97,6 +97,7 @@ class CrossAttention(nn.Module):
           image_kv: keys and values of the images, each `[b, n, h, k]` (`key_value`).
           swap_b: int32 `[b]` or None: the last set reads the images `swap_b`.
           deterministic: no dropout.
+          bias: additive mask `[b, 1, 1, n]` of what is read, or None; only without `swap_b`.
 
         Returns:
           `[s, b, l, d]`.
@@ -104,18 +105,18 @@ class CrossAttention(nn.Module):
         k, v = image_kv
         (q,) = self.query(x_sbld)
         if swap_b is None:
-            y = self._read(q, k, v, deterministic)
+            y = self._read(q, k, v, deterministic, bias)
         else:
             own = [self._read(q[:-1], k, v, deterministic)] if len(q) > 1 else []
             y = jnp.concatenate([*own, self._read(q[-1:], k[swap_b], v[swap_b], deterministic)])
         y = self.drop(self.output(y), deterministic)
         return self.norm(x_sbld + y)
 
-    def _read(self, q_sblhk, k_bnhk, v_bnhk, deterministic):
+    def _read(self, q_sblhk, k_bnhk, v_bnhk, deterministic, bias=None):
         """Attends with the sets side by side along the query axis; returns `[s, b, l, d]`."""
         s, b, l, h, k = q_sblhk.shape
         q_bqhk = q_sblhk.swapaxes(0, 1).reshape(b, s * l, h, k)
-        probs = self.drop_probs(attention_probs(q_bqhk, k_bnhk), deterministic)
+        probs = self.drop_probs(attention_probs(q_bqhk, k_bnhk, bias), deterministic)
         y = jnp.einsum("bhqn,bnhk->bqhk", probs.astype(v_bnhk.dtype), v_bnhk)
         return y.reshape(b, s, l, h * k).swapaxes(0, 1)
 
@@ -171,19 +172,20 @@ class FusionLayer(nn.Module):
         return self.cross.key_value(image_bnd)
 
     def __call__(self, x_sbld, bias, image_kv, swap_b, deterministic, query_len=None,
-                 select_m=None):
+                 select_m=None, cross_bias=None):
         """`[s, b, l, d] -> [s, b, l, d]`, or only the part of the output that will be read.
 
         Args:
-          x_sbld: text states. bias: additive mask `[s*b, 1, 1, l]`.
+          x_sbld: text states. bias: additive mask `[s*b, 1, 1, l]`, or `[s*b, 1, l, l]`.
           image_kv: from `project_image`. swap_b: see `CrossAttention`.
           deterministic: no dropout.
           query_len: compute only the first positions; the result is `[s, b, query_len, d]`.
           select_m: int32 positions of the flattened `[s*b*l]`; the result is `[m, d]`.
+          cross_bias: additive mask of what cross-attention reads; see `CrossAttention`.
         """
         s, b, l, d = x_sbld.shape
         x = self.attention(x_sbld.reshape(s * b, l, d), bias, deterministic, query_len)
-        x = self.cross(x.reshape(s, b, -1, d), image_kv, swap_b, deterministic)
+        x = self.cross(x.reshape(s, b, -1, d), image_kv, swap_b, deterministic, cross_bias)
         if select_m is not None:
             x = x.reshape(-1, d)[select_m]
         return self.ffn(x, deterministic)
@@ -258,6 +260,21 @@ class Bert(nn.Module):
         last = self.fusion[-1]
         return last(x, bias, last.project_image(image_bnd), None, deterministic,
                     select_m=select_m)
+
+    def fuse_pairs(self, x_bld, mask_bl, first_bnd, second_bnd, deterministic=True,
+                   query_len=None):
+        """Fusion layers in pairs, for texts about two images: `[b, l, d] -> [b, l, d]`.
+
+        The first layer of a pair reads the first image, the second layer the second image, with
+        the key and value projections of the first layer (ALBEF section 5, NLVR2).
+        """
+        x, bias = x_bld[None], padding_bias(mask_bl)
+        for i in range(0, len(self.fusion), 2):
+            project = self.fusion[i].project_image
+            last = query_len if i + 2 == len(self.fusion) else None
+            x = self.fusion[i](x, bias, project(first_bnd), None, deterministic)
+            x = self.fusion[i + 1](x, bias, project(second_bnd), None, deterministic, last)
+        return x[0]
 
     def fuse_for_losses(self, x_sbld, mask_sbl, image_bnd, swap_b, select_m, deterministic):
         """The fusion passes of MLM and ITM in one; the last layer only where it is read.

@@ -9,15 +9,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from albef_jax.weights.report import flatten, unflatten
+
+EMPTY_HERE, EMPTY_THERE = -1, -100  # places of the id queue that hold no image id
+
 
 class Entry(NamedTuple):
     """One leaf of our tree.
 
     Attributes:
       path: keys down the tree.
-      sources: official names without the `visual_encoder`-style prefix of a momentum copy.
-      layout: 'copy', 'linear' (transposed, several are joined along the output), 'join'
-        (biases joined) or 'conv' (patch embedding).
+      sources: official names; in the tables of modules those of the online weights.
+      layout: 'copy', 'linear' (transposed, several are joined along the output), 'join' (biases
+        joined), 'conv' (patch embedding), 'scalar' (`[1]` there) or 'ids' (`[1, q]` there, with
+        -100 for an empty place, -1 here).
     """
 
     path: tuple[str, ...]
@@ -25,7 +30,8 @@ class Entry(NamedTuple):
     layout: str
 
 
-def _linear(path, *names):
+def linear(path, *names):
+    """Entries of a dense layer, or of several that are one here."""
     return [Entry((*path, "kernel"), tuple(f"{n}.weight" for n in names), "linear"),
             Entry((*path, "bias"), tuple(f"{n}.bias" for n in names), "join")]
 
@@ -49,51 +55,87 @@ def vit_table(depth, prefix="visual_encoder"):
         ours, theirs = (*root, f"block_{i}"), f"{prefix}.blocks.{i}"
         table += [
             *_norm((*ours, "norm1"), f"{theirs}.norm1"),
-            *_linear((*ours, "attn", "qkv", "dense"), f"{theirs}.attn.qkv"),
-            *_linear((*ours, "attn", "proj"), f"{theirs}.attn.proj"),
+            *linear((*ours, "attn", "qkv", "dense"), f"{theirs}.attn.qkv"),
+            *linear((*ours, "attn", "proj"), f"{theirs}.attn.proj"),
             *_norm((*ours, "norm2"), f"{theirs}.norm2"),
-            *_linear((*ours, "mlp", "fc1"), f"{theirs}.mlp.fc1"),
-            *_linear((*ours, "mlp", "fc2"), f"{theirs}.mlp.fc2"),
+            *linear((*ours, "mlp", "fc1"), f"{theirs}.mlp.fc1"),
+            *linear((*ours, "mlp", "fc2"), f"{theirs}.mlp.fc2"),
         ]
     return table
 
 
-def bert_table(text_layers, fusion_layers, prefix="text_encoder"):
-    """Entries of text encoder, fusion encoder and MLM head."""
-    root, embeddings = (prefix,), f"{prefix}.bert.embeddings"
-    head = f"{prefix}.cls.predictions"
+def embeddings_table(root, prefix):
+    """Entries of BERT's embeddings."""
+    names = ("word", "position", "token_type")
+    return [*(Entry((*root, name), (f"{prefix}.{name}_embeddings.weight",), "copy")
+              for name in names),
+            *_norm((*root, "norm"), f"{prefix}.LayerNorm")]
+
+
+def words_table(root, prefix):
+    """Entries of the MLM head; its decoder is the word embeddings."""
+    return [*linear((*root, "dense"), f"{prefix}.transform.dense"),
+            *_norm((*root, "norm"), f"{prefix}.transform.LayerNorm"),
+            Entry((*root, "bias"), (f"{prefix}.bias",), "copy")]
+
+
+def layer_table(root, prefix, cross=False, key_value=True):
+    """Entries of one BERT layer.
+
+    Args:
+      root: our path. prefix: the official one. cross: with cross-attention.
+      key_value: with key and value projections of its own in cross-attention.
+    """
+    own = f"{prefix}.attention"
     table = [
-        *(Entry((*root, "embeddings", ours), (f"{embeddings}.{theirs}_embeddings.weight",), "copy")
-          for ours, theirs in (("word", "word"), ("position", "position"),
-                               ("token_type", "token_type"))),
-        *_norm((*root, "embeddings", "norm"), f"{embeddings}.LayerNorm"),
-        *_linear((*root, "head", "dense"), f"{head}.transform.dense"),
-        *_norm((*root, "head", "norm"), f"{head}.transform.LayerNorm"),
-        Entry((*root, "head", "bias"), (f"{head}.bias",), "copy"),
+        *linear((*root, "attention", "qkv", "dense"),
+                *(f"{own}.self.{part}" for part in ("query", "key", "value"))),
+        *linear((*root, "attention", "output"), f"{own}.output.dense"),
+        *_norm((*root, "attention", "norm"), f"{own}.output.LayerNorm"),
+        *linear((*root, "ffn", "mlp", "fc1"), f"{prefix}.intermediate.dense"),
+        *linear((*root, "ffn", "mlp", "fc2"), f"{prefix}.output.dense"),
+        *_norm((*root, "ffn", "norm"), f"{prefix}.output.LayerNorm"),
     ]
-    for i in range(text_layers + fusion_layers):
-        fusion = i >= text_layers
-        ours = (*root, f"fusion_{i - text_layers}" if fusion else f"text_{i}")
-        theirs = f"{prefix}.bert.encoder.layer.{i}"
-        own = f"{theirs}.attention"
+    if cross:
+        other = f"{prefix}.crossattention"
         table += [
-            *_linear((*ours, "attention", "qkv", "dense"),
-                     *(f"{own}.self.{part}" for part in ("query", "key", "value"))),
-            *_linear((*ours, "attention", "output"), f"{own}.output.dense"),
-            *_norm((*ours, "attention", "norm"), f"{own}.output.LayerNorm"),
-            *_linear((*ours, "ffn", "mlp", "fc1"), f"{theirs}.intermediate.dense"),
-            *_linear((*ours, "ffn", "mlp", "fc2"), f"{theirs}.output.dense"),
-            *_norm((*ours, "ffn", "norm"), f"{theirs}.output.LayerNorm"),
+            *linear((*root, "cross", "query", "dense"), f"{other}.self.query"),
+            *linear((*root, "cross", "output"), f"{other}.output.dense"),
+            *_norm((*root, "cross", "norm"), f"{other}.output.LayerNorm"),
         ]
-        if fusion:
-            cross = f"{theirs}.crossattention"
-            table += [
-                *_linear((*ours, "cross", "query", "dense"), f"{cross}.self.query"),
-                *_linear((*ours, "cross", "key_value", "dense"),
-                         f"{cross}.self.key", f"{cross}.self.value"),
-                *_linear((*ours, "cross", "output"), f"{cross}.output.dense"),
-                *_norm((*ours, "cross", "norm"), f"{cross}.output.LayerNorm"),
-            ]
+    if cross and key_value:
+        table += linear((*root, "cross", "key_value", "dense"),
+                        f"{other}.self.key", f"{other}.self.value")
+    return table
+
+
+def bert_table(text_layers, fusion_layers, bert="bert.", words=True, pairs=False):
+    """Entries of text encoder, fusion encoder and MLM head.
+
+    Args:
+      text_layers, fusion_layers: depths. bert: what follows `text_encoder.` in the names.
+      words: with the MLM head.
+      pairs: two fusion layers each, the second with the key and value projections of the first.
+    """
+    root, prefix = ("text_encoder",), f"text_encoder.{bert}"
+    table = embeddings_table((*root, "embeddings"), f"{prefix}embeddings")
+    if words:
+        table += words_table((*root, "head"), "text_encoder.cls.predictions")
+    for i in range(text_layers):
+        table += layer_table((*root, f"text_{i}"), f"{prefix}encoder.layer.{i}")
+    for i in range(fusion_layers * (2 if pairs else 1)):
+        table += layer_table((*root, f"fusion_{i}"), f"{prefix}encoder.layer.{text_layers + i}",
+                             cross=True, key_value=not pairs or i % 2 == 0)
+    return table
+
+
+def decoder_table(layers):
+    """Entries of the answer decoder of VQA."""
+    root, prefix = ("text_decoder",), "text_decoder.bert"
+    table = embeddings_table((*root, "embeddings"), f"{prefix}.embeddings")
+    table += words_table((*root, "head"), "text_decoder.cls.predictions")
+    for i in range(layers):
+        table += layer_table((*root, f"layer_{i}"), f"{prefix}.encoder.layer.{i}", cross=True)
     return table
 
 
@@ -102,14 +144,14 @@ def teacher_table(model):
     return [
         *vit_table(model.vit_depth),
         *bert_table(model.text_layers, model.fusion_layers),
-        *_linear(("vision_proj", "dense"), "vision_proj"),
-        *_linear(("text_proj", "dense"), "text_proj"),
+        *linear(("vision_proj", "dense"), "vision_proj"),
+        *linear(("text_proj", "dense"), "text_proj"),
     ]
 
 
 def pretrain_table(model):
     """Entries of all online parameters of the pre-training model."""
-    return [*teacher_table(model), *_linear(("itm_head", "dense"), "itm_head"),
+    return [*teacher_table(model), *linear(("itm_head", "dense"), "itm_head"),
             Entry(("temp",), ("temp",), "copy")]
 
 
@@ -125,36 +167,47 @@ def read_tree(table, tensors, rename=lambda name: name):
     Args:
       table: entries to fill. tensors: official name -> array. rename: applied to every name.
     """
-    tree = {}
-    for entry in table:
-        parts = [np.asarray(tensors[rename(name)]) for name in entry.sources]
-        if entry.layout == "linear":
-            leaf = np.concatenate([part.T for part in parts], axis=1)
-        elif entry.layout == "conv":
-            leaf = parts[0].transpose(2, 3, 1, 0).reshape(-1, parts[0].shape[0])
-        else:
-            leaf = np.concatenate(parts) if entry.layout == "join" else parts[0]
-        node = tree
-        for key in entry.path[:-1]:
-            node = node.setdefault(key, {})
-        node[entry.path[-1]] = leaf
-    return tree
+    return unflatten({entry.path: to_leaf(entry, [tensors[rename(name)]
+                                                  for name in entry.sources])
+                      for entry in table})
 
 
 def write_tensors(table, tree, patch_size, rename=lambda name: name):
     """Our tree -> official name -> numpy array; the inverse of `read_tree`."""
-    tensors = {}
+    flat, tensors = flatten(tree), {}
     for entry in table:
-        leaf = tree
-        for key in entry.path:
-            leaf = leaf[key]
-        leaf = np.asarray(leaf)
-        if entry.layout == "conv":
-            square = leaf.reshape(patch_size, patch_size, -1, leaf.shape[-1])
-            parts = [square.transpose(3, 2, 0, 1)]
-        elif entry.layout in ("linear", "join"):
-            parts = np.split(leaf.T, len(entry.sources))
-        else:
-            parts = [leaf]
+        parts = to_tensors(entry, np.asarray(flat[entry.path]), patch_size)
         tensors.update(zip((rename(name) for name in entry.sources), parts))
     return tensors
+
+
+def to_leaf(entry, parts):
+    """Official arrays of an entry -> our leaf, contiguous; float32 or int32."""
+    first = parts[0]
+    integer = np.issubdtype(first.dtype, np.integer)
+    if entry.layout == "linear":
+        leaf = np.concatenate([part.T for part in parts], axis=1)
+    elif entry.layout == "conv":
+        leaf = first.transpose(2, 3, 1, 0).reshape(-1, first.shape[0])
+    elif entry.layout == "scalar":
+        leaf = first[0]
+    elif entry.layout == "ids":
+        leaf = np.where(first[0] == EMPTY_THERE, EMPTY_HERE, first[0])
+    else:
+        leaf = np.concatenate(parts) if entry.layout == "join" else first
+    return np.asarray(leaf, np.int32 if integer else np.float32, order="C")
+
+
+def to_tensors(entry, leaf, patch_size):
+    """Our leaf -> the official arrays of an entry, in the order of its sources; integers are
+    int64 there."""
+    if entry.layout == "conv":
+        square = leaf.reshape(patch_size, patch_size, -1, leaf.shape[-1])
+        return [square.transpose(3, 2, 0, 1)]
+    if entry.layout in ("linear", "join"):
+        return np.split(leaf.T, len(entry.sources))
+    if entry.layout == "scalar":
+        return [leaf[None].astype(np.int64)]
+    if entry.layout == "ids":
+        return [np.where(leaf == EMPTY_HERE, EMPTY_THERE, leaf)[None].astype(np.int64)]
+    return [leaf]

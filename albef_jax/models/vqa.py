@@ -1,0 +1,89 @@
+"""Visual question answering by generation: an ALBEF encoder and a text decoder (section 5)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from albef_jax.models.albef import image_tower, normalise_image, text_tower
+from albef_jax.models.bert import BertEmbeddings, FusionLayer, MlmHead
+from albef_jax.models.layers import Dtype
+
+
+class TextDecoder(nn.Module):
+    """Causal BERT whose every layer reads the states of a question.
+
+    Attributes: as of `models.bert.Bert`; `layers` is the depth.
+    """
+
+    vocab_size: int
+    max_positions: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    def setup(self):
+        self.embeddings = BertEmbeddings(self.vocab_size, self.max_positions, self.width,
+                                         self.dropout, self.dtype)
+        self.layer = [FusionLayer(self.width, self.heads, self.mlp_width, self.dropout,
+                                  self.attention_dropout, self.dtype)
+                      for _ in range(self.layers)]
+        self.head = MlmHead(self.vocab_size, self.dtype)
+
+    def __call__(self, ids_bl, mask_bl, question_bnd, question_mask_bn, deterministic=True):
+        """Answer ids and mask `[b, l]`, question states `[b, n, d]` -> next-word logits.
+
+        Returns:
+          float32 `[b, l, v]`; position i predicts word i + 1.
+        """
+        x = self.embeddings(ids_bl, deterministic)[None]
+        bias = causal_bias(mask_bl)
+        # The public code masks with -1e9 here and with -10000 in self-attention.
+        cross_bias = (1.0 - question_mask_bn.astype(jnp.float32))[:, None, None, :] * -1e9
+        for layer in self.layer:
+            kv = layer.project_image(question_bnd)
+            x = layer(x, bias, kv, None, deterministic, cross_bias=cross_bias)
+        return self.head(x[0], self.embeddings.word)
+
+
+def causal_bias(mask_bl):
+    """Additive self-attention mask `[b, 1, l, l]`: -10000 for padding and for what is to come."""
+    causal_ll = jnp.tril(jnp.ones((mask_bl.shape[1],) * 2, jnp.float32))
+    return (1.0 - causal_ll * mask_bl[:, None, None, :].astype(jnp.float32)) * -10000.0
+
+
+class Vqa(nn.Module):
+    """Question and image -> answer.
+
+    Attributes:
+      config: the `model` block of a config; the decoder has `fusion_layers` layers.
+    """
+
+    config: object
+
+    def setup(self):
+        c = self.config
+        self.visual_encoder = image_tower(c)
+        self.text_encoder = text_tower(c)
+        self.text_decoder = TextDecoder(
+            vocab_size=c.vocab_size, max_positions=c.max_positions, width=c.text_width,
+            layers=c.fusion_layers, heads=c.text_heads, mlp_width=c.text_mlp_width,
+            dropout=c.dropout, attention_dropout=c.attention_dropout, dtype=jnp.dtype(c.dtype))
+
+    def __call__(self, image_bhwc, ids_bl, mask_bl):
+        """Touches every parameter once; used to initialise them."""
+        states = self.encode(image_bhwc, ids_bl, mask_bl)
+        return self.decode(ids_bl, mask_bl, states, mask_bl)
+
+    def encode(self, image_bhwc, ids_bl, mask_bl, deterministic=True):
+        """Images `[b, s, s, 3]` and questions `[b, l]` -> question states `[b, l, d]`."""
+        image_bnd = self.visual_encoder(normalise_image(image_bhwc))
+        text_bld = self.text_encoder.encode(ids_bl, mask_bl, deterministic)
+        return self.text_encoder.fuse(text_bld[None], mask_bl[None], image_bnd,
+                                      deterministic=deterministic)[0]
+
+    def decode(self, *args, **kwargs):
+        """See `TextDecoder.__call__`."""
+        return self.text_decoder(*args, **kwargs)
