@@ -112,7 +112,7 @@ def choose_form(graph: dict, level: Level, rng: np.random.Generator) -> dict:
         relations = _relations(graph, level, chosen, rng)
     form = {"mentions": mentions, "relations": relations}
     if not relations:
-        form["mentions"] = _count_equals(mentions, objects)
+        form["mentions"] = _count_alike(mentions, [objects[i] for i in chosen], objects, rng)
         if len(chosen) == len(objects) and rng.random() < 0.25:
             form["total"] = len(objects)
     if level.setting and rng.random() < 0.2:
@@ -148,16 +148,26 @@ def _relations(graph: dict, level: Level, chosen: list[int], rng: np.random.Gene
     return relations
 
 
-def _count_equals(mentions: list[dict], objects: list[dict]) -> list[dict]:
-    """Equal mentions become one with a count, if it is the count of all such objects."""
-    merged = []
-    for mention in mentions:
-        count = mentions.count(mention)
-        if count == sum(matches(mention, item) for item in objects):
-            mention = mention | {"count": count}
-        if mention not in merged or mention["count"] == 1:
-            merged.append(mention)
-    return merged
+def _count_alike(
+    mentions: list[dict], chosen: list[dict], objects: list[dict], rng: np.random.Generator
+) -> list[dict]:
+    """Sometimes one mention with a count for objects of one shape, if these are all such objects.
+
+    It names all features that they share. Objects of one colour too are mostly counted.
+    """
+    for shape in dict.fromkeys(item["shape"] for item in chosen):
+        alike = [i for i, item in enumerate(chosen) if item["shape"] == shape]
+        if len(alike) < 2:
+            continue
+        one_colour = len({chosen[i]["colour"] for i in alike}) == 1
+        merged = {"count": len(alike)} | {
+            key: chosen[alike[0]][key] for key in FEATURES
+            if len({chosen[i][key] for i in alike}) == 1
+        }
+        is_all = sum(matches(merged, item) for item in objects) == len(alike)
+        if is_all and rng.random() < (0.6 if one_colour else 0.15):
+            return [merged, *(m for i, m in enumerate(mentions) if i not in alike)]
+    return mentions
 
 
 def say(form: dict, rng: np.random.Generator) -> str:

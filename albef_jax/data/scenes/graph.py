@@ -22,7 +22,7 @@ from albef_jax.data.scenes.shapes import EXTENTS
 SPLITS = ("train", "heldout")
 GAP = 1  # pixels between the boxes of two objects
 TRIES = 20  # places that are tried for an object before everything is placed anew
-TWINS = 0.12  # share of scenes whose first two objects have the same colour and shape
+TWINS = 0.15  # share of scenes whose first two objects have the same colour and shape
 MARGIN = 0.12  # of the side: how far from the middle an object has a named place
 
 

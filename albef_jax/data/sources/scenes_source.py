@@ -15,7 +15,7 @@ from albef_jax.data.sources.base import Source
 from albef_jax.errors import UserError
 
 CAPTIONS = 5  # per scene
-VERSION = "1"  # of the scenes and captions that a seed gives
+VERSION = "2"  # of the scenes and captions that a seed gives
 
 
 class ScenesSource(Source):
