@@ -35,6 +35,10 @@ def default_config():
         init_std=0.02,  # of fresh encoder weights; narrow models want 0.02 sqrt(768 / width)
         # Set from the tokenizer when training starts.
         vocab_size=30522, pad_id=0, cls_id=101, mask_id=103))
+    config.init = dict(  # weights that a fresh run starts from; a resumed one has its own
+        bert="",  # a folder or a Hugging Face name; the tokenizer must be that model's
+        bert_layers=(),  # its layer for each text and fusion layer, -1: fresh; (): one to one
+        vit="")  # a file, a folder or a Hugging Face name; positions are interpolated
     config.objective = dict(
         itc=True, temperature=0.07, momentum=0.995,
         queue_size=65536,  # past features that ITC compares with; 0: the own group only

@@ -5,6 +5,7 @@ import math
 import sys
 
 import jax
+import jax.numpy as jnp
 import optax
 from etils import epath
 
@@ -29,6 +30,7 @@ from albef_jax.signals import Stopped, stop_signals
 from albef_jax.state import TrainState
 from albef_jax.step import make_train_step
 from albef_jax.tasks import make_task
+from albef_jax.weights import pretrained
 from albef_jax.workdir import compare_config, make_writable, write_config
 
 # Looked at in this order; the parameters only before they are saved.
@@ -73,7 +75,7 @@ def train(config, workdir, profile=None):
     learning_rate = make_schedule(config.optimizer, config.steps)
     optimizer = make_optimizer(config.optimizer, learning_rate)
     checkpointer = Checkpointer(workdir, config.checkpoint, config.to_dict())
-    state, start = initial_state(config, task, optimizer, mesh, checkpointer)
+    state, start = initial_state(config, task, optimizer, mesh, checkpointer, tokenizer)
     train_step = make_train_step(
         task, optimizer, mesh, seed=config.seed, group_size=config.group_size,
         accumulation=config.accumulation, momentum=config.objective.momentum)
@@ -177,18 +179,30 @@ def resolve(config, source, tokenizer, steps_per_epoch):
     return config.lock()
 
 
-def initial_state(config, task, optimizer, mesh, checkpointer):
+def initial_state(config, task, optimizer, mesh, checkpointer, tokenizer):
     """The restored state and its step, or a fresh one and 0; placed on the mesh."""
     def create():
         return TrainState.create(task, optimizer, config.seed)
 
     with readable_out_of_memory(config):
         if checkpointer.latest_step() is None:
-            return jax.jit(create, out_shardings=replicated(mesh))(), 0
+            state = jax.jit(create, out_shardings=replicated(mesh))()
+            return start_from(config, state, task, mesh, tokenizer), 0
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
             jax.eval_shape(create))
         return checkpointer.restore(shapes)
+
+
+def start_from(config, state, task, mesh, tokenizer):
+    """A fresh state with the weights of `config.init`; its teacher starts as their copy."""
+    if not (config.init.bert or config.init.vit):
+        return state
+    params, report = pretrained.apply(config, state.params, tokenizer)
+    say(jax.process_index() == 0, report)
+    params = jax.device_put(params, replicated(mesh))
+    return state.replace(params=params,
+                         teacher=jax.tree.map(jnp.copy, task.teacher_of(params)))
 
 
 def throughput_of(config, mesh):
