@@ -73,6 +73,21 @@ def build_parser():
                         help="let the matching head reorder the N most similar")
     search.set_defaults(run=run_search)
 
+    report = commands.add_parser("report", help="write report.html: numbers, examples, curves")
+    report.add_argument("workdir", metavar="WORKDIR")
+    report.set_defaults(run=run_report)
+
+    data = commands.add_parser("data", help="look at data before training does")
+    look = data.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "check", help="count rows and captions, find broken and repeated images")
+    look.add_argument("manifests", nargs="*", metavar="MANIFEST",
+                      help="a .json file, tfds:NAME:SPLIT or scenes:LEVEL:SPLIT")
+    look.add_argument("--image-roots", nargs="+", default=(), metavar="PATH",
+                      help="folders and .tar files with the images (the manifest's own folder)")
+    look.add_argument("--config", metavar="FILE.py[:variant]",
+                      help="check the sources of this config, by its limits")
+    look.set_defaults(run=run_data_check)
+
     bench = commands.add_parser("bench", help="measure the training step of a config")
     bench.add_argument("--config", required=True, metavar="FILE.py[:variant]")
     bench.add_argument("--steps", type=positive, default=10, help="steps to time (%(default)s)")
@@ -152,6 +167,31 @@ def named(args, rest):
     if rest:
         raise UserError(f"The argument {rest[0]!r} is not understood; see albef --help.")
     return {name: value for name, value in vars(args).items() if name != "run"}
+
+
+def run_report(args, rest):
+    """`albef report`."""
+    from albef_jax.report import report
+
+    print(report(**named(args, rest)))
+    return 0
+
+
+def run_data_check(args, rest):
+    """`albef data check`: 0 if training would start."""
+    from albef_jax.config import load_config
+    from albef_jax.data.check import check
+
+    if args.config:
+        config = load_config(args.config, rest)
+    else:
+        config = named(args, rest)["config"]  # None, and nothing may be left over
+    problems = check(args.manifests, args.image_roots, config)
+    for problem in problems:
+        print(f"albef: {problem}", file=sys.stderr)
+    if not problems:
+        print("training would start")
+    return 2 if problems else 0
 
 
 def run_bench(args, overrides):

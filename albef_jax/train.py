@@ -19,6 +19,7 @@ from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
 from albef_jax.metrics import MetricsWriter, Pending, StepTimer, Throughput
 from albef_jax.optim import make_optimizer, make_schedule
+from albef_jax.report import report_at_end
 from albef_jax.sharding import (
     check_groups,
     make_mesh,
@@ -142,6 +143,8 @@ def train(config, workdir, profile=None):
                 break
         log(writer, checkpointer, pending.flush())
     report_broken_images(pipeline.bad, is_writer)
+    if step == config.steps:
+        report_at_end(workdir, config, tokenizer, state, predict_fns, mesh)
     say(is_writer, f"finished {step} of {config.steps} steps; the run is in {workdir}"
         + ("" if step == config.steps else ", start the same command again to go on"))
     return step == config.steps

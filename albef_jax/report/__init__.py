@@ -1,0 +1,178 @@
+"""A page about a run, `report.html`: numbers, examples, curves, speed, config; in one file.
+
+It needs no network and no other file, and shows what there is: a run without a checkpoint, without
+held-out data or in the middle of training gets a page too, which says what is missing.
+"""
+
+import importlib.metadata
+import platform
+import sys
+
+from etils import epath
+import jax
+import jinja2
+
+import albef_jax
+from albef_jax.data.text import load_tokenizer
+from albef_jax.errors import UserError
+from albef_jax.evaluate import restore_state
+from albef_jax.report import panels
+from albef_jax.report.examples import Examples
+from albef_jax.report.history import read_history
+from albef_jax.sharding import make_mesh, use_compile_cache
+from albef_jax.tasks import make_task
+from albef_jax.workdir import read_config
+
+TEMPLATE = epath.Path(__file__).parent / "template.html"
+LABELS = {"itm_accuracy_random": "random negatives", "itm_accuracy_hard": "hard negatives",
+          "mlm_top1": "masked words, top 1", "mlm_top5": "masked words, top 5"}
+
+
+def report(workdir):
+    """Writes `WORKDIR/report.html` from the latest checkpoint and the log; returns its path.
+
+    Raises:
+      UserError: there is no run in the work directory, or the page cannot be written.
+    """
+    workdir = epath.Path(workdir)
+    config = read_config(workdir)
+    use_compile_cache()
+    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+    return write_page(workdir, config, examples_of_checkpoint(workdir, config))
+
+
+def report_at_end(workdir, config, tokenizer, state, predict_fns, mesh):
+    """Writes the page of a run that has just ended, and says where; every process calls it.
+
+    The run is over and saved: whatever goes wrong here is told in a line and nothing more.
+    """
+    try:
+        examples = find_examples(config, tokenizer, state.params, state.teacher, predict_fns, mesh)
+        line = (f"the report is {write_page(workdir, config, examples)}"
+                if jax.process_index() == 0 else "")
+    except (Exception, KeyboardInterrupt) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = f"no report was written ({reason}); `albef report {workdir}` tries again"
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr, flush=True)
+
+
+def examples_of_checkpoint(workdir, config):
+    """The examples of the latest checkpoint, or the sentence that says why there are none."""
+    mesh, task = make_mesh(), make_task(config)
+    try:
+        if not (workdir / "tokenizer").is_dir():
+            raise UserError(f"{workdir} has no folder tokenizer; copy it from where the run was "
+                            "trained.")
+        tokenizer = load_tokenizer(str(workdir / "tokenizer"))
+        state, _ = restore_state(workdir, config, task, mesh)
+    except UserError as error:
+        return {"missing": str(error)}
+    return find_examples(config, tokenizer, state.params, state.teacher, task.predict_fns(), mesh)
+
+
+def find_examples(config, tokenizer, params, teacher, predict_fns, mesh):
+    """The examples of the first retrieval evaluator's data, as plain values for the template.
+
+    Returns:
+      dict; only `missing`, a sentence, where the held-out data cannot be used.
+    """
+    names = panels.names_of(config.evals, "retrieval")
+    if not names:
+        return {"missing": "config.evals has no block of kind 'retrieval', whose held-out pairs "
+                           "would be shown here."}
+    try:
+        shown = Examples(config.evals[names[0]], config, tokenizer, params, teacher, predict_fns,
+                         mesh)
+    except UserError as error:
+        return {"missing": str(error)}
+    text_queries, image_queries = shown.queries()
+    return {"k": shown.k, "ranked": shown.ranked, "num_images": shown.data.num_images,
+            "num_texts": len(shown.data.texts),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "text_queries": text_queries, "image_queries": image_queries,
+            "words": shown.words(), "pseudo_targets": shown.pseudo_targets()}
+
+
+def write_page(workdir, config, examples):
+    """Renders `WORKDIR/report.html`, complete or not at all, and returns its path.
+
+    Args:
+      workdir: of the run. config: of the run. examples: from `find_examples`.
+
+    Raises:
+      UserError: the work directory cannot be written.
+    """
+    rows = read_history(workdir / "metrics.jsonl")
+    measured = panels.tables(rows, workdir, config.evals)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters.update(percent=percent, short=lambda value: f"{value:.3g}")
+    page = environment.from_string(TEMPLATE.read_bytes().decode()).render(
+        name=workdir.resolve().name, version=albef_jax.__version__,
+        facts=facts(rows, config, examples), labels=LABELS, tables=measured,
+        headline=panels.headline(measured), examples=examples,
+        chance=chances(examples),
+        curves=panels.loss_panels(rows, config) + panels.evaluation_panels(rows, config.evals),
+        speed=panels.speed_panels(rows, config), config=config_blocks(config),
+        environment=software(), commands=commands(workdir))
+    path, unfinished = workdir / "report.html", workdir / "report.html.unfinished"
+    try:
+        unfinished.write_bytes(page.encode())
+        unfinished.replace(path)
+    except OSError as error:
+        raise UserError(f"The report {path} cannot be written ({error.strerror}); make room or "
+                        "mend the cause.") from error
+    return path
+
+
+def facts(rows, config, examples):
+    """What the run is, in a few words each."""
+    done = rows[-1][0] if rows else 0
+    m = config.model
+    size = [f"{examples['parameters'] / 1e6:.1f} M parameters"] if "parameters" in examples else []
+    return [f"{done:,} of {config.steps:,} steps" + ("" if done >= config.steps else ", unfinished"),
+            f"batch {config.batch_size:,}", *size, f"{m.image_size} px images",
+            f"{m.vit_depth} image, {m.text_layers} text and {m.fusion_layers} fusion layers",
+            m.dtype]
+
+
+def chances(examples):
+    """What guessing would give, by kind of evaluator, as far as it is known."""
+    images = examples.get("ranked")
+    return {"retrieval": f"guessing: {100 / images:.2g}%" if images else "",
+            "matching": "guessing: 50%", "masked": "first guess of the whole vocabulary"}
+
+
+def config_blocks(config):
+    """The config as blocks with dotted keys: dicts with `name` and `entries`."""
+    values = config.to_dict()
+    run = {key: value for key, value in values.items() if not isinstance(value, dict)}
+    blocks = {"run": run} | {key: value for key, value in values.items() if key not in run}
+    return [{"name": name, "entries": list(_flat(block))} for name, block in blocks.items()]
+
+
+def _flat(block, prefix=""):
+    for key, value in block.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, repr(value)
+
+
+def software():
+    """Versions and devices: pairs of name and text."""
+    devices = jax.devices()
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
+    return [("devices", f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"),
+            *versions.items(), ("Python", platform.python_version()),
+            ("system", platform.platform(terse=True))]
+
+
+def commands(workdir):
+    """What can be done with the run: command lines."""
+    return [f"albef evaluate {workdir}", f"albef report {workdir}", f"tensorboard --logdir {workdir}"]
+
+
+def percent(value):
+    """A share in percent as text; what was not measured is a dash."""
+    return "–" if value is None else f"{value:.1f}"
