@@ -141,13 +141,16 @@ class Checkpointer:
             self.wait()
         return True
 
-    def restore(self, state_like, step: int | None = None) -> tuple[Any, int]:
+    def restore(self, state_like, step: int | None = None, *,
+                partial: bool = False) -> tuple[Any, int]:
         """Restores a state, bit for bit, onto the devices that `state_like` names.
 
         Args:
           state_like: pytree of the same structure: jax arrays or `jax.ShapeDtypeStruct`s, whose
             shardings are where the values go (of any topology), and numpy arrays or scalars.
           step: which checkpoint; None for the latest.
+          partial: `state_like` is a dict with some parts of the state, such as `params`; nothing
+            else is compared or read. What has no sharding comes back as numpy.
 
         Returns:
           The state and its step.
@@ -157,19 +160,27 @@ class Checkpointer:
         """
         step = self._existing(step)
         abstract = jax.tree.map(_abstract, state_like)
-        try:
-            saved = self._manager.item_metadata(step)["state"].tree
-        except Exception as error:
-            raise self._damage(step, error) from error
+        saved = self._metadata(step)
+        if partial:
+            saved = {part: tree for part, tree in saved.items() if part in state_like}
         self._check_same_config(step, saved, abstract)
         try:
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
+            restored = self._read_parts(step, abstract) if partial else self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
         except jax.errors.JaxRuntimeError:  # of the device (out of memory), not of the files
             raise
         except Exception as error:
             raise self._damage(step, error) from error
-        return jax.tree.map(_as_scalar, state_like, restored["state"]), step
+        return jax.tree.map(_as_scalar, state_like, restored), step
+
+    def shapes(self, step: int | None = None) -> dict[str, Any]:
+        """Returns what a checkpoint holds: nested dicts of `jax.ShapeDtypeStruct`s.
+
+        Raises:
+          UserError: there is no such checkpoint, or it is damaged.
+        """
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+                            self._metadata(self._existing(step)))
 
     def record(self, step: int | None = None) -> dict[str, Any]:
         """Returns what was recorded with a checkpoint: step, metrics and config.
@@ -214,6 +225,19 @@ class Checkpointer:
             raise UserError(f"There is no checkpoint of step {step} in {self.directory}; it has "
                             f"{', '.join(map(str, steps))}.")
         return max(steps) if step is None else step
+
+    def _metadata(self, step):
+        try:
+            return self._manager.item_metadata(step)["state"].tree
+        except Exception as error:
+            raise self._damage(step, error) from error
+
+    def _read_parts(self, step, abstract):
+        # The manager's own handler reads whole states only.
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return reader.restore(self.directory / str(step) / "state", ocp.args.PyTreeRestore(
+                abstract, ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True))
 
     def _read_record(self, step):
         return self._manager.restore(

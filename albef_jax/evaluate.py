@@ -3,15 +3,15 @@
 import hashlib
 import json
 
-import jax
 from etils import epath
+import jax
+import jax.numpy as jnp
 
 from albef_jax.checkpoint import Checkpointer
 from albef_jax.config import apply_overrides, to_json
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
-from albef_jax.optim import make_optimizer, make_schedule
 from albef_jax.sharding import make_mesh, replicated, use_compile_cache
 from albef_jax.state import TrainState
 from albef_jax.tasks import make_task
@@ -64,27 +64,39 @@ def evaluate(workdir, step=None, overrides=()):
 
 
 def restore_params(workdir, config, task, mesh, step=None):
-    """The online parameters of a checkpoint and its step (see `restore_state`)."""
-    state, step = restore_state(workdir, config, task, mesh, step)
-    return state.params, step
-
-
-def restore_state(workdir, config, task, mesh, step=None):
-    """The state of a checkpoint, a copy on every device, and its step.
+    """The online parameters of a checkpoint, a copy on every device, and its step.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged or of another config.
     """
+    params = jax.eval_shape(lambda: task.init(jax.random.key(config.seed)))
+    restored, step = restore_parts(workdir, config, {"params": params}, mesh, step)
+    return restored["params"], step
+
+
+def restore_state(workdir, config, task, mesh, step=None):
+    """As `restore_params`, for a `TrainState` without the optimizer's state.
+
+    Imported weights have none, and nothing but training reads it.
+    """
+    params = jax.eval_shape(lambda: task.init(jax.random.key(config.seed)))
+    shapes = {"step": jax.ShapeDtypeStruct((), jnp.int32), "params": params,
+              "teacher": jax.eval_shape(task.teacher_of, params),
+              "memory": jax.eval_shape(lambda: task.init_memory(jax.random.key(config.seed)))}
+    restored, step = restore_parts(workdir, config, shapes, mesh, step)
+    return TrainState(**restored, opt_state=()), step
+
+
+def restore_parts(workdir, config, shapes, mesh, step=None):
+    """Parts of a checkpoint by name, a copy on every device, and its step."""
     if not (epath.Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"{workdir} has no checkpoints; train until one is saved, or give another "
                         "work directory.")
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
-    state = jax.eval_shape(lambda: TrainState.create(task, optimizer, config.seed))
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype,
-                                                        sharding=replicated(mesh)), state)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype,
+                                                         sharding=replicated(mesh)), shapes)
     checkpointer = Checkpointer(workdir, config.checkpoint)
     try:
-        return checkpointer.restore(state, step)
+        return checkpointer.restore(shapes, step, partial=True)
     finally:
         checkpointer.close()
 
