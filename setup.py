@@ -21,7 +21,9 @@ setup(
     package_data={"albef_jax.report": ["*.html"]},
     install_requires=[
         "absl-py",
+        "array_record>=0.7",  # tensorflow-datasets declares it for Linux only
         "etils[epath]",
+        "filelock",
         "flax>=0.12",
         "importlib_resources",  # tensorflow-datasets imports it without declaring it
         "jax>=0.10,<0.13",

@@ -50,9 +50,11 @@ def is_true(form: dict, graph: dict) -> bool:
         return False
     if form.get("background", graph["background"]["kind"]) != graph["background"]["kind"]:
         return False
-    candidates = [_candidates(mention, objects) for mention in form["mentions"]]
-    if not all(candidates):
-        return False
+    candidates = []
+    for mention in form["mentions"]:
+        candidates.append(_candidates(mention, objects))
+        if not candidates[-1]:
+            return False
     return any(
         _is_disjoint(choice) and _all_related(form["relations"], choice, graph)
         for choice in itertools.product(*candidates)

@@ -57,6 +57,11 @@ class Level:
     setting: bool
     max_words: int
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words for colours and shapes: what only the image can tell."""
+        return self.colours + self.shapes
+
     @functools.cached_property
     def held_out_pairs(self) -> tuple[tuple[str, str], ...]:
         """The (colour, shape) pairs that no training scene holds: a fifth of every colour's."""

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import numpy as np
 
-from albef_jax.data.scenes.captions import is_true, make_captions
-from albef_jax.data.scenes.graph import SPLITS, pick, sample_graph, scene_rng
+from albef_jax.data.scenes.captions import is_true
+from albef_jax.data.scenes.generate import CAPTIONS, VERSION
+from albef_jax.data.scenes.graph import SPLITS, pick, scene_rng
 from albef_jax.data.scenes.levels import get_level
 from albef_jax.data.scenes.noise import damage
-from albef_jax.data.scenes.render import render
 from albef_jax.data.sources.base import Source
 from albef_jax.errors import UserError
 
-CAPTIONS = 5  # per scene
-VERSION = "2"  # of the scenes and captions that a seed gives
+REMEMBERED = 4096  # scenes whose parsed captions and graphs are kept
 
 
 class ScenesSource(Source):
     """Rendered scenes with captions whose truth is known; a pure function of seed and index.
+
+    They are made on first use and stored. Noise is added to the captions when they are read: one
+    stored set serves all levels of noise, and the graphs stay true.
 
     Args:
         level: "demo" or "full".
@@ -28,9 +31,10 @@ class ScenesSource(Source):
         seed: of the scenes.
         swapped: share of captions that belong to another scene.
         damaged: share of captions with a wrong or with missing words.
+        data_dir: where they are stored; by default `albef_jax/tfds` in the user's cache.
 
     Raises:
-        UserError: an option is unknown or out of range.
+        UserError: an option is unknown or out of range, or the scenes cannot be stored.
     """
 
     def __init__(
@@ -57,7 +61,11 @@ class ScenesSource(Source):
             )
         self._split, self._size, self._seed = split, size, seed
         self._swapped, self._damaged = swapped, damaged
-        self._noisy = functools.lru_cache(maxsize=4096)(self._make_noisy)
+        self._captions = functools.lru_cache(REMEMBERED)(self._read_captions)
+        self._graph = functools.lru_cache(REMEMBERED)(self._read_graph)
+        from albef_jax.data.scenes.builder import open_scenes  # TFDS takes a second to import
+
+        self._records = open_scenes(level, split, size, seed, data_dir)
         self.fingerprint = (
             f"scenes {VERSION} {level} {split} size={size} seed={seed} swapped={swapped} "
             f"damaged={damaged}"
@@ -78,35 +86,40 @@ class ScenesSource(Source):
         return index
 
     def image(self, index: int) -> np.ndarray:
-        return render(self.graph(index))
+        return self._records[index]["image"]
 
     def captions(self, index: int) -> list[str]:
-        return [text for text, _ in self._noisy(index)]
+        return [text for text, _ in self._captions(index)]
 
     def form(self, index: int, caption: int) -> dict:
-        """The logical form of a caption, also of a wrong one."""
-        return self._noisy(index)[caption][1]
+        """What a caption claims, see `scenes.captions`; also of a wrong one."""
+        return self._captions(index)[caption][1]
 
     def graph(self, index: int) -> dict:
-        """The scene graph, as it is drawn."""
-        return sample_graph(self._level, self._split, index, self._seed)
+        """The scene graph, see `scenes.graph`."""
+        return self._graph(index)
 
     def describes(self, owner: int, caption: int, index: int) -> bool:
         return is_true(self.form(owner, caption), self.graph(index))
 
-    def _clean(self, index: int) -> list[tuple[str, dict]]:
-        rng = scene_rng(self._seed, self._split, index, 1)
-        return make_captions(self.graph(index), self._level, rng, CAPTIONS)
+    def _read_graph(self, index: int) -> dict:
+        return json.loads(self._records[index]["graph"])
 
-    def _make_noisy(self, index: int) -> list[tuple[str, dict]]:
-        captions = self._clean(index)
+    def _read_clean(self, index: int) -> list[tuple[str, dict]]:
+        record = self._records[index]
+        texts = [text.decode() for text in record["captions"]]
+        return list(zip(texts, json.loads(record["forms"])))
+
+    def _read_captions(self, index: int) -> list[tuple[str, dict]]:
+        """Texts and forms, noise included."""
+        captions = self._read_clean(index)
         if not self._swapped + self._damaged:
             return captions
         rng = scene_rng(self._seed, self._split, index, 2)
         for number, draw in enumerate(rng.random(CAPTIONS).tolist()):
             if draw < self._swapped and self._size > 1:
                 other = (index + 1 + int(rng.random() * (self._size - 1))) % self._size
-                captions[number] = pick(rng, self._clean(other))
+                captions[number] = pick(rng, self._read_clean(other))
             elif draw < self._swapped + self._damaged:
                 captions[number] = damage(captions[number], self.graph(index), self._level, rng)
         return captions
