@@ -34,6 +34,7 @@ from albef_jax.weights.salesforce import (
 
 TOWERS = ("visual_encoder", "text_encoder")
 PROJECTIONS = ("vision_proj", "text_proj")
+QUEUES = ("image_queue", "text_queue", "pointer")
 MEMORY = {
     "image_queue": Entry(("memory", "image_queue"), ("image_queue",), "linear"),
     "text_queue": Entry(("memory", "text_queue"), ("text_queue",), "linear"),
@@ -56,7 +57,7 @@ class Kind:
       heads: linear layers besides. classes: outputs of `cls_head`, 0: there is none.
       temp: has a temperature.
       teacher: parts with a momentum copy.
-      memory: names in `TrainState.memory`.
+      memory: names in `TrainState.memory` that the official layout has too.
     """
 
     name: str
@@ -85,19 +86,22 @@ class Kind:
             table += linear(("cls_head", "fc2", "dense"), "cls_head.2")
         return table + ([Entry(("temp",), ("temp",), "copy")] if self.temp else [])
 
-    def table(self, model, queue_size):
-        """Entries of a whole state, with paths from `params`, `teacher` and `memory` down.
+    def memory_of(self, config):
+        """Names in `TrainState.memory` of a run with this config."""
+        o = config.objective
+        if not self.memory or not o.itc or not o.queue_size:
+            return ()
+        return (*QUEUES, "id_queue") if o.positives == "image" else QUEUES
 
-        Args:
-          model: a config's model block. queue_size: 0 for no memory.
-        """
-        online = self.params_table(model)
+    def table(self, config):
+        """Entries of a whole state, with paths from `params`, `teacher` and `memory` down."""
+        online, memory = self.params_table(config.model), self.memory_of(config)
         return [
             *(entry._replace(path=("params", *entry.path)) for entry in online),
             *(entry._replace(path=("teacher", *entry.path),
                              sources=tuple(map(momentum_name, entry.sources)))
               for entry in online if entry.path[0] in self.teacher),
-            *(MEMORY[name] for name in self.memory if queue_size)]
+            *(MEMORY[name] for name in self.memory if name in memory)]
 
     def tied(self, model):
         """Official name -> the name of the tensor that it is a second name of."""
@@ -135,29 +139,26 @@ class Kind:
         params = self.module(model).init(rng, *images, ids_bl, jnp.ones_like(ids_bl))["params"]
         return {**params, "temp": jnp.asarray(0.07)} if self.temp else params
 
-    def shapes(self, model, queue_size):
-        """Path -> `jax.ShapeDtypeStruct` of every leaf of a whole state.
-
-        Args:
-          model: a config's model block. queue_size: 0 for no memory.
-        """
-        params = jax.eval_shape(lambda: self.init(model, jax.random.key(0)))
-        rows = jax.ShapeDtypeStruct((queue_size, model.embed_dim), jnp.float32)
+    def shapes(self, config):
+        """Path -> `jax.ShapeDtypeStruct` of every leaf of a whole state, without optimizer."""
+        size = config.objective.queue_size
+        params = jax.eval_shape(lambda: self.init(config.model, jax.random.key(0)))
+        rows = jax.ShapeDtypeStruct((size, config.model.embed_dim), jnp.float32)
         memory = {"image_queue": rows, "text_queue": rows,
                   "pointer": jax.ShapeDtypeStruct((), jnp.int32),
-                  "id_queue": jax.ShapeDtypeStruct((queue_size,), jnp.int32)}
+                  "id_queue": jax.ShapeDtypeStruct((size,), jnp.int32)}
         return flatten({
             "params": params, "teacher": {part: params[part] for part in self.teacher},
-            "memory": {name: memory[name] for name in self.memory if queue_size}})
+            "memory": {name: memory[name] for name in self.memory_of(config)}})
 
 
 KINDS = {kind.name: kind for kind in (
     Kind("pretrain", Albef, bert="bert.", words=True, heads=(*PROJECTIONS, "itm_head"),
          temp=True, teacher=(*TOWERS, *PROJECTIONS),
-         memory=("image_queue", "text_queue", "pointer")),
+         memory=QUEUES),
     Kind("retrieval", lambda model: Albef(model, words=False),
          heads=(*PROJECTIONS, "itm_head"), temp=True, teacher=(*TOWERS, *PROJECTIONS),
-         memory=("image_queue", "text_queue", "pointer", "id_queue")),
+         memory=(*QUEUES, "id_queue")),
     Kind("vqa", Vqa, decoder=True, teacher=(*TOWERS, "text_decoder")),
     Kind("nlvr_pretrain", TextAssignment, pairs=True, heads=(*PROJECTIONS, "ta_head"),
          temp=True),

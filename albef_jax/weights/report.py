@@ -199,7 +199,7 @@ def _collapse(names):
         numbers = sorted({int(n) for part in parts for n in NUMBER.findall(part)[:1]})
         common.append(parts[0] if len(set(parts)) == 1 else
                       NUMBER.sub(f"{numbers[0]}-{numbers[-1]}", parts[0], count=1))
-    return "".join(common).strip("./") or f"{names[0]} and others"
+    return "".join(common).strip("./") or _first(names)
 
 
 def _table(rows):

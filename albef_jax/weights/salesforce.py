@@ -181,6 +181,18 @@ def write_tensors(table, tree, patch_size, rename=lambda name: name):
     return tensors
 
 
+def shapes_there(entry, shape, patch_size):
+    """Official shapes of an entry's tensors, given the shape of our leaf."""
+    n = len(entry.sources)
+    if entry.layout == "linear":
+        return [(shape[1] // n, shape[0])] * n
+    if entry.layout == "join":
+        return [(shape[0] // n,)] * n
+    if entry.layout == "conv":
+        return [(shape[1], shape[0] // patch_size**2, patch_size, patch_size)]
+    return [(1, *shape) if entry.layout in ("scalar", "ids") else shape]
+
+
 def to_leaf(entry, parts):
     """Official arrays of an entry -> our leaf, contiguous; float32 or int32."""
     first = parts[0]

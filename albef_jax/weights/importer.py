@@ -1,0 +1,194 @@
+"""Weights from files into a work directory: `albef import`."""
+
+import os
+
+from etils import epath
+import numpy as np
+
+from albef_jax.checkpoint import Checkpointer
+from albef_jax.config import default_config
+from albef_jax.data.text import load_tokenizer
+from albef_jax.errors import UserError
+from albef_jax.weights.interpolation import resize_positions
+from albef_jax.weights.kinds import detect, kind_of, sizes
+from albef_jax.weights.report import Report, fault, unflatten
+from albef_jax.weights.salesforce import shapes_there, to_leaf
+from albef_jax.weights.stored import is_export, read_export
+from albef_jax.weights.torch_file import read_tensors
+from albef_jax.workdir import write_config
+
+REPORT_FILE = "import.txt"  # in the work directory
+
+
+def import_file(path, out, kind=None, heads=None, image_size=None, tokenizer=None, config=None):
+    """Makes a work directory of a checkpoint; complete or not at all.
+
+    It holds `config.json`, `checkpoints/0` with parameters, teacher and queues, the report
+    (`import.txt`) and, if one is known, the tokenizer: all that `albef evaluate`, `albef export`,
+    `albef train --init` and `albef_jax.load` need.
+
+    Args:
+      path: `.pth` of one of the kinds in `weights.kinds`, or what `albef export --format
+        safetensors` wrote.
+      out: the work directory, which must not exist.
+      kind: its kind; None: by the names of its tensors.
+      heads: attention heads of both encoders, which no tensor shows; None: the config's.
+      image_size: pixels; position embeddings are interpolated to it. None: the config's if one is
+        given, else that of the checkpoint.
+      tokenizer: a folder or Hugging Face name, saved with the model.
+      config: a config whose sizes must be those of the checkpoint; None: the default one with
+        the sizes of the checkpoint.
+
+    Returns:
+      The `Report`.
+
+    Raises:
+      UserError: the file cannot be read, holds other tensors than its kind, or does not fit.
+    """
+    out = epath.Path(out)
+    if out.exists():
+        raise UserError(f"{out} exists; give a work directory that does not, so that nothing is "
+                        "overwritten.")
+    report = Report(f"{os.path.basename(os.path.normpath(path))} -> {out}")
+    if is_export(path):
+        if kind or heads or config:
+            raise UserError(f"{path} was written by albef export and holds its own config; leave "
+                            "out --as, --heads and --config.")
+        stored = read_export(path, report)
+        config, leaves = stored.config.unlock(), stored.leaves
+        tokenizer, side = tokenizer or stored.tokenizer, image_size
+    else:
+        tensors = read_tensors(path)
+        kind = kind_of(kind or detect(tensors, path))
+        side = image_size or (config.model.image_size if config else None)
+        config = fitted_config(config, kind, *sizes(tensors, kind, path), heads, path)
+        leaves = read_official(tensors, kind, config, report)
+        tokenizer = tokenizer or config.data.tokenizer
+    if side:
+        resize_images(leaves, config, side, report)
+    pieces = fitted_tokenizer(tokenizer, config, path) if tokenizer else None
+    write_workdir(out, config.lock(), leaves, pieces, report)
+    return report
+
+
+def fitted_config(config, kind, found, queue_size, heads, path):
+    """The config of the model in a checkpoint, at its resolution; unlocked.
+
+    Raises:
+      UserError: a config that was given has other sizes, or the heads do not divide a width.
+    """
+    given, config = config, (config or default_config()).copy_and_resolve_references().unlock()
+    differing = [f"model.{name} is {config.model[name]}, but {value} there"
+                 for name, value in found.items()
+                 if given and config.model[name] != value
+                 and name not in ("image_size", "vocab_size")]
+    if differing:
+        raise UserError(f"{path} does not fit the config: {'; '.join(differing)}; change the "
+                        "config, or leave it out.")
+    config.model.update(found)
+    config.data.image_size, config.task = config.model.image_size, kind.name
+    config.objective.queue_size = queue_size
+    config.objective.positives = "image" if "id_queue" in kind.memory else "pair"
+    if heads:
+        config.model.vit_heads = config.model.text_heads = heads
+    for tower in ("vit", "text"):
+        width, number = config.model[f"{tower}_width"], config.model[f"{tower}_heads"]
+        if width % number:
+            raise UserError(f"{path} has a {tower}_width of {width}, which {number} heads do not "
+                            "divide; give their number with --heads.")
+    return config
+
+
+def read_official(tensors, kind, config, report):
+    """Official tensors -> our leaves, strictly.
+
+    Args:
+      tensors: name -> array. kind: a `Kind`. config: with the sizes of the checkpoint.
+      report: is told what went where.
+
+    Returns:
+      Path tuple -> numpy array, for the whole state without optimizer.
+
+    Raises:
+      UserError: anything is missing, unknown, misshapen, not finite, or not what it is tied to.
+    """
+    table, shapes = kind.table(config), kind.shapes(config)
+    for entry in table:
+        report.use(entry.sources, entry.path)
+        leaf = shapes[entry.path]
+        wanted = shapes_there(entry, leaf.shape, config.model.patch_size)
+        for name, shape in zip(entry.sources, wanted):
+            if name in tensors and (what := fault(tensors[name], shape, leaf.dtype)):
+                report.wrong(name, what)
+    for name, original in kind.tied(config.model).items():
+        if name in tensors and original in tensors:
+            report.ignore(name, "a second name of a tied tensor, equal to the first")
+            if not np.array_equal(tensors[name], tensors[original]):
+                report.wrong(name, f"differs from {original}, to which it must be tied")
+    for name, value in kind.buffers(config.model).items():
+        if name in tensors:
+            report.ignore(name, "a constant: positions 0, 1, 2, ...")
+            if not np.array_equal(tensors[name], value):
+                report.wrong(name, "is not 0, 1, 2, ...")
+    for name in ("image_queue", "text_queue", "queue_ptr", "idx_queue"):
+        if name in tensors and kind.memory and not kind.memory_of(config):
+            report.ignore(name, "an empty queue")
+    report.check(tensors, shapes)
+    return {entry.path: to_leaf(entry, [tensors[name] for name in entry.sources])
+            for entry in table}
+
+
+def resize_images(leaves, config, image_size, report):
+    """Interpolates position embeddings in place, and sets the resolution of the config.
+
+    Raises:
+      UserError: the resolution is not a multiple of the patch.
+    """
+    before, patch = config.model.image_size, config.model.patch_size
+    if image_size % patch:
+        raise UserError(f"The image size {image_size} is not a multiple of the patch size "
+                        f"{patch}; choose {image_size // patch * patch or patch}.")
+    for path in leaves:
+        if path[-1] == "pos_embed" and image_size != before:
+            leaves[path] = resize_positions(leaves[path], image_size // patch)
+            report.interpolate(path, f"{before} px", f"{image_size} px")
+    config.model.image_size = config.data.image_size = image_size
+
+
+def fitted_tokenizer(name, config, path):
+    """The tokenizer of that folder or name, written into the config.
+
+    Raises:
+      UserError: it has another number of words than the model.
+    """
+    tokenizer = load_tokenizer(str(name))
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise UserError(f"The tokenizer {name} has {tokenizer.vocab_size} words, but {path} has "
+                        f"{config.model.vocab_size} word embeddings; give the tokenizer that the "
+                        "weights were trained with (bert-base-uncased for the official ones).")
+    config.model.update(pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id,
+                        mask_id=tokenizer.mask_id)
+    return tokenizer
+
+
+def write_workdir(out, config, leaves, tokenizer, report):
+    """Writes everything beside `out`, and renames it when complete."""
+    unfinished = out.parent / f"{out.name}.unfinished"
+    if unfinished.exists():
+        unfinished.rmtree()  # of an import that was interrupted
+    try:
+        unfinished.mkdir(parents=True)
+        if tokenizer is not None:
+            tokenizer.save(str(unfinished / "tokenizer"))
+        (unfinished / REPORT_FILE).write_text(f"{report}\n")
+        write_config(config, unfinished, is_writer=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); give another --out, or "
+                        "mend the cause.") from None
+    checkpointer = Checkpointer(unfinished, config.checkpoint, config.to_dict())
+    try:
+        state = {"params": {}, "teacher": {}, "memory": {}, **unflatten(leaves)}
+        checkpointer.save(0, {"step": np.zeros((), np.int32), **state}, wait=True)
+    finally:
+        checkpointer.close()
+    unfinished.rename(out)

@@ -1,0 +1,104 @@
+"""Weights in this project's own two forms: a work directory, and what `albef export` wrote."""
+
+import os
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from albef_jax.checkpoint import Checkpointer
+from albef_jax.config import from_json
+from albef_jax.errors import UserError
+from albef_jax.weights.kinds import kind_of
+from albef_jax.weights.report import Report, as_path, fault, flatten
+from albef_jax.weights.torch_file import read_metadata, read_tensors
+from albef_jax.workdir import read_config
+
+WEIGHTS_FILE = "model.safetensors"  # in an export folder
+FORMAT = "albef_jax"  # in the file's metadata
+PARTS = ("params", "teacher", "memory")
+
+
+class Stored(NamedTuple):
+    """A model read back.
+
+    Attributes:
+      config: of the run. leaves: path tuple from `params`, `teacher` or `memory` down -> array.
+      tokenizer: its folder, or None. path: where it was read.
+    """
+
+    config: Any
+    leaves: dict
+    tokenizer: str | None
+    path: str
+
+
+def read_stored(path):
+    """Reads a work directory (its latest checkpoint) or an export.
+
+    Raises:
+      UserError: it is neither, or incomplete.
+    """
+    if is_export(path):
+        return read_export(path, Report(str(path)))
+    if not epath.Path(path).is_dir():
+        raise UserError(f"{path} is no work directory; give one, or make one of other weights "
+                        "with albef import FILE --out DIR.")
+    return read_workdir(path)
+
+
+def read_workdir(path, step=None):
+    """Parameters, teacher and memory of a checkpoint, as numpy.
+
+    Raises:
+      UserError: there is no config or checkpoint, or it is damaged.
+    """
+    workdir = epath.Path(path)
+    config = read_config(workdir)
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} has no checkpoints; train until one is saved, or give another "
+                        "work directory.")
+    checkpointer = Checkpointer(workdir, config.checkpoint)
+    try:
+        shapes = checkpointer.shapes(step)
+        state, _ = checkpointer.restore({part: shapes[part] for part in PARTS}, step,
+                                        partial=True)
+    finally:
+        checkpointer.close()
+    return Stored(config, flatten(state), _tokenizer_of(workdir), str(path))
+
+
+def is_export(path):
+    """Whether a path is what `albef export --format safetensors` wrote, or the file in it."""
+    file = _weights_file(path)
+    if not os.path.isfile(file) or not file.endswith(".safetensors"):
+        return False
+    return read_metadata(file).get("format") == FORMAT
+
+
+def read_export(path, report):
+    """Reads an export strictly; `report` is told what went where.
+
+    Raises:
+      UserError: a tensor is missing, unknown, misshapen or not finite.
+    """
+    file = _weights_file(path)
+    config = from_json(read_metadata(file)["config"])
+    tensors, shapes = read_tensors(file), kind_of(config.task).shapes(config)
+    for name in tensors:
+        report.use([name], name)
+    for path_of_leaf, leaf in shapes.items():
+        name = as_path(path_of_leaf)
+        if name in tensors and (what := fault(tensors[name], leaf.shape, leaf.dtype)):
+            report.wrong(name, what)
+    report.check(tensors, shapes)
+    leaves = {path_of_leaf: tensors[as_path(path_of_leaf)] for path_of_leaf in shapes}
+    return Stored(config, leaves, _tokenizer_of(epath.Path(file).parent), str(path))
+
+
+def _weights_file(path):
+    path = os.fspath(path)
+    return os.path.join(path, WEIGHTS_FILE) if os.path.isdir(path) else path
+
+
+def _tokenizer_of(folder):
+    return str(folder / "tokenizer") if (folder / "tokenizer").is_dir() else None
