@@ -23,7 +23,7 @@ KINDS = {
     "mixture": Mixture,
 }
 
-__all__ = ["KINDS", "Source", "make_source", "parse_source"]
+__all__ = ["KINDS", "Source", "make_source", "parse_source", "resolve_source"]
 
 
 def parse_source(text: str) -> dict:
@@ -44,6 +44,19 @@ def parse_source(text: str) -> dict:
     return {"kind": kind, **KINDS[kind].options(rest)}
 
 
+def resolve_source(config: Mapping | str) -> tuple[type[Source], dict]:
+    """The class of a source and its options, checked but not opened; as `make_source`."""
+    options = parse_source(config) if isinstance(config, str) else dict(config)
+    kind = options.pop("kind", None)
+    if kind not in KINDS:
+        raise UserError(f"data source kind {kind!r} is unknown; use one of {sorted(KINDS)}.")
+    try:
+        inspect.signature(KINDS[kind]).bind(**options)
+    except TypeError as error:
+        raise UserError(f"The options of the data source of kind {kind!r} are wrong: {error}.")
+    return KINDS[kind], options
+
+
 def make_source(config: Mapping | str) -> Source:
     """Builds a source from its config block.
 
@@ -55,12 +68,5 @@ def make_source(config: Mapping | str) -> Source:
     Raises:
         UserError: the kind is unknown, an option is missing or unknown, or the data is unusable.
     """
-    options = parse_source(config) if isinstance(config, str) else dict(config)
-    kind = options.pop("kind", None)
-    if kind not in KINDS:
-        raise UserError(f"data source kind {kind!r} is unknown; use one of {sorted(KINDS)}.")
-    try:
-        inspect.signature(KINDS[kind]).bind(**options)
-    except TypeError as error:
-        raise UserError(f"The options of the data source of kind {kind!r} are wrong: {error}.")
-    return KINDS[kind](**options)
+    kind, options = resolve_source(config)
+    return kind(**options)
