@@ -122,6 +122,11 @@ def _set(config, key, text):
         known = ", ".join(block) if isinstance(block, ConfigDict) else ", ".join(config)
         raise UserError(f"config.{key} does not exist; the keys there are {known}.")
     if isinstance(block[leaf], ConfigDict):
+        if leaf == "source":  # a short form, such as tfds:NAME:SPLIT
+            from albef_jax.data.sources import parse_source  # not every command needs data
+
+            block[leaf] = parse_source(text)
+            return
         raise UserError(f"config.{key} is a block; set one of its keys: "
                         f"{', '.join(block[leaf])}.")
     try:

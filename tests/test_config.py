@@ -56,6 +56,13 @@ def test_config_file_that_does_not_exist(tmp_path):
         load_config(tmp_path / "none.py")
 
 
+def test_source_by_its_short_form():
+    config = apply_overrides(default_config(), ["--config.data.source=tfds:coco_captions:val"])
+    assert config.data.source.to_dict() == dict(kind="tfds", name="coco_captions", split="val")
+    with pytest.raises(UserError, match="'pairs.json' is no data source; write json:FILE"):
+        apply_overrides(config, ["--config.data.source=pairs.json"])
+
+
 @pytest.mark.parametrize("override, sentence", [
     ("--config.batchsize=4", "config.batchsize does not exist; the keys there are"),
     ("--config.model.depth=4", "config.model.depth does not exist"),

@@ -119,8 +119,8 @@ def _how_to_prepare(name: str, place: str, data_dir: str) -> str:
     bare = re.split("[/:]", name)[0]
     if bare not in known:
         close = difflib.get_close_matches(bare, known, n=3)
-        guess = f"did you mean {' or '.join(close)}" if close else "check the name and data_dir"
-        return f"No TFDS data set {name!r} is in {place}, and TFDS knows none of that name; {guess}?"
+        guess = f"it knows {', '.join(close)}" if close else "check the name and data_dir"
+        return f"No TFDS data set {name!r} is in {place}, and TFDS knows no such name; {guess}."
     options = f", data_dir={data_dir!r}" if data_dir else ""
     return (
         f"The TFDS data set {name!r} is not in {place}; prepare it there with `python -c \"import "
