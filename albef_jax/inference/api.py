@@ -21,8 +21,6 @@ from albef_jax.inference.inputs import (
     pad,
     tokenize,
 )
-from albef_jax.optim import make_optimizer, make_schedule
-from albef_jax.state import TrainState
 from albef_jax.tasks import make_task
 from albef_jax.workdir import read_config
 
@@ -65,20 +63,22 @@ def restore(path, config, weights):
     Raises:
       UserError: there is no checkpoint, or it is damaged.
     """
-    task = make_task(config)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-                         jax.eval_shape(lambda: TrainState.create(task, optimizer, 0)))
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path} has no checkpoints; train until one is saved, or give another "
                         "work directory.")
+    task = make_task(config)
+    wanted = {"params": jax.eval_shape(task.init, jax.random.key(0))}
+    if weights == "momentum":
+        wanted["teacher"] = jax.eval_shape(task.teacher_of, wanted["params"])
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     checkpointer = Checkpointer(path, config.checkpoint)
     try:
-        state, _ = checkpointer.restore(state)
+        found, _ = checkpointer.restore(
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted),
+            partial=True)
     finally:
         checkpointer.close()
-    return {**state.params, **(state.teacher if weights == "momentum" else {})}
+    return {**found["params"], **found.get("teacher", {})}
 
 
 class Hit(NamedTuple):
