@@ -64,8 +64,10 @@ def _polygon(points):
         px, py = x - start[:, 0], y - start[:, 1]
         along = np.clip((px * edge[:, 0] + py * edge[:, 1]) / length, 0, 1)
         gap = (px - along * edge[:, 0]) ** 2 + (py - along * edge[:, 1]) ** 2
-        # Inside, a ray to the right crosses an odd number of edges.
-        spans = (py < 0) != (py < edge[:, 1])
+        # Inside, a ray to the right crosses an odd number of edges. Each corner is looked at once:
+        # two edges must not disagree about the corner that they share.
+        above = y < start[:, 1]
+        spans = above != np.roll(above, -1, axis=0)
         crosses = spans & ((px * edge[:, 1] < py * edge[:, 0]) == (edge[:, 1] > 0))
         inside = np.logical_xor.reduce(crosses)
         return np.sqrt(gap.min(0)) * np.where(inside, -1, 1)
