@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -21,7 +22,10 @@ from albef_jax.inference.inputs import (
     pad,
     tokenize,
 )
-from albef_jax.tasks import make_task
+from albef_jax.models.albef import Albef
+from albef_jax.weights.kinds import kind_of
+from albef_jax.weights.report import Report, unflatten
+from albef_jax.weights.stored import is_export, read_export
 from albef_jax.workdir import read_config
 
 
@@ -47,38 +51,39 @@ def load(path, weights="online", dtype="float32", batch_size=32):
     if weights not in WEIGHTS or dtype not in ("float32", "bfloat16"):
         raise UserError(f"load got weights={weights!r} and dtype={dtype!r}; choose 'online' or "
                         "'momentum', and 'float32' or 'bfloat16'.")
-    path = epath.Path(path)
-    config = read_config(path).unlock()
-    config.model.dtype = dtype
-    if not (path / "tokenizer").is_dir():
+    stored = read_export(path, Report(str(path))) if is_export(path) else None
+    config, tokenizer = (stored.config, stored.tokenizer) if stored else (
+        read_config(epath.Path(path)), epath.Path(path) / "tokenizer")
+    if not isinstance(kind_of(config.task).module(config.model), Albef):
+        raise UserError(f"{path} holds a model of the task {config.task!r}, which has no features "
+                        "to compare; load one of 'pretrain' or 'retrieval'.")
+    if tokenizer is None or not epath.Path(tokenizer).is_dir():
         raise UserError(f"{path} has no folder tokenizer; copy it from where the model was "
-                        "trained.")
-    return Model(config.lock(), restore(path, config, weights),
-                 load_tokenizer(str(path / "tokenizer")), batch_size)
+                        "trained, or give albef import --tokenizer.")
+    parts = unflatten(stored.leaves) if stored else restore(path, config, weights)
+    params = parts["params"] | (parts["teacher"] if weights == "momentum" else {})
+    config = config.copy_and_resolve_references().unlock()
+    config.model.dtype = dtype
+    return Model(config.lock(), jax.device_put(params, jax.devices()[0]),
+                 load_tokenizer(str(tokenizer)), batch_size)
 
 
-def restore(path, config, weights):
-    """Parameters of a work directory's latest checkpoint.
+def restore(workdir, config, weights):
+    """Parameters, and the teacher for 'momentum', of a work directory's latest checkpoint.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged.
     """
-    if not (path / "checkpoints").is_dir():
-        raise UserError(f"{path} has no checkpoints; train until one is saved, or give another "
+    if not (epath.Path(workdir) / "checkpoints").is_dir():
+        raise UserError(f"{workdir} has no checkpoints; train until one is saved, or give another "
                         "work directory.")
-    task = make_task(config)
-    wanted = {"params": jax.eval_shape(task.init, jax.random.key(0))}
-    if weights == "momentum":
-        wanted["teacher"] = jax.eval_shape(task.teacher_of, wanted["params"])
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    checkpointer = Checkpointer(path, config.checkpoint)
+    checkpointer = Checkpointer(workdir, config.checkpoint)
     try:
-        found, _ = checkpointer.restore(
-            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted),
-            partial=True)
+        shapes = checkpointer.shapes()
+        wanted = ("params", "teacher") if weights == "momentum" else ("params",)
+        return checkpointer.restore({part: shapes[part] for part in wanted}, partial=True)[0]
     finally:
         checkpointer.close()
-    return {**found["params"], **found.get("teacher", {})}
 
 
 class Hit(NamedTuple):
@@ -127,14 +132,17 @@ class Model:
     def __init__(self, config, params, tokenizer, batch_size=32):
         self.config, self.params, self.tokenizer = config, params, tokenizer
         self.batch_size = batch_size
-        functions = make_task(config).predict_fns()
+        module = kind_of(config.task).module(config.model)
+
+        def apply(method, params, *arrays):
+            return module.apply({"params": params}, *arrays, method=method)
 
         def match_rows(params, image_bnd, row_p, text_pld, mask_pl):
-            logits_p2 = functions["match"](params, image_bnd[row_p], text_pld, mask_pl)
+            logits_p2 = apply(Albef.match, params, image_bnd[row_p], text_pld, mask_pl)
             return jax.nn.softmax(logits_p2)[:, 1]
 
-        self._encode_image = jax.jit(functions["encode_image"])
-        self._encode_text = jax.jit(functions["encode_text"])
+        self._encode_image = jax.jit(functools.partial(apply, Albef.encode_image))
+        self._encode_text = jax.jit(functools.partial(apply, Albef.encode_text))
         self._match_rows = jax.jit(match_rows)
 
     def encode_image(self, images, progress=False, broken=None):

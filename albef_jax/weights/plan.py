@@ -7,7 +7,7 @@ import numpy as np
 
 from albef_jax.errors import UserError
 from albef_jax.weights.report import Report, fault, flatten, unflatten
-from albef_jax.weights.salesforce import Entry, to_leaf, to_tensors
+from albef_jax.weights.salesforce import Entry, shapes_there, to_leaf
 
 
 @dataclasses.dataclass
@@ -43,9 +43,8 @@ class Plan:
             self.report.use(entry.sources, entry.path)
             parts = [self.tensors.get(name) for name in entry.sources]
             if entry.path in leaves and all(part is not None for part in parts):
-                like = np.broadcast_to(np.float32(0), leaves[entry.path].shape)
-                wanted = to_tensors(entry, like, patch_size)
-                faults = [(name, fault(part, shape.shape))
+                wanted = shapes_there(entry, leaves[entry.path].shape, patch_size)
+                faults = [(name, fault(part, shape))
                           for name, part, shape in zip(entry.sources, parts, wanted)]
                 for name, what in faults:
                     if what:
