@@ -77,7 +77,8 @@ def word_ids(words, tokenizer):
 def hits(mlm_logits):
     """The pair function of blocks: tokens of each set found at depth 1 and 5.
 
-    It maps sets of positions, bool `[g, s, l, k]`, to counts, int32 `[g, s, 2, k]`. Tokens with an equal or undefined logit count as better: a constant prediction finds nothing.
+    It maps sets of positions, bool `[g, s, l, k]`, to counts, int32 `[g, s, 2, k]`. Tokens with an
+    equal or undefined logit count as better: a constant prediction finds nothing.
     """
 
     def hits_of_slot(params, image_embeds, text_ids, sets, masked_ids, text_mask):

@@ -119,9 +119,9 @@ def _read(config: ScenesConfig, root: pathlib.Path, split: str) -> Sequence[dict
 
 def _prepare(config: ScenesConfig, root: pathlib.Path, split: str) -> Sequence[dict]:
     """Makes the records in place of damaged ones and of what killed processes left behind."""
-    for leftover in (root / "scenes" / config.name).iterdir():
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
+    folder = root / "scenes" / config.name
+    for leftover in (folder / str(Scenes.VERSION), *folder.glob("incomplete.*")):
+        shutil.rmtree(leftover, ignore_errors=True)
     print(f"Making {config.sizes[split]} {config.level} scenes in {root} (once).", file=sys.stderr)
     builder = Scenes(config=config, data_dir=root, file_format="array_record")
     with contextlib.redirect_stdout(sys.stderr):
