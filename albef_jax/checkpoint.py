@@ -234,8 +234,9 @@ class Checkpointer:
 
     def _read_parts(self, step, abstract):
         # The manager's own handler reads whole states only.
+        path = self._manager.directory / str(step) / "state"  # absolute, unlike self.directory
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            return reader.restore(self.directory / str(step) / "state", ocp.args.PyTreeRestore(
+            return reader.restore(path, ocp.args.PyTreeRestore(
                 abstract, ocp.checkpoint_utils.construct_restore_args(abstract),
                 partial_restore=True))
 

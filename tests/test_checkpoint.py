@@ -68,6 +68,15 @@ def test_restores_bit_for_bit_with_every_kind_of_leaf(tmp_path):
     assert type(restored.memory["queue"]) is np.ndarray
 
 
+def test_a_part_is_restored_from_a_relative_work_directory(tmp_path, monkeypatch):
+    state = make_state(7)
+    with_closing(tmp_path / "run", lambda checkpoints: checkpoints.save(7, state))
+    monkeypatch.chdir(tmp_path)
+    restored, step = Checkpointer("run", options()).restore({"params": state.params}, partial=True)
+    assert step == 7
+    assert_identical(restored, {"params": state.params})
+
+
 def with_closing(workdir, do, **changes):
     checkpoints = Checkpointer(workdir, options(**changes))
     do(checkpoints)
