@@ -130,6 +130,16 @@ def test_images_of_different_parts_differ(tmp_path):
     assert [source.image_id(i) for i in range(8)] == [0, 1, 0, 2, 3, 4, 3, 5]
 
 
+def test_captions_describe_images_of_their_own_part_only(tmp_path):
+    rows = [{"image": name, "caption": name} for name in ("a", "b", "a")]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    part = dict(source=f"json:{tmp_path / 'rows.json'}", weight=1)
+    source = make_source(dict(kind="mixture", parts=(part, part)))
+    true = [[source.describes(owner, 0, index) for index in range(6)] for owner in (0, 4)]
+    assert true[0] == [True, False, True, False, False, False]
+    assert true[1] == [False, False, False, False, True, False]
+
+
 def test_mixture_of_mixtures():
     inner = dict(
         kind="mixture",
