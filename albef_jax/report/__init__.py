@@ -6,6 +6,7 @@ held-out data or in the middle of training gets a page too, which says what is m
 
 import importlib.metadata
 import platform
+import shlex
 import sys
 
 from etils import epath
@@ -130,8 +131,8 @@ def facts(rows, config, examples):
     done = rows[-1][0] if rows else 0
     m = config.model
     size = [f"{examples['parameters'] / 1e6:.1f} M parameters"] if "parameters" in examples else []
-    return [f"{done:,} of {config.steps:,} steps" + ("" if done >= config.steps else ", unfinished"),
-            f"batch {config.batch_size:,}", *size, f"{m.image_size} px images",
+    steps = f"{done:,} of {config.steps:,} steps" + ", unfinished" * (done < config.steps)
+    return [steps, f"batch {config.batch_size:,}", *size, f"{m.image_size} px images",
             f"{m.vit_depth} image, {m.text_layers} text and {m.fusion_layers} fusion layers",
             m.dtype]
 
@@ -170,7 +171,8 @@ def software():
 
 def commands(workdir):
     """What can be done with the run: command lines."""
-    return [f"albef evaluate {workdir}", f"albef report {workdir}", f"tensorboard --logdir {workdir}"]
+    run = shlex.quote(str(workdir))
+    return [f"albef evaluate {run}", f"albef report {run}", f"tensorboard --logdir {run}"]
 
 
 def percent(value):

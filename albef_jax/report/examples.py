@@ -149,7 +149,8 @@ class Examples:
         own = self.data.text_image == image
         found = [{"text": self.data.texts[text], "score": float(scores[text]),
                   "right": bool(own[text])} for text in best(scores) if scores[text] != UNSCORED]
-        places = [int(rank(scores, text)) + 1 for text in np.flatnonzero(own & (scores != UNSCORED))]
+        places = [int(rank(scores, text)) + 1
+                  for text in np.flatnonzero(own & (scores != UNSCORED))]
         answer = None if any(item["right"] for item in found) else self.data.texts[own.argmax()]
         return {"picture": self._picture(image), "found": found,
                 "place": min(places, default=None), "answer": answer}

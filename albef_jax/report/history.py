@@ -19,7 +19,7 @@ def read_history(path):
         try:
             values = json.loads(line)
             step = values.pop("step")
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             continue
         while rows and rows[-1][0] > step:
             rows.pop()
