@@ -1,0 +1,167 @@
+"""Weights out of a work directory: `albef export`."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+
+from albef_jax.config import to_json
+from albef_jax.data.text import load_tokenizer
+from albef_jax.errors import UserError
+from albef_jax.weights.kinds import kind_of
+from albef_jax.weights.report import Report, as_path, fault
+from albef_jax.weights.salesforce import to_tensors
+from albef_jax.weights.stored import FORMAT, WEIGHTS_FILE, read_workdir
+from albef_jax.weights.torch_writer import write_torch_file
+
+FORMATS = ("salesforce", "safetensors")
+WEIGHTS = ("online", "momentum")
+
+
+def export(workdir, out, form, weights="online", step=None):
+    """Writes the weights of a work directory for use elsewhere; complete or not at all.
+
+    Args:
+      workdir: of a run or an import.
+      out: for 'salesforce' a new `.pth` file with exactly the tensors of the public code; for
+        'safetensors' a new folder with `model.safetensors` (our own tree), `config.json`,
+        `tokenizer/` and a model card.
+      form: one of FORMATS.
+      weights: 'online', or 'momentum' to put the momentum weights in the place of the online
+        ones, where there are any.
+      step: which checkpoint; None for the latest.
+
+    Returns:
+      The `Report`.
+
+    Raises:
+      UserError: the work directory is incomplete, or holds what the layout has no place for.
+    """
+    if form not in FORMATS or weights not in WEIGHTS:
+        raise UserError(f"export got format {form!r} and weights {weights!r}; choose one of "
+                        f"{', '.join(FORMATS)} and one of {', '.join(WEIGHTS)}.")
+    out = os.path.abspath(out)
+    if os.path.exists(out):
+        raise UserError(f"{out} exists; give a new path, so that nothing is overwritten.")
+    stored = read_workdir(workdir, step)
+    kind, leaves = kind_of(stored.config.task), dict(stored.leaves)
+    report = Report(f"{workdir} ({kind.name}, {weights}) -> {os.path.basename(out)}")
+    if weights == "momentum":
+        put_momentum_first(leaves, workdir)
+    unfinished = f"{out}.unfinished"
+    os.makedirs(os.path.dirname(out), exist_ok=True)
+    if form == "salesforce":
+        write_torch_file(unfinished, official_tensors(leaves, kind, stored.config, report))
+    else:
+        shutil.rmtree(unfinished, ignore_errors=True)  # of an export that was interrupted
+        write_folder(unfinished, leaves, stored, report)
+    os.replace(unfinished, out)
+    return report
+
+
+def put_momentum_first(leaves, workdir):
+    """Replaces online parameters by their momentum copies.
+
+    Raises:
+      UserError: there are none.
+    """
+    copies = {("params", *path[1:]): leaf for path, leaf in leaves.items()
+              if path[0] == "teacher"}
+    if not copies:
+        raise UserError(f"{workdir} has no momentum weights; use --weights online.")
+    leaves.update(copies)
+
+
+def official_tensors(leaves, kind, config, report):
+    """Our leaves -> exactly the tensors of the public code's model, in its layout.
+
+    Args:
+      leaves: path tuple -> array. kind: a `Kind`. config: of the run.
+      report: is told what went where.
+
+    Raises:
+      UserError: a leaf is missing, has no place there, or is not finite.
+    """
+    shapes = kind.shapes(config)
+    for path, leaf in leaves.items():
+        if path in shapes and (what := fault(leaf, shapes[path].shape, shapes[path].dtype)):
+            report.wrong(as_path(path), what)
+    tensors = {}
+    for entry in kind.table(config):
+        report.use([as_path(entry.path)], entry.sources[0])
+        if entry.path in leaves:
+            parts = to_tensors(entry, np.asarray(leaves[entry.path]), config.model.patch_size)
+            tensors.update(zip(entry.sources, parts))
+    for path in leaves:
+        if path[0] == "memory" and path[1] not in kind.memory:
+            report.ignore(as_path(path), "the public code keeps no image ids in pre-training")
+    report.check([as_path(path) for path in leaves],
+                 [entry.sources[0] for entry in kind.table(config)])
+    if kind.memory and not kind.memory_of(config):
+        empty = np.zeros((config.model.embed_dim, 0), np.float32)
+        tensors |= {"image_queue": empty, "text_queue": empty.copy(),
+                    "queue_ptr": np.zeros(1, np.int64)}
+        if "id_queue" in kind.memory:
+            tensors["idx_queue"] = np.zeros((1, 0), np.int64)
+    tensors |= kind.buffers(config.model)
+    for name, original in kind.tied(config.model).items():
+        tensors[name] = tensors[original]  # the same object: one storage
+    return tensors
+
+
+def write_folder(folder, leaves, stored, report):
+    """Writes our own tree as safetensors, with config, tokenizer and model card beside it."""
+    from safetensors.numpy import save_file
+
+    os.makedirs(folder)
+    named = {as_path(path): np.asarray(leaf, order="C") for path, leaf in leaves.items()}
+    for name in named:
+        report.use([name], name)
+    shapes = kind_of(stored.config.task).shapes(stored.config)
+    report.check(named, shapes)
+    config = to_json(stored.config)
+    save_file(named, os.path.join(folder, WEIGHTS_FILE),
+              {"format": FORMAT, "config": config})
+    for name, text in (("config.json", config), ("README.md", model_card(stored, named))):
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+            file.write(text)
+    if stored.tokenizer:
+        load_tokenizer(stored.tokenizer).save(os.path.join(folder, "tokenizer"))
+
+
+def model_card(stored, named):
+    """Markdown with Hugging Face's front matter."""
+    config = stored.config
+    model = config.model
+    count = sum(array.size for name, array in named.items() if name.startswith("params/"))
+    sizes = {name: model[name] for name in (
+        "image_size", "patch_size", "vit_width", "vit_depth", "vit_heads", "text_width",
+        "text_layers", "fusion_layers", "text_heads", "vocab_size", "embed_dim")}
+    tags = ["albef", "jax", "vision-language"]
+    rows = "\n".join(f"| `{name}` | {value} |" for name, value in sizes.items())
+    tokenizer = "`tokenizer/`" if stored.tokenizer else "not included: see `albef import`"
+    return f"""---
+library_name: albef_jax
+tags: {json.dumps(tags)}
+---
+
+# ALBEF, task `{config.task}`
+
+{count / 1e6:.1f}M parameters, written by `albef export`. `{WEIGHTS_FILE}` holds `params/`
+(online weights), `teacher/` (momentum weights) and `memory/` (queues); `config.json` is the config
+of the run. Tokenizer: {tokenizer}.
+
+| size | |
+|---|---|
+{rows}
+
+```sh
+albef import FOLDER --out WORKDIR
+albef train --config CONFIG --init FOLDER --workdir WORKDIR
+```
+
+```python
+model = albef_jax.load("FOLDER")
+```
+"""
