@@ -74,7 +74,7 @@ def headline(measured):
     and what it was `before` re-ranking."""
     wanted = (("retrieval", "t2i_r1", "text to image, R@1"),
               ("retrieval", "i2t_r1", "image to text, R@1"),
-              ("matching", "itm_accuracy_hard", "match or not, hard negatives"),
+              ("matching", "itm_accuracy_hard", "ITM, hard negatives"),
               ("masked", "mlm_top1", "masked words right"))
     found = []
     for kind, key, label in wanted:
