@@ -191,6 +191,24 @@ def test_short_form():
         parse_source("tfds:")
 
 
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "gone"])
+def test_damaged_array_record(array_record, tmp_path, damage):
+    """An image is an OSError, which training counts; captions are needed, so a sentence."""
+    (shard,) = shutil.copytree(array_record, tmp_path / "data").glob("pairs/*/pairs-train*")
+    whole = shard.read_bytes()
+    if damage == "gone":
+        shard.unlink()
+    else:
+        changed = whole[:65600] + bytes(200) + whole[65800:]
+        cut = whole[: len(whole) // 2]
+        shard.write_bytes(dict(cut=cut, changed=changed, empty=b"")[damage])
+    source = make_source(block(str(tmp_path / "data")))
+    with pytest.raises(OSError):
+        source.image(3)
+    with pytest.raises(UserError, match=r"pairs\[train\]\[3\] is damaged .*prepare"):
+        source.captions(3)
+
+
 @needs_tf
 def test_tfrecord_is_converted_once(tfrecord, capsys):
     original = Path(tfrecord) / "pairs" / "1.0.0"

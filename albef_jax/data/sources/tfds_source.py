@@ -76,7 +76,13 @@ class TfdsSource(Source):
     def captions(self, index: int) -> list[str]:
         with self._lock:
             captions = self._recent.get(index)
-        return captions or self._captions_of(self._read(index))
+        try:
+            return captions or self._captions_of(self._read(index))
+        except OSError as error:
+            raise UserError(
+                f"The record {self.name(index)} is damaged or missing ({error}); prepare the TFDS "
+                "data set again."
+            ) from None
 
     def image(self, index: int) -> bytes:
         record = self._read(index)
@@ -92,6 +98,8 @@ class TfdsSource(Source):
             return self._records[index]
         except (RuntimeError, ValueError) as error:  # what ArrayRecord raises on damaged files
             raise OSError(_first_line(error)) from None
+        except TypeError:  # it has no record there: the file ends too early
+            raise OSError("the file is cut short") from None
 
     def _captions_of(self, record: dict) -> list[str]:
         return list(_texts(_at(record, self._text))) or [""]
