@@ -15,6 +15,7 @@ from albef_jax.data.image import load_eval
 from albef_jax.data.text import clean_caption
 from albef_jax.errors import UserError
 from albef_jax.tasks import make_task
+from albef_jax.weights.export import export
 
 
 @pytest.fixture
@@ -186,6 +187,28 @@ def test_incomplete_work_directories(workdir, tmp_path):
     fails("has no checkpoints")
     (tmp_path / "checkpoints").mkdir()
     fails("There is no checkpoint in")
+
+
+def test_an_export_is_the_same_model(workdir, model, paths, captions, tmp_path):
+    for weights in ("online", "momentum"):
+        export(workdir, tmp_path / weights, "safetensors", weights)
+    loaded = albef_jax.load(tmp_path / "online", batch_size=4)
+    np.testing.assert_array_equal(loaded.encode_image(paths[:4]), model.encode_image(paths[:4]))
+    np.testing.assert_array_equal(loaded.encode_text(captions[:4]), model.encode_text(captions[:4]))
+    teacher = albef_jax.load(workdir, weights="momentum", batch_size=4).encode_image(paths[:4])
+    for folder, weights in (("online", "momentum"), ("momentum", "online")):
+        exported = albef_jax.load(tmp_path / folder, weights=weights, batch_size=4)
+        np.testing.assert_array_equal(exported.encode_image(paths[:4]), teacher)
+    shutil.rmtree(tmp_path / "online" / "tokenizer")
+    with pytest.raises(UserError, match="has no folder tokenizer"):
+        albef_jax.load(tmp_path / "online")
+
+
+def test_models_without_common_features(workdir, tmp_path):
+    config = (workdir / "config.json").read_text().replace('"pretrain"', '"vqa"')
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match="task 'vqa', which has no features to compare"):
+        albef_jax.load(tmp_path)
 
 
 def test_needs_neither_tensorflow_nor_torch(workdir, paths):
