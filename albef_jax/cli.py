@@ -52,6 +52,8 @@ def build_parser():
     train.add_argument("--workdir", required=True, metavar="DIR")
     train.add_argument("--profile", type=step_range, metavar="N:M",
                        help="trace steps N to M into DIR/profile")
+    train.add_argument("--init", metavar="DIR",
+                       help="start from the weights of this work directory or export")
     train.set_defaults(run=run_train)
 
     evaluate = commands.add_parser("evaluate", help="run the evaluators of a work directory")
@@ -72,6 +74,33 @@ def build_parser():
     search.add_argument("--rerank", type=positive, default=0, metavar="N",
                         help="let the matching head reorder the N most similar")
     search.set_defaults(run=run_search)
+
+    load = commands.add_parser("import", help="make a work directory of published weights")
+    load.add_argument("path", metavar="FILE", help="a .pth, or what albef export wrote")
+    load.add_argument("--out", required=True, metavar="WORKDIR")
+    load.add_argument("--as", dest="kind", metavar="KIND", help="pretrain, retrieval, vqa, "
+                      "nlvr_pretrain, nlvr or ve (seen from the tensors)")
+    load.add_argument("--heads", type=positive, metavar="N", help="attention heads (12)")
+    load.add_argument("--image-size", type=positive, metavar="N",
+                      help="interpolate the position embeddings to N pixels")
+    load.add_argument("--tokenizer", metavar="NAME_OR_FOLDER",
+                      help="saved with the model; bert-base-uncased for published weights")
+    load.add_argument("--config", metavar="FILE.py[:variant]",
+                      help="a config for these weights: heads, resolution, evaluators")
+    load.add_argument("--format", choices=["salesforce"], default="salesforce",
+                      help="of the tensors in a .pth (%(default)s)")
+    load.set_defaults(run=run_import)
+
+    export = commands.add_parser("export", help="write weights for use elsewhere")
+    export.add_argument("workdir", metavar="WORKDIR")
+    export.add_argument("--format", required=True, dest="form",
+                        choices=["salesforce", "safetensors"])
+    export.add_argument("--out", required=True, metavar="PATH",
+                        help="a new .pth for salesforce, a new folder for safetensors")
+    export.add_argument("--weights", choices=["online", "momentum"], default="online",
+                        help="%(default)s")
+    export.add_argument("--step", type=int, help="checkpoint to use (the latest)")
+    export.set_defaults(run=run_export)
 
     report = commands.add_parser("report", help="write report.html: numbers, examples, curves")
     report.add_argument("workdir", metavar="WORKDIR")
@@ -130,7 +159,7 @@ def run_train(args, overrides):
     config = load_config(args.config, overrides)
     from albef_jax.train import train
 
-    train(config, args.workdir, args.profile)
+    train(config, args.workdir, args.profile, args.init)
     return 0
 
 
@@ -139,6 +168,31 @@ def run_evaluate(args, overrides):
     from albef_jax.evaluate import evaluate
 
     evaluate(args.workdir, args.step, overrides)
+    return 0
+
+
+def run_import(args, overrides):
+    """`albef import`: the sentence about the tokenizer comes last, where it is seen."""
+    from albef_jax.config import load_config
+    from albef_jax.weights.importer import import_file
+
+    if not args.config:
+        named(args, overrides)  # nothing may be left over
+    config = load_config(args.config, overrides) if args.config else None
+    print(import_file(args.path, args.out, args.kind, args.heads, args.image_size,
+                      args.tokenizer, config))
+    if not os.path.isdir(os.path.join(args.out, "tokenizer")):
+        print(f"{args.out} has no tokenizer, which everything with text needs: import with "
+              "--tokenizer bert-base-uncased, or the folder of the one it was trained with",
+              file=sys.stderr)
+    return 0
+
+
+def run_export(args, rest):
+    """`albef export`."""
+    from albef_jax.weights.export import export
+
+    print(export(**named(args, rest)))
     return 0
 
 

@@ -32,19 +32,22 @@ from albef_jax.state import TrainState
 from albef_jax.step import make_train_step
 from albef_jax.tasks import make_task
 from albef_jax.weights import pretrained
+from albef_jax.weights.start import check_tokenizers, read_init, take_weights
 from albef_jax.workdir import compare_config, make_writable, write_config
 
 # Looked at in this order; the parameters only before they are saved.
 FINITE = ("itc", "itm", "mlm", "loss", "grad_norm", "parameters")
 
 
-def train(config, workdir, profile=None):
+def train(config, workdir, profile=None, init=None):
     """Trains until `config.steps`, from scratch or from the work directory's last checkpoint.
 
     Args:
       config: from `config.load_config`.
       workdir: holds everything the run writes; local or any path that epath knows.
       profile: `(first, last)` steps to trace into `workdir/profile`, or None.
+      init: a work directory or export to take the first weights from, or None; a run that has a
+        checkpoint goes on from it.
 
     Returns:
       True when the run is complete, False when a signal stopped it (its state is saved).
@@ -63,7 +66,8 @@ def train(config, workdir, profile=None):
     # ---- data ------------------------------------------------------------------------------
     source = make_source(config.data.source)
     make_writable(workdir, is_writer)
-    tokenizer = run_tokenizer(config, workdir, source, is_writer)
+    stored = read_init(init, workdir)
+    tokenizer = run_tokenizer(config, workdir, source, is_writer, stored)
     pipeline = TrainPipeline(source, tokenizer, config.data, config.batch_size, config.seed,
                              jax.process_index(), jax.process_count())
     config = resolve(config, source, tokenizer, pipeline.steps_per_epoch)
@@ -77,6 +81,10 @@ def train(config, workdir, profile=None):
     optimizer = make_optimizer(config.optimizer, learning_rate)
     checkpointer = Checkpointer(workdir, config.checkpoint, config.to_dict())
     state, start = initial_state(config, task, optimizer, mesh, checkpointer, tokenizer)
+    if stored:
+        state = take_weights(stored, state, config, mesh, workdir, is_writer)
+    elif init:
+        say(is_writer, f"--init {init} is ignored: {workdir} goes on from its own checkpoint")
     train_step = make_train_step(
         task, optimizer, mesh, seed=config.seed, group_size=config.group_size,
         accumulation=config.accumulation, momentum=config.objective.momentum)
@@ -150,12 +158,20 @@ def train(config, workdir, profile=None):
     return step == config.steps
 
 
-def run_tokenizer(config, workdir, source, is_writer):
-    """The tokenizer of this run: its own if it has one, the config's, or a trained one."""
+def run_tokenizer(config, workdir, source, is_writer, stored=None):
+    """The tokenizer of this run: its own if it has one, the config's, that of the weights it
+    starts from (`stored`), or a trained one."""
     folder = workdir / "tokenizer"
     if folder.is_dir():
-        return load_tokenizer(str(folder))
-    tokenizer = make_tokenizer(config.data, source)
+        tokenizer = load_tokenizer(str(folder))
+    elif stored and stored.tokenizer and not config.data.tokenizer:
+        tokenizer = load_tokenizer(stored.tokenizer)
+    else:
+        tokenizer = make_tokenizer(config.data, source)
+    if stored:
+        check_tokenizers(tokenizer, stored)
+    if folder.is_dir():
+        return tokenizer
     if is_writer:
         unfinished = workdir / "tokenizer.unfinished"
         tokenizer.save(str(unfinished))

@@ -64,6 +64,11 @@ class Tokenizer:
         return self._pieces.get_vocab()
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """Word piece -> id."""
+        return self._pieces.get_vocab()
+
+    @property
     def special_ids(self) -> tuple[int, ...]:
         """Ids of [PAD], [UNK], [CLS], [SEP], [MASK]."""
         return tuple(self._pieces.token_to_id(token) for token in SPECIAL_TOKENS)

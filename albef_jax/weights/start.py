@@ -1,0 +1,76 @@
+"""Starting a run from other weights: `albef train --init`."""
+
+from etils import epath
+import jax
+
+from albef_jax.data.text import load_tokenizer
+from albef_jax.errors import UserError
+from albef_jax.sharding import replicated
+from albef_jax.weights.importer import REPORT_FILE as IMPORT_REPORT
+from albef_jax.weights.report import Report, flatten, unflatten
+from albef_jax.weights.stored import PARTS, read_stored
+from albef_jax.weights.transfer import transfer
+
+REPORT_FILE = "init.txt"  # in the work directory
+
+
+def read_init(init, workdir):
+    """The weights that a run starts from; None without `init`, and for a run that goes on.
+
+    Args:
+      init: a work directory or export, or None. workdir: of the run.
+
+    Raises:
+      UserError: `init` cannot be read, or `workdir` holds imported weights and no run.
+    """
+    workdir = epath.Path(workdir)
+    if (workdir / IMPORT_REPORT).exists():
+        raise UserError(f"{workdir} holds imported weights, not a run; start a run from them with "
+                        f"--init {workdir} and another --workdir.")
+    has_checkpoints = (workdir / "checkpoints").is_dir() and any(
+        path.name.isdigit() for path in (workdir / "checkpoints").iterdir())
+    if not init or has_checkpoints:
+        return None
+    return read_stored(init)
+
+
+def check_tokenizers(tokenizer, stored):
+    """The words of a run are those of the weights it starts from.
+
+    Raises:
+      UserError: they are not.
+    """
+    words = stored.config.model.vocab_size
+    same = tokenizer.vocab_size == words
+    if same and stored.tokenizer:
+        same = tokenizer.vocabulary == load_tokenizer(stored.tokenizer).vocabulary
+    if not same:
+        raise UserError(f"The tokenizer of this run has {tokenizer.vocab_size} words and is not "
+                        f"that of {stored.path}, which has {words}; set data.tokenizer to the "
+                        "latter, or leave it empty if it is saved there.")
+
+
+def take_weights(stored, state, config, mesh, workdir, is_writer):
+    """A fresh state with the weights of another run; step and optimizer stay fresh.
+
+    What went where is printed and kept in the work directory.
+
+    Args:
+      stored: the weights. state: a fresh `TrainState`. config: of the new run.
+      mesh: where the state lives. workdir: of the new run. is_writer: on the first process.
+
+    Raises:
+      UserError: `config.init` names weights too, or see `transfer`.
+    """
+    if config.init.bert or config.init.vit:
+        raise UserError(f"Weights come from --init {stored.path} and from config.init at once; "
+                        "leave one of them out.")
+    fresh = flatten({part: getattr(state, part) for part in PARTS})
+    report = Report(f"{stored.path} ({stored.config.task}) -> {config.task}")
+    leaves = transfer(stored, config, fresh, report)
+    if is_writer:
+        (epath.Path(workdir) / REPORT_FILE).write_text(f"{report}\n")
+        print(report, flush=True)
+    placed = {path: jax.device_put(leaves[path], replicated(mesh)) if path in leaves else leaf
+              for path, leaf in fresh.items()}
+    return state.replace(**{part: {} for part in PARTS} | unflatten(placed))
