@@ -149,10 +149,10 @@ def test_features_by_name(array_record):
         (dict(name="two_of_each"), ["2 image features, left, more/right", "image='...'"]),
         (
             dict(name="two_of_each", image="left"),
-            ["2 text features", "more/title", "sentences", "text='...'"],
+            ["2 text features, more/title, sentences", "text='...'"],
         ),
         (dict(image="picture"), ["no image feature 'picture'", "it has image."]),
-        (dict(text="caption"), ["no text feature 'caption'", "captions/text", "image/filename"]),
+        (dict(text="caption"), ["text feature 'caption'", "it has captions/text, image/filename."]),
         (dict(name="no_text"), ["no text features; use another set"]),
         (dict(split="test"), ["'test'", "its splits are train, val"]),
         (dict(split="train[:0]"), ["'train[:0]' of", "is empty"]),

@@ -169,7 +169,7 @@ def _candidates(features) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]
             texts.append(path)
 
     visit(features, (), False)
-    return images, texts
+    return sorted(images), sorted(texts)  # TFDS reads features in no fixed order
 
 
 def _choose(name: str, kind: str, wanted: str, allowed, likely) -> tuple[str, ...]:
