@@ -2,6 +2,7 @@
 
 from etils import epath
 import jax
+import jax.numpy as jnp
 
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
@@ -71,6 +72,7 @@ def take_weights(stored, state, config, mesh, workdir, is_writer):
     if is_writer:
         (epath.Path(workdir) / REPORT_FILE).write_text(f"{report}\n")
         print(report, flush=True)
-    placed = {path: jax.device_put(leaves[path], replicated(mesh)) if path in leaves else leaf
-              for path, leaf in fresh.items()}
+    # Copies: steps donate their state, and files stay mapped.
+    placed = {path: jax.device_put(jnp.array(leaves[path]), replicated(mesh))
+              if path in leaves else leaf for path, leaf in fresh.items()}
     return state.replace(**{part: {} for part in PARTS} | unflatten(placed))

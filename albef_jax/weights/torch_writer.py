@@ -37,7 +37,9 @@ def write_torch_file(path, tensors, wrapper="model"):
         _record(archive, f"{root}/data.pkl", pickle.PROTO + b"\x02" + body + pickle.STOP)
         _record(archive, f"{root}/byteorder", b"little")
         for record, array in storages.values():
-            _record(archive, f"{root}/data/{record}", np.asarray(array, order="C").data)
+            # As bytes: buffers know no bfloat16.
+            _record(archive, f"{root}/data/{record}",
+                    np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
         _record(archive, f"{root}/version", b"3\n")
 
 
@@ -47,7 +49,6 @@ def _record(archive, name, content):
     header = archive.fp.tell() + 30 + len(name.encode()) + 4  # 4: of the padding's own header
     padding = -header % ALIGNMENT
     info.extra = struct.pack("<HH", 0x4246, padding) + b"Z" * padding  # 'FB', as torch names it
-    content = memoryview(content).cast("B") if memoryview(content).nbytes else b""
     info.file_size = len(content)
     with archive.open(info, "w") as file:
         file.write(content)

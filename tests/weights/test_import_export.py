@@ -1,0 +1,231 @@
+"""Import and export of the six published kinds at tiny sizes: strict, and bit-exact both ways."""
+
+import json
+from pathlib import Path
+import re
+
+import numpy as np
+import pytest
+
+from albef_jax.cli import main
+from albef_jax.config import load_config
+from albef_jax.errors import UserError
+from albef_jax.weights.export import export
+from albef_jax.weights.importer import REPORT_FILE, import_file
+from albef_jax.weights.interpolation import resize_positions
+from albef_jax.weights.kinds import KINDS
+from albef_jax.weights.stored import read_stored
+from albef_jax.weights.torch_file import read_tensors
+from albef_jax.weights.torch_writer import write_torch_file
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+TINY = Path(__file__).parents[1] / "tiny.py"
+
+
+def tensors_of(kind):
+    """A tiny official state dict."""
+    folder = GOLDEN / ("pretrain_forward" if kind == "pretrain" else kind)
+    return dict(np.load(folder / "state_dict.npz"))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """`saved(kind, name=array or None)` -> a .pth with that state dict, changed."""
+    def save(kind, **changes):
+        tensors = tensors_of(kind) | changes
+        path = tmp_path / f"{kind}.pth"
+        write_torch_file(path, {k: v for k, v in tensors.items() if v is not None})
+        return path
+
+    return save
+
+
+def equal(one, other):
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        assert array.dtype == other[name].dtype and array.shape == other[name].shape, name
+        np.testing.assert_array_equal(array, other[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_round_trips(kind, saved, tmp_path):
+    report = import_file(saved(kind), tmp_path / "first", heads=4)
+    assert (tmp_path / "first" / REPORT_FILE).read_text() == f"{report}\n"
+    stored = read_stored(tmp_path / "first")
+    assert stored.config.task == kind and stored.config.model.text_heads == 4
+
+    export(tmp_path / "first", tmp_path / "out.pth", "salesforce")
+    equal(dict(read_tensors(tmp_path / "out.pth")), tensors_of(kind))
+    import_file(tmp_path / "out.pth", tmp_path / "second", heads=4)
+    equal(read_stored(tmp_path / "second").leaves, stored.leaves)
+
+    export(tmp_path / "first", tmp_path / "folder", "safetensors")
+    import_file(tmp_path / "folder", tmp_path / "third")
+    for path in ("third", "folder", "folder/model.safetensors"):
+        again = read_stored(tmp_path / path)
+        equal(again.leaves, stored.leaves)
+        assert again.config.to_dict() == stored.config.to_dict()
+    card = (tmp_path / "folder" / "README.md").read_text()
+    assert f"task `{kind}`" in card and (tmp_path / "folder" / "config.json").exists()
+
+
+def test_momentum_in_the_place_of_online(saved, tmp_path):
+    import_file(saved("retrieval"), tmp_path / "run", heads=4)
+    export(tmp_path / "run", tmp_path / "m.pth", "salesforce", weights="momentum")
+    tensors, written = tensors_of("retrieval"), read_tensors(tmp_path / "m.pth")
+    assert written.keys() == tensors.keys()
+    for name, array in written.items():
+        part, _, rest = name.partition(".")
+        momentum = f"{part}_m.{rest}"
+        np.testing.assert_array_equal(array, tensors[momentum if momentum in tensors else name])
+    import_file(saved("nlvr_pretrain"), tmp_path / "ta", heads=4)
+    with pytest.raises(UserError, match="has no momentum weights; use --weights online"):
+        export(tmp_path / "ta", tmp_path / "x.pth", "salesforce", weights="momentum")
+
+
+def test_queues_of_no_length(saved, tmp_path):
+    empty = np.zeros((16, 0), np.float32)
+    path = saved("pretrain", image_queue=empty, text_queue=empty, queue_ptr=np.zeros(1, int))
+    import_file(path, tmp_path / "run", heads=4)
+    assert read_stored(tmp_path / "run").config.objective.queue_size == 0
+    export(tmp_path / "run", tmp_path / "out.pth", "salesforce")
+    assert read_tensors(tmp_path / "out.pth")["text_queue"].shape == (16, 0)
+
+
+def test_bare_state_dicts_and_half_precision(tmp_path):
+    import ml_dtypes
+
+    tensors = {name: array.astype(ml_dtypes.bfloat16) if array.dtype == np.float32 else array
+               for name, array in tensors_of("ve").items()}
+    write_torch_file(tmp_path / "ve.pth", tensors, wrapper="")
+    import_file(tmp_path / "ve.pth", tmp_path / "run", heads=4)
+    export(tmp_path / "run", tmp_path / "out.pth", "salesforce")
+    equal(dict(read_tensors(tmp_path / "out.pth")), tensors_of("ve"))  # they fit bfloat16
+
+
+POSITIONS = "text_encoder.bert.embeddings.position_ids"
+TIED = "text_encoder.cls.predictions.decoder.weight"
+
+
+@pytest.mark.parametrize("changes, match", [
+    ({"extra.weight": np.ones(3, np.float32)}, r"1 unknown \(extra.weight\)"),
+    ({"itm_head.bias": None}, r"1 missing \(itm_head.bias\)"),
+    ({"itm_head.bias": np.ones(3, np.float32)}, r"itm_head.bias has shape \[3\], not \[2\]"),
+    ({"itm_head.bias": np.ones(2, np.float64)}, "itm_head.bias is float64"),
+    ({"itm_head.bias": np.array([1, np.nan], np.float32)}, "itm_head.bias holds NaN"),
+    ({"visual_encoder_m.norm.bias": None}, r"missing \(visual_encoder_m.norm.bias\)"),
+    ({"text_queue": None}, r"missing \(text_queue\)"),
+    ({"queue_ptr": np.array([2**40])}, "queue_ptr has values beyond int32"),
+    ({TIED: np.ones((100, 32), np.float32)}, f"{TIED} differs from text_encoder.bert"),
+    ({POSITIONS: np.zeros((1, 40), int)}, f"{POSITIONS} is not 0, 1, 2"),
+    ({"visual_encoder.pos_embed": np.zeros((1, 12, 32), np.float32)}, "11 position embeddings"),
+    ({"visual_encoder.patch_embed.proj.weight": None}, "is missing; choose another kind"),
+])
+def test_strict(saved, tmp_path, changes, match):
+    with pytest.raises(UserError, match=match):
+        import_file(saved("pretrain", **changes), tmp_path / "run", heads=4)
+    assert not (tmp_path / "run").exists() and not list(tmp_path.glob("*unfinished*"))
+
+
+def test_second_names_may_be_absent(saved, tmp_path):
+    import_file(saved("pretrain", **{TIED: None, POSITIONS: None}), tmp_path / "run", heads=4)
+    export(tmp_path / "run", tmp_path / "out.pth", "salesforce")
+    equal(dict(read_tensors(tmp_path / "out.pth")), tensors_of("pretrain"))
+
+
+def test_which_kind(saved, tmp_path, monkeypatch):
+    path = saved("retrieval", idx_queue=None)
+    with pytest.raises(UserError, match="say which with --as KIND"):
+        import_file(path, tmp_path / "run", heads=4)
+    with pytest.raises(UserError, match=r"missing \(idx_queue\)"):
+        import_file(path, tmp_path / "run", kind="retrieval", heads=4)
+    with pytest.raises(UserError, match="'vaq' is no kind of ALBEF weights"):
+        import_file(path, tmp_path / "run", kind="vaq")
+    with pytest.raises(UserError, match="does not fit --as pretrain"):
+        import_file(path, tmp_path / "run", kind="pretrain")
+    write_torch_file(tmp_path / "other.pth", {"conv1.weight": np.ones(3, np.float32)})
+    with pytest.raises(UserError, match="no ALBEF checkpoint"):
+        import_file(tmp_path / "other.pth", tmp_path / "run")
+
+
+def test_heads(saved, tmp_path):
+    with pytest.raises(UserError, match="vit_width of 32, which 12 heads do not divide"):
+        import_file(saved("pretrain"), tmp_path / "run")
+
+
+def test_another_resolution(saved, tmp_path):
+    report = import_file(saved("retrieval"), tmp_path / "run", heads=4, image_size=48)
+    for part in ("params", "teacher"):
+        assert (f"interpolated: {part}/visual_encoder/pos_embed from 32 px to 48 px"
+                in str(report))
+    stored, tensors = read_stored(tmp_path / "run"), tensors_of("retrieval")
+    assert stored.config.model.image_size == stored.config.data.image_size == 48
+    np.testing.assert_array_equal(
+        stored.leaves["teacher", "visual_encoder", "pos_embed"],
+        resize_positions(tensors["visual_encoder_m.pos_embed"], 6))
+    with pytest.raises(UserError, match="not a multiple of the patch size 8; choose 40"):
+        import_file(saved("retrieval"), tmp_path / "other", heads=4, image_size=44)
+
+
+def test_interpolation_is_that_of_the_public_code():
+    recorded = dict(np.load(GOLDEN / "pos_embed_interp" / "arrays.npz"))
+    for name in ("4to6", "6to4", "4to4"):
+        before, after = recorded[f"in_{name}"], recorded[f"out_{name}"]
+        ours = resize_positions(before, round((after.shape[1] - 1) ** 0.5))
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, after, rtol=0, atol=1e-6 * np.abs(after).max())
+
+
+def test_a_config_gives_what_no_tensor_shows(saved, tmp_path):
+    config = load_config(TINY, [f"--config.model.{value}" for value in (
+        "vit_width=24", "vit_depth=2", "vit_heads=6", "vit_mlp_ratio=4.0", "text_width=24",
+        "text_layers=2", "fusion_layers=2", "text_heads=3", "text_mlp_width=48",
+        "max_positions=40", "image_size=64")])
+    import_file(saved("retrieval"), tmp_path / "run", config=config)
+    model = read_stored(tmp_path / "run").config.model
+    assert (model.vit_heads, model.text_heads, model.image_size) == (6, 3, 64)
+    assert model.init_std == config.model.init_std
+    config = load_config(TINY, ["--config.model.text_layers=2"])
+    with pytest.raises(UserError, match="model.vit_width is 32, but 24 there"):
+        import_file(saved("retrieval"), tmp_path / "other", config=config)
+
+
+def test_tokenizers(saved, tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(95))]
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "vocab.txt").write_text("\n".join(words))
+    import_file(saved("ve"), tmp_path / "run", heads=4, tokenizer=tmp_path / "words")
+    stored = read_stored(tmp_path / "run")
+    assert stored.tokenizer and stored.config.model.mask_id == 4
+    (tmp_path / "words" / "vocab.txt").write_text("\n".join(words[:90]))
+    with pytest.raises(UserError, match="has 90 words, but .* has 100 word embeddings"):
+        import_file(saved("ve"), tmp_path / "other", heads=4, tokenizer=tmp_path / "words")
+
+
+def test_nothing_is_overwritten_or_left_half(saved, tmp_path):
+    path = saved("ve")
+    (tmp_path / "run.unfinished").mkdir()  # what a killed import leaves
+    import_file(path, tmp_path / "run", heads=4)
+    assert not (tmp_path / "run.unfinished").exists()
+    with pytest.raises(UserError, match="run exists; give a work directory that does not"):
+        import_file(path, tmp_path / "run", heads=4)
+    with pytest.raises(UserError, match="exists; give a new path"):
+        export(tmp_path / "run", path, "salesforce")
+    with pytest.raises(UserError, match="cannot be written"):
+        import_file(path, path / "run", heads=4)
+
+
+def test_commands(saved, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["import", str(saved("nlvr")), "--out", str(run), "--heads", "4"]) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"text_encoder.encoder.layer.2-5 +96  -> params/text_encoder/fusion_0-3",
+                     printed.out)
+    assert "has no tokenizer" in printed.err
+    assert main(["export", str(run), "--format", "salesforce",
+                 "--out", str(tmp_path / "o.pth")]) == 0
+    assert "278 parameters filled" in capsys.readouterr().out
+    assert json.loads((run / "config.json").read_text())["task"] == "nlvr"
+    assert main(["evaluate", str(run)]) == 2
+    assert main(["import", str(tmp_path / "absent.pth"), "--out", str(tmp_path / "x")]) == 2
+    assert main(["import", "a.pth", "--out", "b", "--config.steps=3"]) == 2
