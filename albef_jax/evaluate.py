@@ -14,6 +14,7 @@ from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
 from albef_jax.sharding import make_mesh, replicated, use_compile_cache
 from albef_jax.state import TrainState
+from albef_jax.tables import values_table
 from albef_jax.tasks import make_task
 from albef_jax.workdir import read_config
 
@@ -55,7 +56,7 @@ def evaluate(workdir, step=None, overrides=()):
     for name, evaluator in evaluators.items():
         results[name] = dict(evaluator.run(params, predict_fns, mesh))
         if jax.process_index() == 0:
-            print_table(name, evaluator.description, step, results[name])
+            print(values_table(f"{name} at step {step} ({evaluator.description})", results[name]))
             write_result(workdir, name, {
                 "evaluator": name, "step": step, "checkpoint": f"checkpoints/{step}",
                 "config_fingerprint": fingerprint(config), "data": evaluator.description,
@@ -104,14 +105,6 @@ def restore_parts(workdir, config, shapes, mesh, step=None):
 def fingerprint(config):
     """Short hash of all values of a config; equal configs have equal ones."""
     return hashlib.sha256(to_json(config).encode()).hexdigest()[:16]
-
-
-def print_table(name, description, step, values):
-    """One line per value under a heading."""
-    print(f"{name} at step {step} ({description})")
-    width = max(map(len, values))
-    for key, value in values.items():
-        print(f"  {key:<{width}}  {value:6.2f}")
 
 
 def write_result(workdir, name, result):

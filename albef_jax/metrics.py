@@ -18,6 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from albef_jax.errors import UserError
+from albef_jax.tables import evaluation_tables
 
 # What a line of training shows, in this order; everything else is in metrics.jsonl.
 _LINE = {
@@ -164,7 +165,8 @@ class MetricsWriter:
 
         Args:
           step: number of finished steps.
-          metrics: name -> value; with a 'loss' it is shown as a line of training, else in full.
+          metrics: name -> value; with a 'loss' it is shown as a line of training, else, `evaluator/name` each,
+            as tables.
 
         Raises:
           UserError: the disk is full or gone.
@@ -212,11 +214,8 @@ class MetricsWriter:
         self._tensorboard.flush()
 
     def _tell(self, step, values):
-        if "loss" not in values:
-            shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            line = f"step {step}: {shown}"
-        else:
-            line = training_line(step, self._total_steps, values)
+        line = (training_line(step, self._total_steps, values) if "loss" in values
+                else evaluation_tables(step, values))
         if "loss" in values and not self._bar.disable:  # it has steps and time left itself
             self._bar.set_postfix_str("  ".join(_parts(values)))
         else:

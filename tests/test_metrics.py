@@ -150,7 +150,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
     write(tmp_path, [(40, LINE), (40, {"dev/r_mean": 12.345, "dev/i2t_r1": 4.0})])
     lines = capfd.readouterr().err.splitlines()
     assert lines == [metrics.training_line(40, 100, LINE),
-                     "step 40: dev/r_mean 12.35  dev/i2t_r1 4"]
+                     "dev at step 40", "             R@1", "  r_mean   12.35", "  i2t       4.00"]
 
 
 def test_a_bar_with_time_left_on_a_terminal(tmp_path):
@@ -181,7 +181,7 @@ def test_a_bar_with_time_left_on_a_terminal(tmp_path):
     os.close(ours)
     shown = shown.decode()
     assert " 40/100 [" in shown and "<" in shown and "loss 7.2500" in shown
-    assert "step 40: dev/r_mean 12" in shown and "step 40/100" not in shown
+    assert "dev at step 40" in shown and "r_mean   12.00" in shown and "step 40/100" not in shown
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")

@@ -1,0 +1,45 @@
+"""Measured values as a person reads them in a terminal."""
+
+from collections.abc import Mapping
+import re
+
+RECALL = re.compile(r"(.+)_r(\d+)")
+
+
+def values_table(heading: str, values: Mapping[str, float]) -> str:
+    """A line per value under a heading; recalls at several depths share a line.
+
+    Args:
+      heading: what was measured, on what.
+      values: name -> percent; `i2t_r1` is the recall at 1 of `i2t`.
+    """
+    rows, depths = {}, {}
+    for name, value in values.items():
+        recall = RECALL.fullmatch(name)
+        row, column = recall.groups() if recall else (name, "")
+        rows.setdefault(row, {})[column] = value
+        if recall:
+            depths[column] = f"R@{column}"
+    width = max(map(len, rows), default=0)
+    lines = [heading]
+    if depths:
+        lines.append(f"  {'':<{width}}" + "".join(f"  {title:>6}" for title in depths.values()))
+    for row, cells in rows.items():
+        columns = depths if depths.keys() & cells.keys() else cells
+        lines.append(f"  {row:<{width}}" + "".join(f"  {cells[c]:6.2f}" for c in columns))
+    return "\n".join(lines)
+
+
+def evaluation_tables(step: int, measured: Mapping[str, float]) -> str:
+    """The tables of an evaluation inside training.
+
+    Args:
+      step: number of finished steps.
+      measured: `evaluator/name` -> percent.
+    """
+    blocks = {}
+    for path, value in measured.items():
+        evaluator, name = path.split("/", 1)
+        blocks.setdefault(evaluator, {})[name] = value
+    return "\n".join(values_table(f"{evaluator} at step {step}", values)
+                     for evaluator, values in blocks.items())
