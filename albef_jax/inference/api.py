@@ -151,7 +151,7 @@ class Model:
         Args:
           images: one or a list: paths, encoded files as bytes, PIL images, pixels uint8
             `[h, w, 3]`. They are resized as in evaluation, without keeping the aspect ratio.
-          progress: show a progress bar.
+          progress: show a progress bar, on a terminal.
           broken: a dict that takes row -> reason of images that cannot be read, whose rows then
             mean nothing; None: such an image is an error.
 
@@ -186,7 +186,7 @@ class Model:
         Args:
           images, texts: n images and n texts, pair by pair; or one of one and n of the other.
           all_pairs: score each of n images with each of m texts instead.
-          progress: show a progress bar.
+          progress: show a progress bar, on a terminal.
 
         Returns:
           float32 `[n]`, or `[n, m]` with `all_pairs`.
@@ -275,7 +275,7 @@ class Model:
         """Concatenates `encode(slice)` over blocks; one block is loaded while one is computed."""
         results = []
         for rows in tqdm(blocks(count, self.batch_size), what, unit="batch",
-                         disable=not progress):
+                         disable=None if progress else True):
             if results:
                 results[-1] = jax.device_get(results[-1])
             results.append(encode(rows))
@@ -289,7 +289,7 @@ class Model:
             progress=False)
         scores = []
         for rows in tqdm(blocks(len(images), self.batch_size), "match", unit="batch",
-                         disable=not progress):
+                         disable=None if progress else True):
             image_bnd, _ = self._image_batch(images, rows)
             first, end = np.searchsorted(image_p, (rows.start, rows.stop))
             row_p, text = image_p[first:end] - rows.start, text_p[first:end]

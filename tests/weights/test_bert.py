@@ -21,6 +21,7 @@ from albef_jax.tasks import make_task
 from albef_jax.train import initial_state
 from albef_jax.weights import pretrained
 from albef_jax.weights.report import flatten
+from albef_jax.weights.torch_writer import write_torch_file
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "minilm" / "hidden_states.npz"
 LAYER = {  # Hugging Face's names and shapes of one layer, width 32 and MLP 64
@@ -208,6 +209,16 @@ def test_a_file_without_a_head(give, tokenizer):
     path = ("text_encoder", "head", "dense", "kernel")
     np.testing.assert_array_equal(params[path], fresh[path])
     assert "the file has no MLM head" in report
+
+
+def test_a_torch_file(give, tensors, tokenizer, fresh, tmp_path):
+    expected, _, _ = give(tensors)
+    (tmp_path / "bert" / "model.safetensors").unlink()
+    write_torch_file(tmp_path / "bert" / "pytorch_model.bin", tensors, wrapper="")
+    config = tiny_config(tokenizer, f"init.bert={tmp_path / 'bert'}")
+    found = flatten(pretrained.apply(config, fresh, tokenizer)[0])
+    for path in expected:
+        np.testing.assert_array_equal(found[path], expected[path], str(path))
 
 
 def test_chosen_layers(give, tokenizer):

@@ -13,6 +13,7 @@ from albef_jax.tasks import make_task
 from albef_jax.weights import pretrained
 from albef_jax.weights.interpolation import resize_positions
 from albef_jax.weights.report import flatten
+from albef_jax.weights.torch_writer import write_torch_file
 
 BLOCK = {  # timm's names and shapes of one block, width 32 and MLP 64
     "norm1": (32,), "norm2": (32,), "attn.qkv": (96, 32), "attn.proj": (32, 32),
@@ -166,6 +167,17 @@ def test_a_single_file(give, fresh, tmp_path):
     expected, _ = give(tensors)
     path = tmp_path / "vit" / "model.safetensors"
     config = load_config("tests/tiny.py", [f"--config.init.vit={path}"])
+    found = flatten(pretrained.apply(config, fresh, None)[0]["visual_encoder"])
+    for leaf in expected:
+        np.testing.assert_array_equal(found[leaf], expected[leaf])
+
+
+def test_a_deit_file(give, fresh, tmp_path):
+    """DeiT's own files are `{"model": state_dict}`."""
+    tensors = timm()
+    expected, _ = give(tensors)
+    write_torch_file(tmp_path / "deit.pth", tensors)
+    config = load_config("tests/tiny.py", [f"--config.init.vit={tmp_path / 'deit.pth'}"])
     found = flatten(pretrained.apply(config, fresh, None)[0]["visual_encoder"])
     for leaf in expected:
         np.testing.assert_array_equal(found[leaf], expected[leaf])
