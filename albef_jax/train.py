@@ -219,7 +219,8 @@ def start_from(config, state, task, mesh, tokenizer):
         return state
     params, report = pretrained.apply(config, state.params, tokenizer)
     say(jax.process_index() == 0, report)
-    params = jax.device_put(params, replicated(mesh))
+    # Copies: steps donate their state, and files stay mapped.
+    params = jax.device_put(jax.tree.map(jnp.array, params), replicated(mesh))
     return state.replace(params=params,
                          teacher=jax.tree.map(jnp.copy, task.teacher_of(params)))
 
