@@ -4,9 +4,10 @@
 
 A case folder holds meta.json, inputs.npz and recorded outputs (losses, features, gradients,
 states), all under the official names and layouts. Recorded random draws are injected; model,
-objectives and step are those that train. One line per compared array: its name, the largest
-difference relative to the largest entry of the recording, the limit, and whether it holds.
-Exits with 1 on a miss, and with 2 when nothing was compared.
+objectives and step are those that train, and the initial weights (`state_dict.pth`, or `.npz`
+where there is none) come in as `albef import` reads them. One line per compared array: its name,
+the largest difference relative to the largest entry of the recording, the limit, and whether it
+holds. Exits with 1 on a miss, and with 2 when nothing was compared.
 """
 
 import argparse
@@ -26,7 +27,10 @@ from albef_jax.objectives import masking, matching
 from albef_jax.objectives.distillation import ema, soft_cross_entropy
 from albef_jax.state import TrainState
 from albef_jax.tasks import pretrain
-from albef_jax.weights import salesforce
+from albef_jax.weights import importer, salesforce
+from albef_jax.weights import report as imports
+from albef_jax.weights.kinds import KINDS
+from albef_jax.weights.torch_file import read_tensors
 
 # Limits of the recordings' README, section Tolerances; not to be relaxed silently.
 OUTPUT, LOSS, GRADIENT, GRAD_NORM, STATE, TRAINED, EXACT = (
@@ -59,8 +63,9 @@ class Case:
         self.folder = pathlib.Path(folder)
         self.meta = json.loads((self.folder / "meta.json").read_text())
         self.inputs = self.arrays("inputs")
-        named = self.meta.get("initial_state", "state_dict.npz").split()[0]
-        self.tensors = dict(np.load(self.folder / named))
+        named = self.folder / self.meta.get("initial_state", "state_dict.npz").split()[0]
+        torch_file = named.with_suffix(".pth")
+        self.tensors = dict(read_tensors(torch_file) if torch_file.exists() else np.load(named))
         replaced = {k: v for k, v in self.inputs.items() if k in self.tensors}
         self.tensors.update(replaced)
         self.config = self._config()
@@ -102,20 +107,14 @@ class Case:
         return task
 
     def state(self, optimizer, temperature=None):
-        """The recorded initial state; a fresh copy each time, because steps donate it."""
-        model, tensors = self.config.model, self.tensors
-        params = salesforce.read_tree(salesforce.pretrain_table(model), tensors)
+        """The imported initial state; a fresh copy each time, because steps donate it."""
+        kind, imported = KINDS["pretrain"], imports.Report(str(self.folder))
+        leaves = importer.read_official(self.tensors, kind, self.config, imported)
         if temperature is not None:
-            params["temp"] = np.float32(temperature)
-        params = jax.tree.map(jnp.array, params)
-        state = TrainState(
-            step=jnp.zeros((), jnp.int32), params=params,
-            teacher=jax.tree.map(jnp.array, salesforce.read_tree(
-                salesforce.teacher_table(model), tensors, salesforce.momentum_name)),
-            opt_state=optimizer.init(params),
-            memory={"image_queue": jnp.array(tensors["image_queue"].T),
-                    "text_queue": jnp.array(tensors["text_queue"].T),
-                    "pointer": jnp.array(tensors["queue_ptr"][0], jnp.int32)})
+            leaves["params", "temp"] = np.float32(temperature)
+        tree = jax.tree.map(jnp.array, imports.unflatten(leaves))
+        state = TrainState(step=jnp.zeros((), jnp.int32),
+                           opt_state=optimizer.init(tree["params"]), **tree)
         return jax.device_put(state, sharding.replicated(mesh()))
 
     def batch(self, index=...):
