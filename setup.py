@@ -25,6 +25,7 @@ setup(
         "etils[epath]",
         "filelock",
         "flax>=0.12",
+        "huggingface_hub>=0.24",
         "importlib_resources",  # tensorflow-datasets imports it without declaring it
         "jax>=0.10,<0.13",
         "jinja2>=3.1",

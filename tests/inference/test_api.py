@@ -74,7 +74,8 @@ def test_all_forms_of_an_image_are_the_same_image(model, source, paths):
         np.testing.assert_allclose(row, together[0], atol=2e-6)
     np.testing.assert_allclose(model.encode_image(np.stack([pixels] * 2))[1], together[0],
                                atol=2e-6)
-    grey, transparent = Image.fromarray(pixels).convert("L"), Image.fromarray(pixels).convert("RGBA")
+    grey = Image.fromarray(pixels).convert("L")
+    transparent = Image.fromarray(pixels).convert("RGBA")
     np.testing.assert_array_equal(model.encode_image(grey), model.encode_image(np.asarray(grey)))
     np.testing.assert_allclose(model.encode_image(transparent)[0], together[0], atol=2e-6)
 

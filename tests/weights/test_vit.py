@@ -88,7 +88,7 @@ def fresh():
 
 @pytest.fixture
 def give(tmp_path, fresh):
-    """`give(tensors)` writes a model folder; -> image encoder and report of a run that starts so."""
+    """`give(tensors)` writes a model folder; -> image encoder of a run that starts so, report."""
     def make(tensors, settings=SETTINGS):
         folder = tmp_path / "vit"
         folder.mkdir(exist_ok=True)
