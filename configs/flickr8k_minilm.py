@@ -36,12 +36,12 @@ def get_config(folder=None):
     config.data.tokenizer = config.init.bert = minilm()
     config.init.bert_layers = (0, 1, 2, 3, 4)
     config.objective.update(queue_size=0, momentum=0.95, positives="image", alpha_ramp_steps=2000,
-                            mlm_budget=160)
+                            mlm_budget=128)
     config.optimizer.update(peak_lr=3e-4, min_lr=1e-5, warmup_lr=1e-6, warmup_steps=30,
                             weight_decay=0.05, b2=0.98)
     config.data.source.update(files=(f"{folder}/train.json",),
                               image_roots=(f"{folder}/images.tar",), merge_images=True)
-    config.data.update(crop_scale=(0.6, 1.0), randaugment=(0, 0), text_length=14)
+    config.data.update(crop_scale=(0.6, 1.0), randaugment=(0, 0), text_length=12)
     dev = dict(kind="json", files=(f"{folder}/dev.json",), image_roots=(f"{folder}/images.tar",))
     config.evals.retrieval = dict(kind="retrieval", source=dev, k=5, every=93, max_images=500,
                                   batch_size=256)

@@ -1,6 +1,7 @@
 """The loaded model: the values of the run's own functions, every form of input, every sentence."""
 
 import io
+from pathlib import Path
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,15 @@ import pytest
 
 import albef_jax
 from albef_jax.data.image import load_eval
-from albef_jax.data.text import clean_caption
+from albef_jax.data.text import SPECIAL_TOKENS, clean_caption
 from albef_jax.errors import UserError
+from albef_jax.models.albef import Albef
 from albef_jax.tasks import make_task
 from albef_jax.weights.export import export
+from albef_jax.weights.importer import import_file
+from albef_jax.weights.torch_writer import write_torch_file
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture
@@ -203,6 +209,24 @@ def test_an_export_is_the_same_model(workdir, model, paths, captions, tmp_path):
     shutil.rmtree(tmp_path / "online" / "tokenizer")
     with pytest.raises(UserError, match="has no folder tokenizer"):
         albef_jax.load(tmp_path / "online")
+
+
+def test_an_imported_retrieval_model(paths, tmp_path):
+    """Kinds whose task this project does not train are loaded too, if they have features."""
+    with np.load(GOLDEN / "retrieval" / "state_dict.npz") as tensors:
+        write_torch_file(tmp_path / "retrieval.pth", dict(tensors))
+    words = [*SPECIAL_TOKENS, *(f"word{i}" for i in range(95))]
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "vocab.txt").write_text("\n".join(words))
+    import_file(tmp_path / "retrieval.pth", tmp_path / "run", heads=4,
+                tokenizer=str(tmp_path / "words"))
+    model = albef_jax.load(tmp_path / "run", batch_size=4)
+    module, text = Albef(model.config.model, words=False), "word1 word7"
+    pixels = np.stack([load_eval(path.read_bytes(), 32) for path in paths[:3]])
+    _, expected = module.apply({"params": model.params}, pixels, method=Albef.encode_image)
+    np.testing.assert_allclose(model.encode_image(paths[:3]), expected, atol=2e-6)
+    assert model.encode_text(text).shape == (1, 16)
+    assert np.all((0 < model.match(paths[:3], text)) & (model.match(paths[:3], text) < 1))
 
 
 def test_models_without_common_features(workdir, tmp_path):
