@@ -14,7 +14,7 @@ from albef_jax.weights.kinds import detect, kind_of, sizes
 from albef_jax.weights.report import Report, fault, unflatten
 from albef_jax.weights.salesforce import shapes_there, to_leaf
 from albef_jax.weights.stored import is_export, read_export
-from albef_jax.weights.torch_file import read_tensors
+from albef_jax.weights.torch_file import let_go, read_tensors
 from albef_jax.workdir import write_config
 
 REPORT_FILE = "import.txt"  # in the work directory
@@ -63,6 +63,7 @@ def import_file(path, out, kind=None, heads=None, image_size=None, tokenizer=Non
         side = image_size or (config.model.image_size if config else None)
         config = fitted_config(config, kind, *sizes(tensors, kind, path), heads, path)
         leaves = read_official(tensors, kind, config, report)
+        let_go(tensors)  # before a checkpoint is made of the leaves, which takes another copy
         tokenizer = tokenizer or config.data.tokenizer
     if side:
         resize_images(leaves, config, side, report)

@@ -71,6 +71,14 @@ def read_tensors(path):
     raise UserError(_what_else(path, start))
 
 
+def let_go(tensors):
+    """Gives back the memory of mapped tensors; what is looked at again is read again."""
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on every system
+        for array in tensors.values():
+            if isinstance(array.base, mmap.mmap):
+                array.base.madvise(mmap.MADV_DONTNEED)
+
+
 def _what_else(path, start):
     """A sentence about a file in neither format."""
     if not start:
