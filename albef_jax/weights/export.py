@@ -114,12 +114,12 @@ def write_folder(folder, leaves, stored, report):
     """Writes our own tree as safetensors, with config, tokenizer and model card beside it."""
     from safetensors.numpy import save_file
 
-    os.makedirs(folder)
     named = {as_path(path): np.asarray(leaf, order="C") for path, leaf in leaves.items()}
     for name in named:
         report.use([name], name)
     shapes = kind_of(stored.config.task).shapes(stored.config)
     report.check(named, shapes)
+    os.makedirs(folder)
     config = to_json(stored.config)
     save_file(named, os.path.join(folder, WEIGHTS_FILE),
               {"format": FORMAT, "config": config})

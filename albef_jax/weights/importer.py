@@ -1,5 +1,6 @@
 """Weights from files into a work directory: `albef import`."""
 
+import math
 import os
 
 from etils import epath
@@ -89,6 +90,8 @@ def fitted_config(config, kind, found, queue_size, heads, path):
     config.model.update(found)
     config.data.image_size, config.task = config.model.image_size, kind.name
     config.objective.queue_size = queue_size
+    if queue_size % config.batch_size:  # nothing is trained here, but tasks check it
+        config.batch_size = config.group_size = math.gcd(queue_size, config.batch_size)
     config.objective.positives = "image" if "id_queue" in kind.memory else "pair"
     if heads:
         config.model.vit_heads = config.model.text_heads = heads
