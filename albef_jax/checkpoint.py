@@ -86,7 +86,7 @@ class Checkpointer:
         if options.keep_latest < 1:
             raise UserError(f"checkpoint.keep_latest is {options.keep_latest}; choose 1 or more, "
                             "or the run could not be resumed.")
-        _quieten_orbax()
+        logging.get_absl_logger().addFilter(_is_not_from_orbax)  # twice changes nothing
         self.directory = epath.Path(workdir) / "checkpoints"
         self._best_metric = options.best_metric
         self._config = config
@@ -305,10 +305,6 @@ class Checkpointer:
         raise UserError(
             f"The checkpoint of step {step} in {self.directory} belongs to another config: "
             f"{named} differ; use that run's config, or another work directory.")
-
-
-def _quieten_orbax():
-    logging.get_absl_logger().addFilter(_is_not_from_orbax)  # adding it twice changes nothing
 
 
 def _is_not_from_orbax(record):

@@ -159,8 +159,7 @@ def train(config, workdir, profile=None, init=None):
 
 
 def run_tokenizer(config, workdir, source, is_writer, stored=None):
-    """The tokenizer of this run: its own if it has one, the config's, that of the weights it
-    starts from (`stored`), or a trained one."""
+    """The tokenizer of this run: its own, the config's, that of `stored` weights, or a new one."""
     folder = workdir / "tokenizer"
     if folder.is_dir():
         tokenizer = load_tokenizer(str(folder))
@@ -170,9 +169,7 @@ def run_tokenizer(config, workdir, source, is_writer, stored=None):
         tokenizer = make_tokenizer(config.data, source)
     if stored:
         check_tokenizers(tokenizer, stored)
-    if folder.is_dir():
-        return tokenizer
-    if is_writer:
+    if is_writer and not folder.is_dir():
         unfinished = workdir / "tokenizer.unfinished"
         tokenizer.save(str(unfinished))
         unfinished.rename(folder)  # complete or not at all

@@ -12,10 +12,12 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
 import numpy as np
 
 from albef_jax.errors import UserError
@@ -142,7 +144,7 @@ class Kind:
     def shapes(self, config):
         """Path -> `jax.ShapeDtypeStruct` of every leaf of a whole state, without optimizer."""
         size = config.objective.queue_size
-        params = jax.eval_shape(lambda: self.init(config.model, jax.random.key(0)))
+        params = _param_shapes(self, FrozenConfigDict(config.model))
         rows = jax.ShapeDtypeStruct((size, config.model.embed_dim), jnp.float32)
         memory = {"image_queue": rows, "text_queue": rows,
                   "pointer": jax.ShapeDtypeStruct((), jnp.int32),
@@ -150,6 +152,12 @@ class Kind:
         return flatten({
             "params": params, "teacher": {part: params[part] for part in self.teacher},
             "memory": {name: memory[name] for name in self.memory_of(config)}})
+
+
+@functools.lru_cache(maxsize=16)
+def _param_shapes(kind, model):
+    """Shapes of a kind's parameters; tracing a model takes longer than reading a small one."""
+    return jax.eval_shape(lambda: kind.init(model, jax.random.key(0)))
 
 
 KINDS = {kind.name: kind for kind in (
