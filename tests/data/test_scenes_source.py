@@ -171,13 +171,13 @@ def test_noise_has_the_shares_that_are_asked_for(make):
 
 
 def test_describes_knows_more_than_pairs(make):
-    source = make(100)
-    true = np.array([[source.describes(owner, 0, index) for index in range(100)]
-                     for owner in range(100)])
-    forms, graphs = [source.form(i, 0) for i in range(100)], [source.graph(i) for i in range(100)]
+    source = make(200)
+    true = np.array([[source.describes(owner, 0, index) for index in range(200)]
+                     for owner in range(200)])
+    forms, graphs = [source.form(i, 0) for i in range(200)], [source.graph(i) for i in range(200)]
     assert true.diagonal().all()
     assert true.tolist() == [[is_true(form, graph) for graph in graphs] for form in forms]
-    assert 100 < true.sum() < 150
+    assert 200 < true.sum() < 300
 
 
 def test_the_builder_is_a_tfds_data_set(tmp_path):

@@ -37,8 +37,8 @@ def survey(options) -> None:
     level = get_level(options.level)
     print(f"level {level.name}: {level.side} px, {level.objects[0]} to {level.objects[1]} objects, "
           f"{len(level.colours)} colours, {len(level.shapes)} shapes, {len(level.sizes)} sizes, "
-          f"{len(level.textures)} textures; {len(level.held_out_pairs)} of {len(level.pairs)} "
-          "colour-shape pairs held out")
+          f"{len(level.textures)} textures; {len(level.held_out_kinds)} of {len(level.kinds)} "
+          "kinds (colour, shape, texture) held out")
     start = time.process_time()
     scenes = list(generate(level.name, "heldout", options.seed, options.scenes, workers=1))
     each = (time.process_time() - start) / len(scenes)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
+from absl import logging
 import filelock
 import numpy as np
 import tensorflow_datasets as tfds
@@ -123,7 +125,15 @@ def _prepare(config: ScenesConfig, root: pathlib.Path, split: str) -> Sequence[d
     for leftover in (folder / str(Scenes.VERSION), *folder.glob("incomplete.*")):
         shutil.rmtree(leftover, ignore_errors=True)
     print(f"Making {config.sizes[split]} {config.level} scenes in {root} (once).", file=sys.stderr)
-    builder = Scenes(config=config, data_dir=root, file_format="array_record")
-    with contextlib.redirect_stdout(sys.stderr):
-        builder.download_and_prepare()  # writes aside, then renames
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    # What TFDS says of downloads and of custom configurations is not for the users of scenes.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        builder = Scenes(config=config, data_dir=root, file_format="array_record")
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()  # writes aside, then renames
+    finally:
+        logging.set_verbosity(verbosity)
     return builder.as_data_source(split)

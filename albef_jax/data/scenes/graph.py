@@ -23,6 +23,7 @@ SPLITS = ("train", "heldout")
 GAP = 1  # pixels between the boxes of two objects
 TRIES = 20  # places that are tried for an object before everything is placed anew
 TWINS = 0.15  # share of scenes whose first two objects have the same colour and shape
+JITTER = 2  # pixels around the middle of a cell
 MARGIN = 0.12  # of the side: how far from the middle an object has a named place
 
 
@@ -32,11 +33,11 @@ def scene_rng(seed: int, split: str, index: int, stream: int) -> np.random.Gener
 
 
 def sample_graph(level: Level, split: str, index: int, seed: int = 0) -> dict:
-    """The scene of an index; scenes of the held-out split hold a pair never seen in training."""
+    """The scene of an index; scenes of the held-out split hold a kind never seen in training."""
     rng = scene_rng(seed, split, index, 0)
     return {
         "side": level.side,
-        "background": _background(rng),
+        "background": _background(level, rng),
         "objects": _objects(level, split, rng),
     }
 
@@ -46,11 +47,11 @@ def pick(rng: np.random.Generator, options):
     return options[int(rng.random() * len(options))]
 
 
-def _background(rng: np.random.Generator) -> dict:
-    """Greyish colours of medium brightness: no object has such a colour."""
-    base = rng.uniform(112, 158) + rng.uniform(-13, 13, 3)
-    step = pick(rng, (-1, 1)) * rng.uniform(16, 26)
-    colours = np.clip([base, base + step + rng.uniform(-6, 6, 3)], 88, 178)
+def _background(level: Level, rng: np.random.Generator) -> dict:
+    """Greyish colours of one brightness: no object has such a colour."""
+    base = rng.uniform(*level.brightness) + rng.uniform(-13, 13, 3)
+    step = pick(rng, (-1, 1)) * rng.uniform(0.1, 0.2) * base.mean()
+    colours = np.clip([base, base + step + rng.uniform(-6, 6, 3)], 8, 178)
     return {
         "kind": pick(rng, BACKGROUNDS),
         "colours": colours.astype(int).tolist(),
@@ -62,17 +63,17 @@ def _objects(level: Level, split: str, rng: np.random.Generator) -> list[dict]:
     least, most = level.objects
     number = least + int(rng.random() * (most - least + 1))
     common, first = (
-        (level.train_pairs, level.train_pairs)
+        (level.train_kinds, level.train_kinds)
         if split == "train"
-        else (level.pairs, level.held_out_pairs)
+        else (level.kinds, level.held_out_kinds)
     )
-    pairs = [pick(rng, first)] + [pick(rng, common) for _ in range(number - 1)]
+    kinds = [pick(rng, first)] + [pick(rng, common) for _ in range(number - 1)]
     if rng.random() < TWINS:
-        pairs[1] = pairs[0]
+        kinds[1] = pick(rng, [kind for kind in common if kind[:2] == kinds[0][:2]])
     while True:
         objects = []
-        for colour, shape in pairs:
-            size, texture = pick(rng, tuple(level.sizes)), pick(rng, level.textures)
+        for colour, shape, texture in kinds:
+            size = pick(rng, tuple(level.sizes))
             looks = {"colour": colour, "shape": shape, "size": size, "texture": texture}
             placed = _place(level, looks, objects, rng)
             if placed is None:
@@ -88,14 +89,22 @@ def _place(level: Level, looks: dict, others: list[dict], rng: np.random.Generat
     diameter = least + int(rng.random() * (most - least + 1))
     half_x, half_y = (diameter / 2 * extent for extent in EXTENTS[looks["shape"]])
     for x, y in rng.random((TRIES, 2)).tolist():
-        x = round(half_x + 1 + x * (level.side - 2 * half_x - 2), 2)
-        y = round(half_y + 1 + y * (level.side - 2 * half_y - 2), 2)
+        x, y = (_coordinate(level, draw, half) for draw, half in ((x, half_x), (y, half_y)))
         box = [math.floor(x - half_x), math.floor(y - half_y),
                math.ceil(x + half_x), math.ceil(y + half_y)]
         if not any(_touch(box, other["box"]) for other in others):
             place = place_name(x / level.side, y / level.side)
             return looks | {"place": place, "diameter": diameter, "centre": [x, y], "box": box}
     return None
+
+
+def _coordinate(level: Level, draw: float, half: float) -> float:
+    """Where a uniform draw puts the middle of something of this half width, in pixels."""
+    if level.grid:
+        cell, place = divmod(draw * level.grid, 1)
+        side = level.side / level.grid
+        return round((cell + 0.5) * side + (2 * place - 1) * min(JITTER, side / 2 - half - 1), 2)
+    return round(half + 1 + draw * (level.side - 2 * half - 2), 2)
 
 
 def _touch(a: list[int], b: list[int]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 
 from albef_jax.errors import UserError
@@ -21,12 +22,14 @@ COLOURS = {
     "black": (14, 14, 16),
     "cyan": (40, 215, 225),
     "lime": (165, 240, 40),
+    "grey": (165, 168, 172),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond", "hexagon",
           "moon", "arrow", "drop")
 TEXTURES = ("plain", "striped", "dotted", "checked")
 RELATIONS = ("left of", "right of", "above", "below", "near", "far from")
 BACKGROUNDS = ("plain", "shaded", "speckled", "checkered")
+Kind = tuple[str, str, str]  # colour, shape, texture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,9 @@ class Level:
 
     Attributes:
         side: of the image in pixels.
+        grid: cells per side of the image, each of which holds at most one object, near its
+            middle; 0: objects are anywhere.
+        brightness: least and largest of the backgrounds, 0..255.
         objects: least and largest number of objects.
         sizes: name -> least and largest diameter in pixels.
         relations: those that captions speak of.
@@ -46,6 +52,8 @@ class Level:
 
     name: str
     side: int
+    grid: int
+    brightness: tuple[int, int]
     objects: tuple[int, int]
     colours: tuple[str, ...]
     shapes: tuple[str, ...]
@@ -63,45 +71,53 @@ class Level:
         return self.colours + self.shapes
 
     @functools.cached_property
-    def held_out_pairs(self) -> tuple[tuple[str, str], ...]:
-        """The (colour, shape) pairs that no training scene holds: a fifth of every colour's."""
+    def kinds(self) -> tuple[Kind, ...]:
+        """All kinds of objects."""
+        return tuple(itertools.product(self.colours, self.shapes, self.textures))
+
+    @functools.cached_property
+    def held_out_kinds(self) -> tuple[Kind, ...]:
+        """The kinds that no training scene holds: about a fifth of every colour's and shape's.
+
+        Each pair of colour and shape is seen in training, with other textures.
+        """
         return tuple(
-            (colour, shape)
+            (colour, shape, texture)
             for i, colour in enumerate(self.colours)
             for j, shape in enumerate(self.shapes)
-            if (i + 2 * j) % 5 == 0
+            for k, texture in enumerate(self.textures)
+            if (i + 2 * j + k) % 5 == 0
         )
 
     @functools.cached_property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
-        """All (colour, shape) pairs."""
-        return tuple((colour, shape) for colour in self.colours for shape in self.shapes)
-
-    @functools.cached_property
-    def train_pairs(self) -> tuple[tuple[str, str], ...]:
-        """The (colour, shape) pairs of training scenes."""
-        return tuple(pair for pair in self.pairs if pair not in self.held_out_pairs)
+    def train_kinds(self) -> tuple[Kind, ...]:
+        """The kinds of training scenes."""
+        return tuple(kind for kind in self.kinds if kind not in self.held_out_kinds)
 
 
 DEMO = Level(
     name="demo",
-    side=64,
+    side=96,
+    grid=4,
+    brightness=(26, 46),
     objects=(2, 3),
-    colours=tuple(COLOURS)[:10],
+    colours=("red", "green", "blue", "yellow", "orange", "purple", "pink", "white", "cyan", "grey"),
     shapes=SHAPES[:8],
-    sizes={"small": (12, 15), "large": (20, 28)},
+    sizes={"small": (13, 15), "large": (20, 22)},
     textures=TEXTURES[:3],
     relations=RELATIONS[:4],
     mentioned=0.85,
     related=0.6,
     setting=False,
-    max_words=22,
+    max_words=17,
 )
 FULL = Level(
     name="full",
     side=128,
+    grid=0,
+    brightness=(112, 158),
     objects=(2, 6),
-    colours=tuple(COLOURS),
+    colours=tuple(COLOURS)[:12],
     shapes=SHAPES,
     sizes={"small": (14, 18), "medium": (24, 30), "large": (38, 48)},
     textures=TEXTURES,

@@ -10,14 +10,14 @@ from albef_jax.data.scenes.shapes import DISTANCES
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 DARK = 85  # brightness below which a texture is lighter than its object, not darker
 RIM = 0.7  # pixels inside the outline where a texture begins to show
-PERIOD = {64: 5.0, 128: 7.0}  # of textures in pixels, by the side of the image
+PERIOD = 6.0  # of textures in pixels
 
 
 def render(graph: dict) -> np.ndarray:
     """The image uint8 [side, side, 3] of a graph."""
     pixels = background(graph["background"], graph["side"])
     for item in graph["objects"]:
-        _paint(pixels, item, PERIOD[graph["side"]])
+        _paint(pixels, item)
     return (pixels + 0.5).astype(np.uint8)
 
 
@@ -58,7 +58,7 @@ def _axes(side):
     return points[None], points[:, None]
 
 
-def _paint(pixels: np.ndarray, item: dict, period: float) -> None:
+def _paint(pixels: np.ndarray, item: dict) -> None:
     """Draws one object inside its box."""
     x0, y0, x1, y1 = item["box"]
     x = np.arange(x0, x1, dtype=np.float32)[None] + np.float32(0.5 - item["centre"][0])
@@ -68,31 +68,31 @@ def _paint(pixels: np.ndarray, item: dict, period: float) -> None:
     colour = np.array(COLOURS[item["colour"]], np.float32)
     ink = 0.4 * colour + 120 if colour @ LUMA < DARK else 0.42 * colour
     # A rim without texture keeps the outline whole.
-    amount = _TEXTURES[item["texture"]](x, y, period) * np.clip(0.5 - RIM - distance, 0, 1)
+    amount = _TEXTURES[item["texture"]](x, y) * np.clip(0.5 - RIM - distance, 0, 1)
     inked = colour + amount[..., None] * (ink - colour)
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     part = pixels[y0:y1, x0:x1]
     part += cover * (inked - part)
 
 
-def _stripes(x, y, period):
+def _stripes(x, y):
     """Diagonal stripes with soft edges."""
-    phase = ((x + y) * np.float32(0.7071 / period)) % 1
-    return np.clip((np.abs(phase - 0.5) - 0.25) * period + 0.5, 0, 1)
+    phase = ((x + y) * np.float32(0.7071 / PERIOD)) % 1
+    return np.clip((np.abs(phase - 0.5) - 0.25) * PERIOD + 0.5, 0, 1)
 
 
-def _dots(x, y, period):
-    dx, dy = (x / period + 0.5) % 1 - 0.5, (y / period + 0.5) % 1 - 0.5
-    return np.clip((0.3 - np.hypot(dx, dy)) * period + 0.5, 0, 1)
+def _dots(x, y):
+    dx, dy = (x / PERIOD + 0.5) % 1 - 0.5, (y / PERIOD + 0.5) % 1 - 0.5
+    return np.clip((0.3 - np.hypot(dx, dy)) * PERIOD + 0.5, 0, 1)
 
 
-def _checks(x, y, period):
-    fields = np.floor(x * (1.6 / period)) + np.floor(y * (1.6 / period))
+def _checks(x, y):
+    fields = np.floor(x * (1.6 / PERIOD)) + np.floor(y * (1.6 / PERIOD))
     return fields % 2
 
 
 _TEXTURES = {
-    "plain": lambda x, y, period: np.zeros((1, 1), np.float32),
+    "plain": lambda x, y: np.zeros((1, 1), np.float32),
     "striped": _stripes,
     "dotted": _dots,
     "checked": _checks,

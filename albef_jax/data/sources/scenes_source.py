@@ -26,7 +26,8 @@ class ScenesSource(Source):
 
     Args:
         level: "demo" or "full".
-        split: "train", or "heldout": pairs of colour and shape that training never shows.
+        split: "train", or "heldout": kinds of objects (colour, shape and texture) that training never
+            shows.
         size: number of scenes.
         seed: of the scenes.
         swapped: share of captions that belong to another scene.
