@@ -90,7 +90,7 @@ def train(config, workdir, profile=None, init=None):
         accumulation=config.accumulation, momentum=config.objective.momentum)
     if start >= config.steps:
         say(is_writer, f"{workdir} holds step {start} of {config.steps}: nothing is left to train; "
-            "raise config.steps or config.epochs to go on")
+            f"`albef report {workdir}` shows it, and more config.steps or config.epochs go on")
         checkpointer.close()
         return True
     write_config(config, workdir, is_writer)

@@ -35,7 +35,7 @@ def get_config(variant=None):
     # A crop would cut objects off, a mirror image would make "left of" wrong, and another
     # palette "red".
     config.data.update(crop_scale=(1.0, 1.0), flip=0.0, randaugment=(0, 0), vocab_size=400,
-                       text_length=DEMO.max_words + 1)
+                       text_length=DEMO.max_words + 1, engine="pillow")
     heldout = dict(kind="scenes", level="demo", split="heldout", size=512)
     config.evals.retrieval = dict(kind="retrieval", source=heldout, k=16, every=800,
                                   batch_size=256)
