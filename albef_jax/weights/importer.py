@@ -11,7 +11,7 @@ from albef_jax.config import default_config
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.weights.interpolation import resize_positions
-from albef_jax.weights.kinds import detect, kind_of, sizes
+from albef_jax.weights.kinds import MEMORY, detect, kind_of, sizes
 from albef_jax.weights.report import Report, fault, unflatten
 from albef_jax.weights.salesforce import shapes_there, to_leaf
 from albef_jax.weights.stored import is_export, read_export
@@ -134,9 +134,14 @@ def read_official(tensors, kind, config, report):
             report.ignore(name, "a constant: positions 0, 1, 2, ...")
             if not np.array_equal(tensors[name], value):
                 report.wrong(name, "is not 0, 1, 2, ...")
-    for name in ("image_queue", "text_queue", "queue_ptr", "idx_queue"):
-        if name in tensors and kind.memory and not kind.memory_of(config):
-            report.ignore(name, "an empty queue")
+    for name in () if kind.memory_of(config) else kind.memory:
+        (source,) = MEMORY[name].sources
+        if source not in tensors:
+            report.wrong(source, "is missing")
+        elif tensors[source].size and name != "pointer":
+            report.wrong(source, f"has shape {list(tensors[source].shape)}, but others are empty")
+        else:
+            report.ignore(source, "an empty queue")
     report.check(tensors, shapes)
     return {entry.path: to_leaf(entry, [tensors[name] for name in entry.sources])
             for entry in table}

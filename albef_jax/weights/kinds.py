@@ -198,11 +198,11 @@ def detect(tensors, path):
         raise UserError(f"{path} is no ALBEF checkpoint: it has no tensors visual_encoder.* and "
                         f"text_encoder.*, but {', '.join(sorted(parts)[:5])}; give one of the "
                         "published kinds.")
-    classes = len(tensors["cls_head.2.weight"]) if "cls_head.2.weight" in tensors else 0
+    classes = tensors["cls_head.2.weight"].shape[:1] if "cls_head.2.weight" in tensors else ()
     words = any(name.startswith("text_encoder.cls.") for name in tensors)
     fitting = [name for name, fits in {
         "vqa": "text_decoder" in parts, "nlvr_pretrain": "ta_head" in parts,
-        "nlvr": classes == 2, "ve": classes == 3,
+        "nlvr": classes == (2,), "ve": classes == (3,),
         "pretrain": "itm_head" in parts and words,
         "retrieval": "itm_head" in parts and "idx_queue" in parts}.items() if fits]
     if len(fitting) != 1:
@@ -252,5 +252,7 @@ def sizes(tensors, kind, path):
         "text_mlp_width": shape(f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0]}
     if "vision_proj" in kind.heads:
         found["embed_dim"] = shape("vision_proj.weight", 2)[0]
-    queue = tensors["image_queue"].shape[-1] if "image_queue" in tensors else 0
+    queue = max((tensors[name].size and tensors[name].shape[-1]
+                 for name in ("image_queue", "text_queue")
+                 if name in tensors and tensors[name].ndim), default=0)
     return found, queue
