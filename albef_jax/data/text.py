@@ -60,11 +60,6 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """Every piece and its id."""
-        return self._pieces.get_vocab()
-
-    @property
-    def vocabulary(self) -> dict[str, int]:
         """Word piece -> id."""
         return self._pieces.get_vocab()
 
