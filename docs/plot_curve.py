@@ -1,4 +1,4 @@
-"""Draws the curves of a run: `python docs/plot_curve.py WORKDIR OUT.png` (needs matplotlib)."""
+"""Draws the curves of runs: `python docs/plot_curve.py OUT.png WORKDIR [WORKDIR ...]`."""
 
 import json
 import pathlib
@@ -19,17 +19,21 @@ PANELS = {
                              "matching/itm_accuracy_hard": "ITM, hard negatives",
                              "masked/mlm_top1": "MLM top-1", "masked/mlm_top5": "MLM top-5"},
 }
+LINES = ("-", "--", ":", "-.")  # one per run
 
 
-def main(workdir, out):
-    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+def main(out, *workdirs):
     figure, axes = plt.subplots(1, len(PANELS), figsize=(13, 3.6), constrained_layout=True)
-    for axis, (title, curves) in zip(axes, PANELS.items()):
-        for name, label in curves.items():
-            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-            marker = "o" if "/" in name else None
-            axis.plot(*zip(*points), label=label, marker=marker, markersize=3)
+    for workdir, line in zip(map(pathlib.Path, workdirs), LINES):
+        rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
+        run = f", {workdir.name}" if len(workdirs) > 1 else ""
+        for axis, curves in zip(axes, PANELS.values()):
+            for colour, (name, label) in zip(plt.rcParams["axes.prop_cycle"], curves.items()):
+                points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+                if points:
+                    axis.plot(*zip(*points), line, label=label + run, markersize=3,
+                              marker="o" if "/" in name else None, **colour)
+    for axis, title in zip(axes, PANELS):
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
