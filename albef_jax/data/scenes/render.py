@@ -66,7 +66,7 @@ def _paint(pixels: np.ndarray, item: dict) -> None:
     radius = item["diameter"] / 2
     distance = DISTANCES[item["shape"]](x / radius, y / radius) * radius
     colour = np.array(COLOURS[item["colour"]], np.float32)
-    ink = 0.4 * colour + 120 if colour @ LUMA < DARK else 0.42 * colour
+    ink = 0.4 * colour + 120 if colour @ LUMA < DARK else 0.5 * colour
     # A rim without texture keeps the outline whole.
     amount = _TEXTURES[item["texture"]](x, y) * np.clip(0.5 - RIM - distance, 0, 1)
     inked = colour + amount[..., None] * (ink - colour)
