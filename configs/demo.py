@@ -18,7 +18,7 @@ def get_config(variant=None):
     """`variant`: None or 'noise'."""
     config = default_config()
     config.batch_size = config.group_size = 32
-    config.steps = 3600
+    config.steps = 2400
     config.log_every = 40
     # A patch is a cell of the scenes' grid: an object is seen by one patch.
     config.model.update(
