@@ -36,17 +36,15 @@ def get_config(variant=None):
     config.data.update(crop_scale=(1.0, 1.0), flip=0.0, randaugment=(0, 0), vocab_size=400,
                        text_length=DEMO.max_words + 1, engine="pillow")
     heldout = dict(kind="scenes", level="demo", split="heldout", size=512)
-    config.evals.retrieval = dict(kind="retrieval", source=heldout, k=16, batch_size=256)
-    config.evals.matching = dict(kind="matching", source=heldout, every=400)
-    config.evals.masked = dict(kind="masked", source=heldout, every=400, batch_size=256,
+    config.evals.retrieval = dict(kind="retrieval", source=heldout, k=16, every=600,
+                                  batch_size=256)
+    config.evals.matching = dict(kind="matching", source=heldout, every=600)
+    config.evals.masked = dict(kind="masked", source=heldout, every=600, batch_size=256,
                                words=DEMO.words)
     if variant == "noise":
         config.steps = 800
         config.data.source.update(swapped=0.2, damaged=0.2)
         # Without ITC nothing chooses candidates, so all pairs of fewer images are scored.
-        config.evals.retrieval.update(k=640, max_images=128)
-    else:
-        # A fourth of the images, for a curve that costs little.
-        config.evals.progress = dict(config.evals.retrieval, k=8, max_images=128, every=400)
-    config.checkpoint.every = 400
+        config.evals.retrieval.update(k=640, max_images=128, every=0)
+    config.checkpoint.every = 300
     return config

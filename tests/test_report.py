@@ -222,6 +222,13 @@ def test_words_are_the_likeliest_of_model_and_teacher(model):
     assert item["guesses"][0]["model"] != item["guesses"][0]["teacher"]
 
 
+def test_only_the_chosen_words_are_hidden(model):
+    chosen = ("red", "green", "blue")
+    shown = model[0].words(chosen)
+    hidden = [piece["text"] for item in shown for piece in item["pieces"] if piece["masked"]]
+    assert shown and set(hidden) <= set(chosen)
+
+
 def test_pseudo_targets_are_the_teachers_softmax(model):
     examples, functions, params, teacher, _, source = model
     data = examples.data

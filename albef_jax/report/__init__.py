@@ -26,7 +26,8 @@ from albef_jax.workdir import read_config
 
 TEMPLATE = epath.Path(__file__).parent / "template.html"
 LABELS = {"itm_accuracy_random": "random negatives", "itm_accuracy_hard": "hard negatives",
-          "mlm_top1": "masked words, top 1", "mlm_top5": "masked words, top 5"}
+          "mlm_top1": "masked words, top 1", "mlm_top5": "masked words, top 5",
+          "mlm_top1_words": "chosen words, top 1"}
 
 
 def report(workdir):
@@ -92,7 +93,13 @@ def find_examples(config, tokenizer, params, teacher, predict_fns, mesh):
             "num_texts": len(shown.data.texts),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
             "text_queries": text_queries, "image_queries": image_queries,
-            "words": shown.words(), "pseudo_targets": shown.pseudo_targets()}
+            "words": shown.words(chosen_words(config.evals)), "pseudo_targets": shown.pseudo_targets()}
+
+
+def chosen_words(evals):
+    """The words that a 'masked' evaluator asks for by themselves; () if none does."""
+    blocks = [evals[name] for name in panels.names_of(evals, "masked")]
+    return next((tuple(block.words) for block in blocks if block.get("words")), ())
 
 
 def write_page(workdir, config, examples):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from albef_jax.evaluators import COMMON_FIELDS
 from albef_jax.evaluators.held_out import HeldOut
-from albef_jax.evaluators.masked import draw_masked
+from albef_jax.evaluators.masked import draw_masked, word_ids
 from albef_jax.evaluators.retrieval import (
     UNSCORED,
     RetrievalEvaluator,
@@ -87,8 +87,11 @@ class Examples:
         return ([self._text_query(text, score_t2i[text]) for text in captions],
                 [self._image_query(image, score_i2t[image]) for image in images])
 
-    def words(self):
+    def words(self, chosen=()):
         """Masked words of captions with the model's and the teacher's guesses.
+
+        Args:
+          chosen: only these words are masked, if any are given.
 
         Returns:
           list of dicts: `picture`, `pieces` of the caption, `guesses` per masked word; empty if
@@ -96,6 +99,8 @@ class Examples:
         """
         data, special = self.data, self._tokenizer.special_ids
         masked = draw_masked(data.text_ids, special, np.random.default_rng(self._seed))
+        if chosen:
+            masked &= np.isin(data.text_ids, word_ids(chosen, self._tokenizer))
         count = masked.sum(axis=1)
         fitting = np.flatnonzero((1 <= count) & (count <= MAX_MASKED))
         if not len(fitting):
