@@ -48,7 +48,8 @@ def test_evaluation_at_the_end_and_afterwards(albef, learned):
         assert result["step"] == 200
         for key, value in result["values"].items():
             assert last[f"{name}/{key}"] == pytest.approx(value, rel=1e-6)
-            assert re.search(rf"^ +{key} +{value:.2f}$", done.stdout, re.MULTILINE)
+            row = re.sub(r"_r\d+$", "", key)  # recalls at several depths share one
+            assert re.search(rf"^ +{row} .*\b{value:.2f}\b", done.stdout, re.MULTILINE)
     # Chance for the first of 24 is 42% in the first ten; the held-out scenes share its words.
     assert last["dev/itc_i2t_r10"] > 45 and last["words/mlm_top1"] > 20
 
