@@ -7,6 +7,7 @@ functions of the step (see `data/pipeline.py` and `step.py`) and need no place h
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import math
 import os
@@ -305,6 +306,23 @@ class Checkpointer:
         raise UserError(
             f"The checkpoint of step {step} in {self.directory} belongs to another config: "
             f"{named} differ; use that run's config, or another work directory.")
+
+
+@contextlib.contextmanager
+def open_to_read(workdir, options):
+    """Yields the `Checkpointer` of a work directory that has checkpoints, and closes it.
+
+    Raises:
+      UserError: it has none.
+    """
+    if not (epath.Path(workdir) / "checkpoints").is_dir():
+        raise UserError(f"{workdir} has no checkpoints; train until one is saved, or give another "
+                        "work directory.")
+    checkpointer = Checkpointer(workdir, options)
+    try:
+        yield checkpointer
+    finally:
+        checkpointer.close()
 
 
 def _is_not_from_orbax(record):

@@ -7,7 +7,7 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 
-from albef_jax.checkpoint import Checkpointer
+from albef_jax.checkpoint import open_to_read
 from albef_jax.config import apply_overrides, to_json
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
@@ -90,16 +90,10 @@ def restore_state(workdir, config, task, mesh, step=None):
 
 def restore_parts(workdir, config, shapes, mesh, step=None):
     """Parts of a checkpoint by name, a copy on every device, and its step."""
-    if not (epath.Path(workdir) / "checkpoints").is_dir():
-        raise UserError(f"{workdir} has no checkpoints; train until one is saved, or give another "
-                        "work directory.")
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype,
                                                          sharding=replicated(mesh)), shapes)
-    checkpointer = Checkpointer(workdir, config.checkpoint)
-    try:
+    with open_to_read(workdir, config.checkpoint) as checkpointer:
         return checkpointer.restore(shapes, step, partial=True)
-    finally:
-        checkpointer.close()
 
 
 def fingerprint(config):

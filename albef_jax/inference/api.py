@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from albef_jax.checkpoint import Checkpointer
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.inference.inputs import (
@@ -25,7 +24,7 @@ from albef_jax.inference.inputs import (
 from albef_jax.models.albef import Albef
 from albef_jax.weights.kinds import kind_of
 from albef_jax.weights.report import Report, unflatten
-from albef_jax.weights.stored import is_export, read_export
+from albef_jax.weights.stored import is_export, read_export, read_parts
 from albef_jax.workdir import read_config
 
 
@@ -60,30 +59,13 @@ def load(path, weights="online", dtype="float32", batch_size=32):
     if tokenizer is None or not epath.Path(tokenizer).is_dir():
         raise UserError(f"{path} has no folder tokenizer; copy it from where the model was "
                         "trained, or give albef import --tokenizer.")
-    parts = unflatten(stored.leaves) if stored else restore(path, config, weights)
+    wanted = ("params", "teacher") if weights == "momentum" else ("params",)
+    parts = unflatten(stored.leaves) if stored else read_parts(path, config, wanted)
     params = parts["params"] | (parts["teacher"] if weights == "momentum" else {})
     config = config.copy_and_resolve_references().unlock()
     config.model.dtype = dtype
     return Model(config.lock(), jax.device_put(params, jax.devices()[0]),
                  load_tokenizer(str(tokenizer)), batch_size)
-
-
-def restore(workdir, config, weights):
-    """Parameters, and the teacher for 'momentum', of a work directory's latest checkpoint.
-
-    Raises:
-      UserError: there is no checkpoint, or it is damaged.
-    """
-    if not (epath.Path(workdir) / "checkpoints").is_dir():
-        raise UserError(f"{workdir} has no checkpoints; train until one is saved, or give another "
-                        "work directory.")
-    checkpointer = Checkpointer(workdir, config.checkpoint)
-    try:
-        shapes = checkpointer.shapes()
-        wanted = ("params", "teacher") if weights == "momentum" else ("params",)
-        return checkpointer.restore({part: shapes[part] for part in wanted}, partial=True)[0]
-    finally:
-        checkpointer.close()
 
 
 class Hit(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from albef_jax.checkpoint import Checkpointer
+from albef_jax.checkpoint import open_to_read
 from albef_jax.config import from_json
 from albef_jax.errors import UserError
 from albef_jax.weights.kinds import kind_of
@@ -54,17 +54,19 @@ def read_workdir(path, step=None):
     """
     workdir = epath.Path(path)
     config = read_config(workdir)
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} has no checkpoints; train until one is saved, or give another "
-                        "work directory.")
-    checkpointer = Checkpointer(workdir, config.checkpoint)
-    try:
-        shapes = checkpointer.shapes(step)
-        state, _ = checkpointer.restore({part: shapes[part] for part in PARTS}, step,
-                                        partial=True)
-    finally:
-        checkpointer.close()
+    state = read_parts(workdir, config, PARTS, step)
     return Stored(config, flatten(state), _tokenizer_of(workdir), str(path))
+
+
+def read_parts(workdir, config, parts, step=None):
+    """Parts of a checkpoint by name, as numpy.
+
+    Raises:
+      UserError: there is no checkpoint, or it is damaged.
+    """
+    with open_to_read(workdir, config.checkpoint) as checkpointer:
+        shapes = checkpointer.shapes(step)
+        return checkpointer.restore({part: shapes[part] for part in parts}, step, partial=True)[0]
 
 
 def is_export(path):
