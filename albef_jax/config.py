@@ -45,6 +45,7 @@ def default_config():
         positives="pair",  # 'image': captions of the same image are positives too
         negatives="hard",  # 'random'
         alpha_itc=0.4, alpha_mlm=0.4,
+        alpha=0.4,  # of answers and classes, in the tasks that learn these
         alpha_ramp_steps=-1,  # -1: one epoch
         mask_rate=0.15, mask_replace=(0.8, 0.1, 0.1),
         mlm_budget=0)  # predicted positions per group; 0: the mean plus six deviations
@@ -58,6 +59,9 @@ def default_config():
         engine="auto", image_size=model.get_oneway_ref("image_size"),
         crop_scale=(0.2, 1.0), flip=0.5, randaugment=(2, 7),
         text_length=25, max_words=30, sep=False,
+        eval_text_length=0, eval_max_words=0,  # in evaluation; 0: the same
+        answer_length=10, max_answers=10,  # tokens, [CLS] and [SEP] included; answers per question
+        blind=False,  # black images: what the texts alone give away
         tokenizer="",  # a Hugging Face name or a folder; '': train one on the captions
         vocab_size=30522,  # of a trained one, at most
         max_bad_share=0.01, workers=0,
@@ -140,11 +144,12 @@ def _set(config, key, text):
 # Least values; a float is also a share, at most 1.
 LEAST = {
     "": dict(steps=0, epochs=0, log_every=0),
-    "data": dict(text_length=2, max_words=1, workers=0, flip=0.0, max_bad_share=0.0),
+    "data": dict(text_length=2, max_words=1, eval_text_length=0, eval_max_words=0,
+                 answer_length=3, max_answers=1, workers=0, flip=0.0, max_bad_share=0.0),
     "model": dict(patch_size=1, vit_depth=1, vit_heads=1, text_layers=1, text_heads=1,
                   fusion_layers=1, embed_dim=1, dropout=0.0, attention_dropout=0.0),
     "objective": dict(queue_size=0, mlm_budget=0, mask_rate=0.0, momentum=0.0, alpha_itc=0.0,
-                      alpha_mlm=0.0),
+                      alpha_mlm=0.0, alpha=0.0),
     "optimizer": dict(warmup_steps=0, steps_per_epoch=0),
     "checkpoint": dict(every=0, keep_every=0),
 }
@@ -200,10 +205,11 @@ def check_model(config):
     if config.data.image_size != m.image_size:
         raise UserError(f"data.image_size {config.data.image_size} differs from model.image_size "
                         f"{m.image_size}; set the latter alone, the former follows.")
-    if config.data.text_length > m.max_positions:
-        raise UserError(
-            f"data.text_length {config.data.text_length} exceeds model.max_positions "
-            f"{m.max_positions}; lower the first or raise the second.")
+    for name in ("text_length", "eval_text_length", "answer_length"):
+        if config.data[name] > m.max_positions:
+            raise UserError(
+                f"data.{name} {config.data[name]} exceeds model.max_positions "
+                f"{m.max_positions}; lower the first or raise the second.")
     if m.dtype not in ("float32", "bfloat16"):
         raise UserError(f"model.dtype is {m.dtype!r}; choose 'float32' or 'bfloat16'.")
 
@@ -214,7 +220,10 @@ def to_json(config):
 
 
 def from_json(text):
-    """The config of `to_json`; sequences come back as tuples."""
+    """The config of `to_json`; sequences come back as tuples.
+
+    Values that came into existence after it was written have their defaults.
+    """
     def tuples(value):
         if isinstance(value, list):
             return tuple(tuples(item) for item in value)
@@ -222,7 +231,11 @@ def from_json(text):
             return {key: tuples(item) for key, item in value.items()}
         return value
 
-    return ConfigDict(tuples(json.loads(text))).lock()
+    config = ConfigDict(tuples(json.loads(text)))
+    for name, block in default_config().items():
+        if name in ("objective", "data", "init", "optimizer", "checkpoint"):
+            config[name] = ConfigDict({**block, **config.get(name, {})})
+    return config.lock()
 
 
 def differences(old, new, prefix=""):

@@ -30,7 +30,7 @@ from albef_jax.sharding import (
 from albef_jax.signals import Stopped, stop_signals
 from albef_jax.state import TrainState
 from albef_jax.step import make_train_step
-from albef_jax.tasks import make_task
+from albef_jax.tasks import check_fields, make_task, task_class
 from albef_jax.weights import pretrained
 from albef_jax.weights.start import check_tokenizers, read_init, take_weights
 from albef_jax.workdir import compare_config, make_writable, write_config
@@ -65,11 +65,13 @@ def train(config, workdir, profile=None, init=None):
 
     # ---- data ------------------------------------------------------------------------------
     source = make_source(config.data.source)
+    check_fields(config, source)
     make_writable(workdir, is_writer)
     stored = read_init(init, workdir)
     tokenizer = run_tokenizer(config, workdir, source, is_writer, stored)
     pipeline = TrainPipeline(source, tokenizer, config.data, config.batch_size, config.seed,
-                             jax.process_index(), jax.process_count())
+                             jax.process_index(), jax.process_count(),
+                             task_class(config).needs)
     config = resolve(config, source, tokenizer, pipeline.steps_per_epoch)
     evaluators = {name: make_evaluator(block, config.data, tokenizer, config.seed)
                   for name, block in config.evals.items()}
@@ -150,7 +152,7 @@ def train(config, workdir, profile=None, init=None):
             if stopping:
                 break
         log(writer, checkpointer, pending.flush())
-    report_broken_images(pipeline.bad, is_writer)
+    report_skipped(pipeline, is_writer)
     if step == config.steps:
         report_at_end(workdir, config, tokenizer, state, predict_fns, mesh)
     say(is_writer, f"finished {step} of {config.steps} steps; the run is in {workdir}"
@@ -342,8 +344,17 @@ def tracing(profile, workdir):
         before(0, None)
 
 
-def report_broken_images(bad, is_writer):
-    """Says at the end how many images could not be read, and which."""
+def report_skipped(pipeline, is_writer):
+    """Says at the end what of the data could not be used."""
+    bad = pipeline.bad
     if bad.count:
-        names = ", ".join(sorted(bad.names)[:10])
-        say(is_writer, f"{bad.count} of {bad.seen} image reads failed and were replaced: {names}")
+        say(is_writer, f"{bad.count} of {bad.seen} image reads failed and were replaced: "
+            f"{first_ten(bad.names)}")
+    if pipeline.skipped_answers:
+        say(is_writer, f"{len(pipeline.skipped_answers)} answers are longer than "
+            f"data.answer_length and were left out: {first_ten(pipeline.skipped_answers)}")
+
+
+def first_ten(names):
+    """Some of many names, in order."""
+    return ", ".join(sorted(names)[:10])

@@ -184,6 +184,20 @@ def read(source: Source, index: int) -> bytes | np.ndarray:
         raise BrokenImage(error.strerror or str(error)) from None
 
 
+class BlindEngine:
+    """Shows nothing: black images, to measure what the texts alone give away."""
+
+    name = "nothing (data.blind)"
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def load(self, source, indices, draws, parallel_map=map):
+        """See `PillowEngine.load`."""
+        images = np.zeros((len(indices), self.size, self.size, 3), np.uint8)
+        return images, [None] * len(indices)
+
+
 class PillowEngine:
     """Loads images with Pillow; runs wherever Python runs."""
 

@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image
 
-from albef_jax.data.image import PillowEngine, decode, draw_train, open_image, read
+from albef_jax.data.image import BlindEngine, PillowEngine, draw_train
 from albef_jax.data.sources.base import Source
-from albef_jax.data.text import Tokenizer, clean_caption
+from albef_jax.data.text import Tokenizer, clean
 from albef_jax.errors import UserError
 
 PREFETCH = 2  # batches that are made ahead
@@ -41,6 +40,8 @@ def make_engine(data_config):
     Raises:
         UserError: the engine is unknown, or TensorFlow is asked for and absent.
     """
+    if data_config.blind:
+        return BlindEngine(data_config.image_size)
     name = data_config.engine
     has_tf = importlib.util.find_spec("tensorflow") is not None
     if name == "auto":
@@ -102,6 +103,30 @@ class BadImages:
         )
 
 
+class Views:
+    """A source of examples with several images, seen as a source of images."""
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    def image(self, row: int) -> bytes | np.ndarray:
+        """See `Source.view`."""
+        return self._source.view(*divmod(row, self._source.views))
+
+    def name(self, row: int) -> str:
+        """A name of the image."""
+        example, number = divmod(row, self._source.views)
+        return f"{self._source.name(example)} (image {number})"
+
+
+def view_rows(source: Source, indices: list[int]) -> tuple[Source | Views, list[int]]:
+    """All images of some examples, as something with `image` and `name`, and its rows."""
+    if source.views == 1:
+        return source, indices
+    return Views(source), [index * source.views + v for index in indices
+                           for v in range(source.views)]
+
+
 class TrainPipeline:
     """Training batches, addressed by step.
 
@@ -112,6 +137,7 @@ class TrainPipeline:
         batch_size: global batch size B.
         seed: seed of order and augmentation.
         process_index, process_count: which slice of the global batch to make.
+        needs: fields of `Source.fields` that a batch shall have.
 
     Raises:
         UserError: the source has fewer examples than one batch, or the processes do not divide it.
@@ -126,6 +152,7 @@ class TrainPipeline:
         seed: int,
         process_index: int = 0,
         process_count: int = 1,
+        needs: Sequence[str] = (),
     ):
         if len(source) < batch_size:
             raise UserError(
@@ -139,7 +166,8 @@ class TrainPipeline:
         self.bad = BadImages(data_config.max_bad_share)
         self.steps_per_epoch = len(source) // batch_size
         self._source, self._tokenizer, self._config = source, tokenizer, data_config
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size, self._seed, self._needs = batch_size, seed, needs
+        self.skipped_answers: set[str] = set()  # those longer than `data.answer_length`
         local_size = batch_size // process_count
         self._slice = slice(process_index * local_size, (process_index + 1) * local_size)
         self._order = functools.lru_cache(maxsize=2)(
@@ -166,8 +194,10 @@ class TrainPipeline:
             parallel_map: `map`, or the ordered map of a thread pool.
 
         Returns:
-            image uint8 [b, h, w, 3], text_ids int32 [b, l], text_mask int32 [b, l] (1 = real),
-            image_id int32 [b] (equal = same image).
+            image uint8 [b, h, w, 3] ([b, v, h, w, 3] with several views), text_ids int32 [b, l],
+            text_mask int32 [b, l] (1 = real), image_id int32 [b] (equal = same image); and what
+            is needed: label int32 [b]; answer_ids, answer_mask int32 [b, a, l] and answer_weight
+            float32 [b, a], 0 where there is none.
 
         Raises:
             UserError: too many images are broken.
@@ -180,12 +210,15 @@ class TrainPipeline:
             self._config.sep,
         )
         image_ids = [self._source.image_id(index) for index in indices]
-        return {
+        batch = {
             "image": images,
             "text_ids": ids_bl,
             "text_mask": mask_bl,
             "image_id": np.array(image_ids, np.int32),
         }
+        if "label" in self._needs:
+            batch["label"] = np.array([self._source.label(index) for index in indices], np.int32)
+        return batch | (self._answers(indices) if "answers" in self._needs else {})
 
     def iterate(self, start: int, stop: int) -> Iterator[dict]:
         """Batches of the steps start..stop-1, made ahead in background threads.
@@ -193,10 +226,10 @@ class TrainPipeline:
         The threads only ever do work that ends by itself, so nothing can block on a consumer that
         went away. Closing the iterator (or an exception in its consumer's loop) ends them.
         """
-        return _prefetch(self.batch, range(start, stop), num_workers(self._config))
+        return prefetch(self.batch, range(start, stop), num_workers(self._config))
 
     def _load_images(self, passes: list[int], indices: list[int], parallel_map) -> np.ndarray:
-        """Images uint8 [b, h, w, 3]; puts the next good example in the place of a broken one.
+        """Images uint8 [b, (v,) h, w, 3]; puts the next good example in the place of a broken one.
 
         `indices` is changed accordingly.
         """
@@ -215,21 +248,44 @@ class TrainPipeline:
 
     def _try_images(self, passes, indices, parallel_map) -> tuple[np.ndarray, list[int]]:
         """Images, and the rows that are broken."""
-        draws = [
-            draw_train(self._rng(shown, index)[1], self._config)
-            for shown, index in zip(passes, indices)
-        ]
-        images, problems = self._engine.load(self._source, indices, draws, parallel_map)
+        views = self._source.views
+        draws = []
+        for shown, index in zip(passes, indices):
+            rng = self._rng(shown, index)[1]
+            draws += [draw_train(rng, self._config) for _ in range(views)]
+        source, rows = view_rows(self._source, indices)
+        images, problems = self._engine.load(source, rows, draws, parallel_map)
         broken = [row for row, problem in enumerate(problems) if problem]
-        names = {self._source.name(indices[row]): problems[row] for row in broken}
-        self.bad.add(len(indices), names)
-        return images, broken
+        self.bad.add(len(rows), {source.name(rows[row]): problems[row] for row in broken})
+        if views > 1:
+            images = images.reshape(len(indices), views, *images.shape[1:])
+        return images, sorted({row // views for row in broken})
 
     def _caption(self, shown: int, index: int) -> str:
         """The caption of this pass, cleaned."""
         captions = self._source.captions(index)
         choice = int(self._rng(shown, index)[0] * len(captions))
-        return clean_caption(captions[choice], self._config.max_words)
+        return clean(captions[choice], self._source.cleaning, self._config.max_words)
+
+    def _answers(self, indices: list[int]) -> dict:
+        """Answers that fit into `answer_length`, the heaviest `max_answers` of each example."""
+        length, most = self._config.answer_length, self._config.max_answers
+        chosen = [sorted(self._source.answers(index), key=lambda answer: -answer[1])[:most]
+                  for index in indices]
+        texts = [text for answers in chosen for text, _ in answers]
+        ids_nl, mask_nl = self._tokenizer.encode(texts, length + 1, sep=True)
+        fits_n = mask_nl.sum(axis=1) <= length
+        self.skipped_answers.update(text for text, fits in zip(texts, fits_n) if not fits)
+        row_n = np.repeat(np.arange(len(chosen)), [len(answers) for answers in chosen])
+        slot_n = np.concatenate([np.arange(len(answers)) for answers in chosen])
+        ids = np.full((len(chosen), most, length), self._tokenizer.pad_id, np.int32)
+        ids[..., 0] = self._tokenizer.cls_id  # an empty slot is [CLS]: its attention has a key
+        mask = np.zeros_like(ids)
+        mask[..., 0] = 1
+        weight = np.zeros((len(chosen), most), np.float32)
+        ids[row_n, slot_n], mask[row_n, slot_n] = ids_nl[:, :length], mask_nl[:, :length]
+        weight[row_n, slot_n] = fits_n * [weight for answers in chosen for _, weight in answers]
+        return {"answer_ids": ids, "answer_mask": mask, "answer_weight": weight}
 
     def _rng(self, shown: int, index: int) -> tuple[float, np.random.Generator]:
         """The number that chooses the caption, and the generator of the image's draws."""
@@ -237,86 +293,7 @@ class TrainPipeline:
         return rng.random(), rng
 
 
-class EvalSet:
-    """All images and all captions of a source, each image once.
-
-    Args:
-        source: the examples; those with the same `image_id` count as one image.
-        tokenizer: captions to ids.
-        data_config: the `data` block of the config.
-
-    Attributes:
-        texts: m cleaned captions, in order of the examples.
-        text_ids, text_mask: int32 [m, l], the same as the model reads them.
-        text_image: int32 [m], the image of each caption, as a row of the set.
-        num_images: number of images n.
-    """
-
-    def __init__(self, source: Source, tokenizer: Tokenizer, data_config):
-        self._source, self._config = source, data_config
-        self._engine = make_engine(data_config)
-        rows: dict[int, int] = {}  # image_id -> row
-        self._examples: list[int] = []  # row -> the first example that shows it
-        self._owners: list[tuple[int, int]] = []  # text -> its example, and its number there
-        self.texts, text_image = [], []
-        for example in range(len(source)):
-            row = rows.setdefault(source.image_id(example), len(rows))
-            if row == len(self._examples):
-                self._examples.append(example)
-            for number, caption in enumerate(source.captions(example)):
-                self.texts.append(clean_caption(caption, data_config.max_words))
-                self._owners.append((example, number))
-                text_image.append(row)
-        self.num_images = len(rows)
-        self.text_image = np.array(text_image, np.int32)
-        self.text_ids, self.text_mask = tokenizer.encode(
-            self.texts, data_config.text_length, data_config.sep
-        )
-
-    def describes(self, text: int, row: int) -> bool:
-        """Whether a text is true of the image of a row, see `Source.describes`."""
-        return self._source.describes(*self._owners[text], self._examples[row])
-
-    def picture(self, row: int) -> Image.Image:
-        """The image of a row as a person looks at it: RGB, at its own size.
-
-        Raises:
-            BrokenImage: it cannot be read.
-        """
-        return decode(open_image(read(self._source, self._examples[row])))
-
-    def images(self, batch_size: int) -> Iterator[dict]:
-        """All images in order, resized for evaluation, the last batch padded.
-
-        Yields:
-            image uint8 [b, h, w, 3], _mask float32 [b] (0 = padding), index int32 [b] (row).
-
-        Raises:
-            UserError: an image cannot be read; a score over the rest would be another score.
-        """
-        starts = range(0, self.num_images, batch_size)
-        make = functools.partial(self._batch, batch_size=batch_size)
-        return _prefetch(make, starts, num_workers(self._config))
-
-    def _batch(self, start: int, parallel_map, batch_size: int) -> dict:
-        index = np.arange(start, start + batch_size)
-        real = index < self.num_images
-        index = np.where(real, index, 0).astype(np.int32)
-        examples = self._examples[start : start + batch_size]
-        images, problems = self._engine.load(
-            self._source, examples, [None] * len(examples), parallel_map
-        )
-        for example, problem in zip(examples, problems):
-            if problem:
-                raise UserError(
-                    f"The evaluation image {self._source.name(example)} cannot be read "
-                    f"({problem}); mend it or remove it from the evaluation data."
-                )
-        padding = [(0, batch_size - len(examples)), (0, 0), (0, 0), (0, 0)]
-        return {"image": np.pad(images, padding), "_mask": real.astype(np.float32), "index": index}
-
-
-def _prefetch(make: Callable, items: Iterable[int], workers: int) -> Iterator[dict]:
+def prefetch(make: Callable, items: Iterable[int], workers: int) -> Iterator[dict]:
     """Yields make(item, parallel_map) for each item in order, `PREFETCH` items ahead."""
     items = iter(items)
     with contextlib.ExitStack() as stack:

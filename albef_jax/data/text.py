@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tokenizers
@@ -33,6 +33,17 @@ def clean_caption(text: str, max_words: int) -> str:
     text = text.replace("-", " ").replace("/", " ").replace("<person>", "person")
     text = _SPACES.sub(" ", text).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:max_words])
+
+
+def clean_question(text: str, max_words: int) -> str:
+    """Cleans a question exactly as the public code does: spaces stay as they are within."""
+    text = _DELETED.sub("", text.lower()).replace("-", " ").replace("/", " ").rstrip(" ")
+    return " ".join(text.split(" ")[:max_words])
+
+
+def clean(text: str, cleaning: str, max_words: int) -> str:
+    """Cleans a text in one of the two ways of the public code, 'caption' or 'question'."""
+    return {"caption": clean_caption, "question": clean_question}[cleaning](text, max_words)
 
 
 class Tokenizer:
@@ -158,15 +169,11 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def make_tokenizer(data_config, source: Source) -> Tokenizer:
-    """The tokenizer of a config: loaded by name or folder, or trained on the source's captions."""
+    """The tokenizer of a config: loaded by name or folder, or trained on the source's texts."""
     if data_config.tokenizer:
         return load_tokenizer(data_config.tokenizer)
-    return train_tokenizer(_all_captions(source, data_config.max_words), data_config.vocab_size)
-
-
-def _all_captions(source: Source, max_words: int) -> Iterator[str]:
-    for index in range(len(source)):
-        yield from (clean_caption(caption, max_words) for caption in source.captions(index))
+    texts = (clean(text, source.cleaning, data_config.max_words) for text in source.words())
+    return train_tokenizer(texts, data_config.vocab_size)
 
 
 def _word_pieces(vocab: dict[str, int], lower_case: bool = True) -> tokenizers.Tokenizer:

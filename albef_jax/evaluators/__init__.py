@@ -16,7 +16,7 @@ EVALUATORS = {
 }
 # Fields of every block: (default, least); without a least value the field is a tuple of words. An
 # evaluator adds its own; `every` is for the training loop.
-COMMON_FIELDS = {"every": (0, 0), "batch_size": (64, 1), "max_images": (0, 0)}
+COMMON_FIELDS = {"every": (0, 0), "batch_size": (64, 1)}
 
 
 def make_evaluator(block, data_config, tokenizer, seed):
@@ -24,8 +24,8 @@ def make_evaluator(block, data_config, tokenizer, seed):
 
     Args:
       block: `kind`, `source`, and optionally `every`, `batch_size` (rows encoded or pairs scored
-        at a time), `max_images` (0: all; n: the first n images with all their captions) and the
-        fields of the kind.
+        at a time) and the fields of the kind: `max_images` (0: all; n: the first n images with
+        all their captions) or `max_examples` (0: all; n: the first n), and its own.
       data_config: `config.data`: image size, text length and cleaning.
       tokenizer: the tokenizer of the run.
       seed: of captions, negatives and masks; the same seed gives the same questions.

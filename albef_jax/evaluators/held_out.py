@@ -1,24 +1,20 @@
 """Held-out images and captions, encoded once and paired in static jitted batches.
 
 Rows are padded up to the batch and dropped again, so results are exact for any batch size and
-any number of devices. Every batch is sharded over the mesh's `data` axis, every result is
-replicated and brought to the host.
+any number of devices.
 """
 
-from collections import deque
 from contextlib import closing
 from itertools import islice
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from albef_jax.data.pipeline import EvalSet
+from albef_jax.data.eval_sets import EvalSet
 from albef_jax.data.sources import make_source
-from albef_jax.sharding import replicated, shard_batch
+from albef_jax.evaluators.batches import run_batches, whole_rows
+from albef_jax.sharding import replicated
 
-# Batches sent ahead of the results: the host gathers the next rows while the device works.
-IN_FLIGHT = 2
 # Pairs are scored in batches of texts up to these lengths: most captions are half the longest.
 LENGTH_QUANTILES = (0.4, 0.8, 1.0)
 
@@ -32,6 +28,8 @@ class HeldOut:
       text_image: int32 `[m]`, the image of each caption.
       num_images: n, different images, `max_images` at most. all_images: without that limit.
     """
+
+    fields = {"max_images": (0, 0)}
 
     def __init__(self, source, settings, data_config, tokenizer):
         self._set = EvalSet(make_source(source), tokenizer, data_config)
@@ -76,7 +74,7 @@ class HeldOut:
 
     def encode_images(self, params):
         """All images, once: embeddings `[n, t, d]` and unit features `[n, e]`."""
-        size, n = self._rows(self._batch_size), self.num_images
+        size, n = whole_rows(self._batch_size, self._mesh), self.num_images
         total = -(-n // size)
         embeds = feats = None
         with closing(self._set.images(size)) as images:
@@ -90,7 +88,7 @@ class HeldOut:
 
     def encode_texts(self, params, text_ids, text_mask):
         """Texts `[m, l]`, once: embeddings `[m, l, d]` and unit features `[m, e]`."""
-        size, m = self._rows(self._batch_size), len(text_ids)
+        size, m = whole_rows(self._batch_size, self._mesh), len(text_ids)
         # A row past the end repeats the last text: a row without any token has no softmax.
         rows = [np.minimum(np.arange(start, start + size), m - 1) for start in range(0, m, size)]
         batches = (dict(text_ids=text_ids[r], text_mask=text_mask[r]) for r in rows)
@@ -115,7 +113,7 @@ class HeldOut:
         Returns:
           What the bound `score_pairs` gives, `[p, ...]`, in the order of the pairs.
         """
-        size = self._rows(-(-self._batch_size // per_image))
+        size = whole_rows(-(-self._batch_size // per_image), self._mesh)
         lengths = texts["text_mask"].sum(axis=1)
         blocks, shorter = [], 0
         for longest in np.unique(np.quantile(lengths, LENGTH_QUANTILES, method="higher")):
@@ -142,33 +140,9 @@ class HeldOut:
             out[batch["index"]] = scores
         return out
 
-    def _rows(self, rows):
-        """The batch rounded up to a multiple of the devices."""
-        return -(-rows // self._mesh.size) * self._mesh.size
-
     def _run(self, name, params, batches, total):
-        """Yields (batch, host result) in order, with a progress bar on a terminal."""
-        waiting = deque()
-        with tqdm(total=total, desc=f"evaluate {name}", unit="batch", leave=False,
-                  disable=True if jax.process_index() else None) as bar:
-            for batch in batches:
-                waiting.append((batch, self._send(name, params, batch)))
-                if len(waiting) > IN_FLIGHT:
-                    yield _fetch(*waiting.popleft(), bar)
-            while waiting:
-                yield _fetch(*waiting.popleft(), bar)
-
-    def _send(self, name, params, batch):
-        rows = len(next(iter(batch.values()))) // jax.process_count()
-        mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
-        arrays = {key: value[mine] for key, value in batch.items() if key not in ("_mask", "index")}
-        return self._compiled[name](params, *shard_batch(arrays, self._mesh).values())
-
-
-def _fetch(batch, result, bar):
-    result = jax.device_get(result)
-    bar.update()
-    return batch, result
+        """See `run_batches`."""
+        return run_batches(self._compiled[name], params, batches, self._mesh, total, name)
 
 
 def blocks_by_image(pair_image, per_image):

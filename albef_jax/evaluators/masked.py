@@ -19,7 +19,7 @@ class MaskedEvaluator:
     tell, also `mlm_top1_words`, over the masked tokens that are one of these words.
     """
 
-    fields = {"words": ((), None)}
+    fields = HeldOut.fields | {"words": ((), None)}
 
     def __init__(self, source, settings, data_config, tokenizer, seed):
         self._held_out = data = HeldOut(source, settings, data_config, tokenizer)

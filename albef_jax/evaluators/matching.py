@@ -20,7 +20,7 @@ class MatchingEvaluator:
     depend on the seed alone, hard ones also on the similarities.
     """
 
-    fields = {"group_size": (64, 2), "temperature": (0.07, 0.001)}
+    fields = HeldOut.fields | {"group_size": (64, 2), "temperature": (0.07, 0.001)}
 
     def __init__(self, source, settings, data_config, tokenizer, seed):
         self._temperature = settings["temperature"]

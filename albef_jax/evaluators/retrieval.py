@@ -23,7 +23,7 @@ class RetrievalEvaluator:
     `i2t_r10`, `t2i_r1`, `t2i_r5`, `t2i_r10` and `r_mean` (re-ranked by the match logit).
     """
 
-    fields = {"k": (128, 1)}
+    fields = HeldOut.fields | {"k": (128, 1)}
 
     def __init__(self, source, settings, data_config, tokenizer, seed):
         del seed  # Nothing is drawn.

@@ -6,12 +6,35 @@ from albef_jax.tasks.pretrain import Pretrain
 TASKS = {"pretrain": Pretrain}
 
 
-def make_task(config):
-    """Builds the task that `config.task` names.
+def task_class(config):
+    """The class of the task that `config.task` names.
 
     Raises:
       UserError: unknown name.
     """
     if config.task not in TASKS:
         raise UserError(f"config.task is {config.task!r}; known tasks: {', '.join(TASKS)}.")
-    return TASKS[config.task](config)
+    return TASKS[config.task]
+
+
+def make_task(config):
+    """Builds the task that `config.task` names; see `task_class`."""
+    return task_class(config)(config)
+
+
+def check_fields(config, source):
+    """Checks that the training data has what the task learns from.
+
+    Raises:
+      UserError: it lacks a field, or has another number of images per example.
+    """
+    task = task_class(config)
+    for field in task.needs:
+        if field not in source.fields:
+            raise UserError(f"config.task {config.task!r} learns from the field {field!r}, which "
+                            f"data.source of kind {config.data.source.kind!r} does not have; "
+                            "give it a source made for this task.")
+    if task.views != source.views:
+        raise UserError(f"config.task {config.task!r} looks at {task.views} image(s) per text, but "
+                        f"data.source of kind {config.data.source.kind!r} has {source.views}; give "
+                        "it a source made for this task.")

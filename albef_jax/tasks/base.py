@@ -20,7 +20,15 @@ class Aux(NamedTuple):
 
 
 class Task(Protocol):
-    """One file in tasks/, one entry in the registry of `tasks/__init__.py`."""
+    """One file in tasks/, one entry in the registry of `tasks/__init__.py`.
+
+    Attributes:
+      needs: what a batch must have besides images and texts, of `Source.fields`.
+      views: images per text.
+    """
+
+    needs: tuple[str, ...] = ()
+    views: int = 1
 
     def init(self, rng):
         """Fresh online parameters; all shapes are in the config."""

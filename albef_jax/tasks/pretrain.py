@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from albef_jax.errors import UserError
 from albef_jax.models.albef import Albef, scale_initial_weights
 from albef_jax.objectives import contrastive, distillation, masking, matching, queue
-from albef_jax.tasks.base import Aux
+from albef_jax.tasks.base import Aux, Task
 
 TEACHER_PARTS = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
 SPECIAL_IDS = ("pad_id", "cls_id", "mask_id")
@@ -22,7 +22,7 @@ class PretrainDraws(NamedTuple):
     negative_text_b: jax.Array  # int32: for image b, the text that does not match
 
 
-class Pretrain:
+class Pretrain(Task):
     """See `tasks.base.Task`; every switch of the paper's ablation is in `config.objective`."""
 
     def __init__(self, config):

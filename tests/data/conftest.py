@@ -3,10 +3,11 @@
 import io
 import json
 
-import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
+
+from albef_jax.config import default_config
 
 BROKEN = {"corrupt.jpg", "zero.jpg", "cut.jpg", "text.jpg", "cut.png"}
 ODD = {"gray.jpg", "cmyk.jpg", "palette.png", "pixel.jpg", "pixel.png", "wide.jpg", "tall.png"}
@@ -56,23 +57,10 @@ def broken_files() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def data_config() -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(
-        dict(
-            engine="pillow",
-            image_size=32,
-            crop_scale=(0.2, 1.0),
-            flip=0.5,
-            randaugment=(2, 7),
-            text_length=8,
-            max_words=30,
-            tokenizer="",
-            vocab_size=200,
-            sep=False,
-            max_bad_share=0.01,
-            workers=2,
-        )
-    )
+def data_config():
+    config = default_config().data.copy_and_resolve_references().unlock()
+    config.update(engine="pillow", image_size=32, text_length=8, vocab_size=200, workers=2)
+    return config
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 
+from albef_jax.data.eval_sets import EvalSet
 from albef_jax.data.pipeline import (
     BadImages,
-    EvalSet,
     TrainPipeline,
     make_engine,
 )
@@ -196,14 +196,13 @@ def test_engine_without_tensorflow(data_config, monkeypatch):
 
 def run_script(script: str) -> subprocess.Popen:
     header = """
-        import signal, sys, ml_collections
+        import signal, sys
+        from albef_jax.config import default_config
         from albef_jax.data.pipeline import TrainPipeline
         from albef_jax.data.sources import make_source
         from albef_jax.data.text import make_tokenizer
-        config = ml_collections.ConfigDict(dict(
-            engine="pillow", image_size=64, crop_scale=(0.2, 1.0), flip=0.5, randaugment=(2, 7),
-            text_length=8, max_words=30, tokenizer="", vocab_size=200, sep=False,
-            max_bad_share=0.01, workers=2))
+        config = default_config().data.copy_and_resolve_references().unlock()
+        config.update(engine="pillow", image_size=64, text_length=8, vocab_size=200, workers=2)
         source = make_source(dict(kind="synthetic", size=64))
         pipeline = TrainPipeline(source, make_tokenizer(config, source), config, 16, 0)
     """

@@ -1,10 +1,10 @@
 """A small held-out set and a model small enough to be written down: linear maps on pixels."""
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
+from albef_jax.config import default_config
 from albef_jax.data.text import train_tokenizer
 
 WORDS = "red green blue small large round flat dog cat bird boat house runs sits over under".split()
@@ -75,9 +75,9 @@ def params(tokenizer):
 
 @pytest.fixture
 def data_config():
-    return ml_collections.ConfigDict(dict(
-        image_size=SIZE, text_length=LENGTH, max_words=30, sep=False, engine="pillow",
-        max_bad_share=0.01, workers=2))
+    config = default_config().data.copy_and_resolve_references().unlock()
+    config.update(image_size=SIZE, text_length=LENGTH, engine="pillow", workers=2)
+    return config
 
 
 @pytest.fixture

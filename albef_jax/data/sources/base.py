@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,9 +17,15 @@ class Source(abc.ABC):
 
     Attributes:
         fingerprint: hash of the contents and options; a resumed run compares it.
+        fields: what an example has besides image and text: 'label', 'answers', 'phrase'.
+        views: images of an example; with several, `view` gives them.
+        cleaning: of its texts, 'caption' or 'question' (see `data.text.clean`).
     """
 
     fingerprint: str
+    fields: tuple[str, ...] = ()
+    views: int = 1
+    cleaning: str = "caption"
 
     @classmethod
     def options(cls, text: str) -> dict:
@@ -48,6 +55,26 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def image(self, index: int) -> bytes | np.ndarray:
         """The encoded file, or pixels uint8 [h, w, 3]; raises OSError if it cannot be read."""
+
+    def view(self, index: int, number: int) -> bytes | np.ndarray:
+        """As `image`, of the image with this number, below `views`."""
+        del number
+        return self.image(index)
+
+    def label(self, index: int) -> int:
+        """The class of an example, for sources with the field 'label'."""
+        raise NotImplementedError
+
+    def answers(self, index: int) -> list[tuple[str, float]]:
+        """Right answers and their weights, for sources with the field 'answers'."""
+        raise NotImplementedError
+
+    def words(self) -> Iterator[str]:
+        """Every text that a tokenizer should know, not cleaned."""
+        for index in range(len(self)):
+            yield from self.captions(index)
+            if "answers" in self.fields:
+                yield from (answer for answer, _ in self.answers(index))
 
     def describes(self, owner: int, caption: int, index: int) -> bool:
         """Whether a caption is true of an image, as far as the source knows.
