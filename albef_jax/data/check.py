@@ -17,7 +17,7 @@ from albef_jax.config import check_model, check_values, default_config
 from albef_jax.data.image import BrokenImage, decode, open_image, read
 from albef_jax.data.pipeline import LISTED_BAD, BadImages, TrainPipeline, num_workers
 from albef_jax.data.sources import KINDS, Source, resolve_source
-from albef_jax.data.sources.json_source import JsonSource
+from albef_jax.data.sources.manifest import ManifestSource
 from albef_jax.data.text import clean_caption, make_tokenizer
 from albef_jax.errors import UserError
 
@@ -102,8 +102,8 @@ def _open(name: str, block: Mapping | str, held_out: bool = False) -> Part:
     """A part; of manifests also what stands beside wrong rows."""
     try:
         kind, options = resolve_source(block)
-        if kind is JsonSource:
-            return Part(name, block, *JsonSource.checked(**options), held_out)
+        if issubclass(kind, ManifestSource):
+            return Part(name, block, *kind.checked(**options), held_out)
         return Part(name, block, kind(**options), [], held_out)
     except UserError as error:
         return Part(name, block, None, [str(error)], held_out)

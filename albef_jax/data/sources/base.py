@@ -20,12 +20,14 @@ class Source(abc.ABC):
         fields: what an example has besides image and text: 'label', 'answers', 'phrase'.
         views: images of an example; with several, `view` gives them.
         cleaning: of its texts, 'caption' or 'question' (see `data.text.clean`).
+        class_names: what the labels mean, for sources with the field 'label'.
     """
 
     fingerprint: str
     fields: tuple[str, ...] = ()
     views: int = 1
     cleaning: str = "caption"
+    class_names: tuple[str, ...] = ()
 
     @classmethod
     def options(cls, text: str) -> dict:
@@ -64,6 +66,10 @@ class Source(abc.ABC):
     def label(self, index: int) -> int:
         """The class of an example, for sources with the field 'label'."""
         raise NotImplementedError
+
+    def group(self, index: int) -> str | None:
+        """What an example is consistent with others about; None if examples stand alone."""
+        del index
 
     def answers(self, index: int) -> list[tuple[str, float]]:
         """Right answers and their weights, for sources with the field 'answers'."""

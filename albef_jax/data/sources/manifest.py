@@ -1,0 +1,197 @@
+"""JSON manifests with images in folders and tar files: what the sources that read them share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from albef_jax.data.sources.base import Source
+from albef_jax.data.sources.tar import TarFolder
+from albef_jax.errors import UserError
+
+
+class WrongManifest(UserError):
+    """What is wrong with manifests and image roots, and the source without it.
+
+    Attributes:
+        problems: a sentence about each manifest, row and root.
+        source: what can be read.
+    """
+
+    def __init__(self, problems: list[str], source: ManifestSource):
+        more = f"; `albef data check` lists {len(problems) - 1} more." if problems[1:] else "."
+        super().__init__(problems[0].rstrip(".") + more)
+        self.problems, self.source = problems, source
+
+
+class ManifestSource(Source):
+    """Rows of one or several manifests, each a JSON list.
+
+    A subclass sets `row_format` and what its `add` fills, then calls this constructor.
+
+    Args:
+        files: manifests, read in this order.
+        image_roots: folders and plain tar files, searched in this order for each image; without
+            any, the folders of the manifests. An absolute image name is taken as it is.
+        kind: kind and options of the source; part of the fingerprint.
+
+    Attributes:
+        row_format: a row as an example, for messages.
+        names: the image of each example; of several views, a tuple of names.
+
+    Raises:
+        WrongManifest: a manifest, a row or an image root is unusable; names the file and the row.
+    """
+
+    row_format: str
+
+    def __init__(self, files: Sequence[str], image_roots: Sequence[str], kind: str):
+        files = [files] if isinstance(files, str) else list(files)
+        image_roots = [image_roots] if isinstance(image_roots, str) else list(image_roots)
+        digest = hashlib.blake2b(kind.encode(), digest_size=16)
+        self.names: list[Hashable] = []
+        self._folders: list[Folder | TarFolder] = []
+        problems, folders = [], []
+        for path in files:
+            try:
+                contents = _read_manifest(path)
+                rows = self._parse(path, contents)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            digest.update(hashlib.blake2b(contents).digest())
+            folders.append(os.path.dirname(path) or ".")
+            problems += self._add_rows(path, rows)
+        if not self.names and not problems:
+            problems.append(f"The manifest {files} holds no rows; give one with {self.row_format}.")
+        self.finish()
+        self._image_ids = _number(self.names)
+        for root in image_roots or dict.fromkeys(folders):
+            try:
+                self._folders.append(_open_root(root))
+            except UserError as error:
+                problems.append(str(error))
+        self.fingerprint = digest.hexdigest()
+        if problems:
+            raise WrongManifest(problems, self)
+
+    def add(self, row) -> None:
+        """Appends a row of a manifest to `names` and to the lists of the subclass.
+
+        Raises:
+            ValueError: the row is wrong; the message goes on after "Row 3 of rows.json".
+        """
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Called once when all rows are there."""
+
+    @classmethod
+    def checked(cls, **options) -> tuple[ManifestSource, list[str]]:
+        """The source without what is wrong, and a sentence about each manifest, row and root."""
+        try:
+            return cls(**options), []
+        except WrongManifest as error:
+            return error.source, error.problems
+
+    @classmethod
+    def options(cls, text: str) -> dict:
+        return {"files": (text,)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        names = self.names[index]
+        return names if isinstance(names, str) else ", ".join(names)
+
+    def image_id(self, index: int) -> int:
+        return int(self._image_ids[index])
+
+    def image(self, index: int) -> bytes:
+        return self.read(self.names[index])
+
+    def read(self, name: str) -> bytes:
+        """The file of an image; raises OSError."""
+        for folder in self._folders:
+            try:
+                return folder.read(name)
+            except FileNotFoundError:
+                continue
+        raise FileNotFoundError("not found in any image root")
+
+    def _parse(self, path: str, contents: bytes) -> list:
+        try:
+            rows = json.loads(contents)
+        except ValueError as error:
+            raise UserError(f"The manifest {path} is not valid JSON: {error}.") from None
+        if not isinstance(rows, list):
+            raise UserError(
+                f"The manifest {path} must be a JSON list of rows, but is {type(rows).__name__}; "
+                f"write it as [{self.row_format}, ...]."
+            )
+        return rows
+
+    def _add_rows(self, path: str, rows: list) -> list[str]:
+        """Adds what the rows hold; returns a sentence about each wrong row, which is left out."""
+        problems = []
+        for number, row in enumerate(rows):
+            try:
+                self.add(row)
+            except ValueError as error:
+                problems.append(f"Row {number} (counted from 0) of {path} {error}.")
+        return problems
+
+
+class Folder:
+    """Files under a directory."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def read(self, name: str) -> bytes:
+        """Contents of one file; raises OSError."""
+        with open(os.path.join(self.path, name), "rb") as file:
+            return file.read()
+
+
+def fields_of(row, **types: type | tuple[type, ...]) -> list:
+    """The values of a row under these names.
+
+    Raises:
+        ValueError: the row is no object, or a value is absent or of another type.
+    """
+    for name, kind in types.items():
+        if not isinstance(row, dict) or not isinstance(row.get(name), kind):
+            wanted = {str: "a text", list: "a list", dict: "an object"}.get(kind, "usable")
+            raise ValueError(f'must be an object whose "{name}" is {wanted}, but is '
+                             f"{str(row)[:100]}")
+    return [row[name] for name in types]
+
+
+def _open_root(path: str) -> Folder | TarFolder:
+    if os.path.isdir(path):
+        return Folder(path)
+    if os.path.isfile(path):
+        return TarFolder(path)
+    raise UserError(f"The image root {path} does not exist; give a folder or a .tar file.")
+
+
+def _read_manifest(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(
+            f"The manifest {path} cannot be read ({error.strerror}); check data.source.files."
+        ) from None
+
+
+def _number(names: list[Hashable]) -> np.ndarray:
+    """Consecutive numbers int32 [n] for names, equal for equal names."""
+    seen: dict[Hashable, int] = {}
+    return np.fromiter((seen.setdefault(name, len(seen)) for name in names), np.int32, len(names))
