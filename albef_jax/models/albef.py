@@ -30,7 +30,7 @@ def l2_normalise(x):
 
 
 def scale_initial_weights(params, init_std):
-    """Fresh parameters with the encoders' N(0, 0.02) weights and embeddings at another deviation.
+    """Fresh parameters with the towers' N(0, 0.02) weights and embeddings at another deviation.
 
     0.02 is BERT's and ViT's choice for width 768. Narrow layers shrink their input by it: at
     width 192 what cross-attention brings in starts at a quarter of the official strength.
@@ -40,9 +40,9 @@ def scale_initial_weights(params, init_std):
         drawn_by_fan_in = leaf.ndim < 2 or any(key.key == "patch_embed" for key in path)
         return leaf if drawn_by_fan_in else leaf * (init_std / 0.02)
 
-    encoders = {name: jax.tree_util.tree_map_with_path(scaled, params[name])
-                for name in ("visual_encoder", "text_encoder")}
-    return {**params, **encoders}
+    towers = {name: jax.tree_util.tree_map_with_path(scaled, params[name])
+              for name in ("visual_encoder", "text_encoder", "text_decoder") if name in params}
+    return {**params, **towers}
 
 
 UNIFORM_FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

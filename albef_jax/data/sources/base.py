@@ -75,6 +75,23 @@ class Source(abc.ABC):
         """Right answers and their weights, for sources with the field 'answers'."""
         raise NotImplementedError
 
+    def answer_list(self) -> list[str]:
+        """The answers to choose from, without repetition, for sources with the field 'answers'.
+
+        Here: all right answers, in order of first appearance.
+        """
+        return list(dict.fromkeys(
+            answer for index in range(len(self)) for answer, _ in self.answers(index)))
+
+    def question_type(self, index: int) -> str:
+        """What kind of question an example asks, to tell scores apart; '' if nothing is known."""
+        del index
+        return ""
+
+    def question_id(self, index: int) -> int | str:
+        """The name of a question in a file of results; here its number in the source."""
+        return index
+
     def words(self) -> Iterator[str]:
         """Every text that a tokenizer should know, not cleaned."""
         for index in range(len(self)):
