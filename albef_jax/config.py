@@ -169,10 +169,10 @@ def check_values(config):
                 key = f"config.{block}.{name}" if block else f"config.{name}"
                 wanted = "from 0 to 1" if share else f"at least {least}"
                 raise UserError(f"{key} is {value}; it must be {wanted}.")
-    low, high = config.data.crop_scale if len(config.data.crop_scale) == 2 else (0, 0)
-    if not 0 < low <= high <= 1:
-        raise UserError(f"data.crop_scale is {config.data.crop_scale}; give the least and the "
-                        "largest share of the image to keep, such as (0.2, 1.0).")
+    scale = config.data.crop_scale
+    if len(scale) and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
+        raise UserError(f"data.crop_scale is {scale}; give the least and the largest share of the "
+                        "image to keep, such as (0.2, 1.0), or () for whole images.")
     if len(config.data.randaugment) != 2:
         raise UserError(f"data.randaugment is {config.data.randaugment}; give the number of "
                         "operations and the magnitude, such as (2, 7).")

@@ -30,7 +30,8 @@ class BrokenImage(Exception):
 class Draw(NamedTuple):
     """All random choices for one training image, independent of its size.
 
-    areas, ratios: share of the image area and width / height of each crop try, [10].
+    areas, ratios: share of the image area and width / height of each crop try, [10]; [0] where the
+        whole image is shown.
     corner: place of the crop in [0, 1), (y, x).
     """
 
@@ -52,9 +53,9 @@ class Box(NamedTuple):
 
 def draw_train(rng: np.random.Generator, data_config) -> Draw:
     """Draws crop, flip and RandAugment operations as configured."""
-    low, high = data_config.crop_scale
-    areas = rng.uniform(low, high, CROP_TRIES)
-    ratios = np.exp(rng.uniform(*np.log(ASPECT_RATIO), CROP_TRIES))
+    tries = CROP_TRIES if data_config.crop_scale else 0
+    areas = rng.uniform(*(data_config.crop_scale or (1, 1)), tries)
+    ratios = np.exp(rng.uniform(*np.log(ASPECT_RATIO), tries))
     corner_y, corner_x, flip = rng.random(3)
     count, magnitude = data_config.randaugment
     operations = randaugment.draw_operations(rng, count, magnitude)
@@ -62,7 +63,12 @@ def draw_train(rng: np.random.Generator, data_config) -> Draw:
 
 
 def crop_box(draw: Draw, height: int, width: int) -> Box:
-    """The crop of torchvision's RandomResizedCrop: the first try that fits, else the centre."""
+    """The crop of torchvision's RandomResizedCrop: the first try that fits, else the centre.
+
+    The whole image, in whatever shape, for a draw without tries.
+    """
+    if not len(draw.areas):
+        return Box(0, 0, height, width)
     for area, ratio in zip(draw.areas, draw.ratios):
         w = round(float(np.sqrt(height * width * area * ratio)))
         h = round(float(np.sqrt(height * width * area / ratio)))

@@ -148,6 +148,18 @@ def test_crop_of_extreme_shapes_is_central(height, width, expected):
     assert abs(2 * box.left + box.width - width) <= 1
 
 
+@pytest.mark.parametrize("height,width", [(90, 300), (300, 90), (120, 110)])
+def test_without_crop_the_whole_image_is_shown(engine, photo_jpeg, height, width):
+    """In any shape, where a crop scale of (1, 1) would cut a square out of the middle."""
+    whole = ml_collections.ConfigDict(dict(crop_scale=(), flip=0.0, randaugment=(0, 0)))
+    drawn = draw_train(np.random.default_rng(0), whole)
+    assert crop_box(drawn, height, width) == (0, 0, height, width)
+    source = Files([photo_jpeg(height, width)])
+    (shown, held_out), problems = zip(*(engine(64).load(source, [0], [d]) for d in (drawn, None)))
+    assert problems == ([None], [None])
+    np.testing.assert_array_equal(shown, held_out)
+
+
 def test_draw_depends_on_the_generator_only():
     one, again, other = (draw_train(np.random.default_rng(s), CONFIG) for s in (1, 1, 2))
     np.testing.assert_equal(one, again)
