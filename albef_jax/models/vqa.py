@@ -32,26 +32,40 @@ class TextDecoder(nn.Module):
                       for _ in range(self.layers)]
         self.head = MlmHead(self.vocab_size, self.dtype)
 
-    def __call__(self, ids_bl, mask_bl, question_bnd, question_mask_bn, deterministic=True):
-        """Answer ids and mask `[b, l]`, question states `[b, n, d]` -> next-word logits.
+    def __call__(self, ids_sbl, mask_sbl, question_bnd, question_mask_bn, deterministic=True):
+        """Several sets of answers to the same questions, whose states are projected once.
+
+        Args:
+          ids_sbl, mask_sbl: s answers of each question, int32 `[s, b, l]`.
+          question_bnd, question_mask_bn: states of the questions, and which of them are real.
+          deterministic: no dropout.
 
         Returns:
-          float32 `[b, l, v]`; position i predicts word i + 1.
+          States `[s, b, l, d]`; what `predict_words` makes of position i predicts word i + 1.
         """
-        x = self.embeddings(ids_bl, deterministic)[None]
-        bias = causal_bias(mask_bl)
-        # The public code masks with -1e9 here and with -10000 in self-attention.
-        cross_bias = (1.0 - question_mask_bn.astype(jnp.float32))[:, None, None, :] * -1e9
+        s, b, l = ids_sbl.shape
+        x = self.embeddings(ids_sbl.reshape(s * b, l), deterministic).reshape(s, b, l, -1)
+        bias = causal_bias(mask_sbl.reshape(s * b, l))
+        cross_bias = question_bias(question_mask_bn)
         for layer in self.layer:
             kv = layer.project_image(question_bnd)
             x = layer(x, bias, kv, None, deterministic, cross_bias=cross_bias)
-        return self.head(x[0], self.embeddings.word)
+        return x
+
+    def predict_words(self, x):
+        """States `[..., d]` -> float32 logits `[..., v]`."""
+        return self.head(x, self.embeddings.word)
 
 
 def causal_bias(mask_bl):
     """Additive self-attention mask `[b, 1, l, l]`: -10000 for padding and for what is to come."""
     causal_ll = jnp.tril(jnp.ones((mask_bl.shape[1],) * 2, jnp.float32))
     return (1.0 - causal_ll * mask_bl[:, None, None, :].astype(jnp.float32)) * -10000.0
+
+
+def question_bias(mask_bn):
+    """Additive cross-attention mask `[b, 1, 1, n]`; -1e9 as in the public code."""
+    return (1.0 - mask_bn.astype(jnp.float32))[:, None, None, :] * -1e9
 
 
 class Vqa(nn.Module):
@@ -75,7 +89,7 @@ class Vqa(nn.Module):
     def __call__(self, image_bhwc, ids_bl, mask_bl):
         """Touches every parameter once; used to initialise them."""
         states = self.encode(image_bhwc, ids_bl, mask_bl)
-        return self.decode(ids_bl, mask_bl, states, mask_bl)
+        return self.predict_words(self.decode(ids_bl[None], mask_bl[None], states, mask_bl))
 
     def encode(self, image_bhwc, ids_bl, mask_bl, deterministic=True):
         """Images `[b, s, s, 3]` and questions `[b, l]` -> question states `[b, l, d]`."""
@@ -87,3 +101,7 @@ class Vqa(nn.Module):
     def decode(self, *args, **kwargs):
         """See `TextDecoder.__call__`."""
         return self.text_decoder(*args, **kwargs)
+
+    def predict_words(self, x):
+        """See `TextDecoder.predict_words`."""
+        return self.text_decoder.predict_words(x)

@@ -98,6 +98,12 @@ def test_text_assignment():
     close(logits, golden.outputs["pred"])
 
 
+def next_words(golden, part, ids_bl, mask_bl, states, question_mask):
+    """Word logits of one answer per question."""
+    hidden = golden(part, ids_bl[None], mask_bl[None], states, question_mask, method=Vqa.decode)
+    return golden(part, hidden[0], method=Vqa.predict_words)
+
+
 def test_vqa():
     golden = Golden("vqa")
     question, answer = golden.text("question"), golden.text("answer")
@@ -105,7 +111,7 @@ def test_vqa():
 
     def run(part):
         states = golden(part, golden.image(), *question, method=Vqa.encode)
-        return states, golden(part, *answer, states[rows], question[1][rows], method=Vqa.decode)
+        return states, next_words(golden, part, *answer, states[rows], question[1][rows])
 
     states, logits = run("params")
     close(states, golden.outputs["question_states"])
@@ -122,8 +128,7 @@ def test_vqa_start():
     states = golden("params", golden.image(), *question, method=Vqa.encode)
     cls = jnp.asarray(golden.eval["candidate_ids"][:1, :1], jnp.int32)
     start = jnp.tile(cls, (len(states), 1))
-    logits = golden("params", start, jnp.ones_like(start), states, question[1],
-                    method=Vqa.decode)
+    logits = next_words(golden, "params", start, jnp.ones_like(start), states, question[1])
     close(logits[:, 0], golden.eval["start_logits"])
 
 

@@ -1,0 +1,155 @@
+"""Visual question answering: a decoder learns to write the answers (ALBEF section 5)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from optax.losses import softmax_cross_entropy_with_integer_labels as word_losses
+
+from albef_jax.models.albef import scale_initial_weights
+from albef_jax.models.vqa import Vqa as VqaModel
+from albef_jax.objectives import distillation
+from albef_jax.tasks.base import Aux, Task
+
+TEACHER_PARTS = ("visual_encoder", "text_encoder", "text_decoder")
+RANKED_AT_ONCE = 8  # candidates of a question whose word logits exist at a time
+
+
+class Vqa(Task):
+    """See `tasks.base.Task`; the loss of a question is the weighted sum over its answers."""
+
+    needs = ("answers",)
+
+    def __init__(self, config):
+        self.objective = config.objective
+        self.model = VqaModel(config.model)
+
+    def init(self, rng):
+        """See `Task.init`."""
+        m = self.model.config
+        image = jnp.zeros((1, m.image_size, m.image_size, 3), jnp.uint8)
+        ids_bl = jnp.full((1, 2), m.cls_id, jnp.int32)
+        params = self.model.init(rng, image, ids_bl, jnp.ones_like(ids_bl))["params"]
+        return scale_initial_weights(params, m.init_std)
+
+    def init_memory(self, rng):
+        """Nothing is remembered."""
+        del rng
+        return {}
+
+    def prepare(self, params):
+        """As they are."""
+        return params
+
+    def teacher_of(self, params):
+        """Everything."""
+        return {name: params[name] for name in TEACHER_PARTS}
+
+    def schedule(self, step):
+        """The weight of the teacher's words."""
+        o = self.objective
+        return {"alpha": distillation.alpha_at(step, o.alpha, o.alpha_ramp_steps)}
+
+    def loss(self, params, teacher, memory, group, key, schedule, draws=None):
+        """See `Task.loss`; without distillation (`objective.alpha` 0) the teacher is not asked."""
+        del memory, draws
+        online_key, teacher_key = jax.random.split(key)
+        ids_abl, mask_abl = (jnp.moveaxis(group[name], 1, 0)
+                             for name in ("answer_ids", "answer_mask"))
+        read = functools.partial(self._read, group=group, ids_abl=ids_abl, mask_abl=mask_abl)
+        online, momentum = read(params, online_key), None
+        if self.objective.alpha:
+            momentum = read(teacher, teacher_key)
+
+        def of_one_answer(ids_bl, mask_bl, hidden_bld, hidden_m_bld):
+            """Losses and hits `[b]` of one answer per question; the last state predicts nothing."""
+            labels, counts = ids_bl[:, 1:], mask_bl[:, 1:]
+            logits = self._words(params, hidden_bld[:, :-1])
+            if hidden_m_bld is None:
+                losses = word_losses(logits, labels)
+            else:
+                losses = distillation.distilled_cross_entropy(
+                    logits, labels, self._words(teacher, hidden_m_bld[:, :-1]), schedule["alpha"])
+            labelled = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+            correct = (labelled >= jnp.max(logits, axis=-1)) | (counts == 0)
+            return jnp.sum(losses * counts, axis=-1), jnp.all(correct, axis=-1)
+
+        # Word logits are by far the largest arrays here: 30,522 numbers per word. So those of one
+        # answer per question exist at a time, and the way back makes them again.
+        losses_ab, correct_ab = jax.lax.map(
+            lambda answer: jax.checkpoint(of_one_answer)(*answer),
+            (ids_abl, mask_abl, online["hidden"], momentum and momentum["hidden"]))
+        weight_ab = group["answer_weight"].T
+        total = jnp.sum(weight_ab * losses_ab) / weight_ab.shape[1]
+        accuracy = jnp.sum(weight_ab * correct_ab) / jnp.maximum(jnp.sum(weight_ab), 1e-6)
+        metrics = {"loss": total, "vqa": total, "answer_accuracy": accuracy, **schedule}
+        record = {"online": online, "momentum": momentum, "losses_ab": losses_ab}
+        return total, Aux(metrics, {}, record)
+
+    def update_memory(self, memory, enqueue):
+        """Nothing is remembered."""
+        del enqueue
+        return memory
+
+    def predict_fns(self):
+        """Functions of the online parameters, without dropout.
+
+        encode: see `models.vqa.Vqa.encode`. rank: see `rank`.
+        """
+        return {"encode": functools.partial(self._apply, VqaModel.encode), "rank": self.rank}
+
+    def rank(self, params, states_bnd, mask_bn, candidates, k, first_twice):
+        """The k candidates with the likeliest first words, and how likely they are as a whole.
+
+        Args:
+          params: online parameters. states_bnd, mask_bn: from `encode`, and the question's mask.
+          candidates: ids and mask int32 `[c, l]` of the answers to choose from, c >= k.
+          k: number of candidates whose other words are read.
+          first_twice: add the log probability of the first word once more, as the public code
+            does; published numbers depend on it.
+
+        Returns:
+          int32 `[b, k]` and float32 `[b, k]`: candidates and their scores, best first.
+        """
+        ids_cl, mask_cl = candidates
+
+        def of_one_question(states_nd, mask_n):
+            question = states_nd[None], mask_n[None]
+
+            def hidden_of(ids_kl, mask_kl):
+                return self._apply(VqaModel.decode, params, ids_kl[:, None], mask_kl[:, None],
+                                   *question)[:, 0]
+
+            def log_likelihood(candidate):
+                ids_l, mask_l, hidden_ld = candidate
+                losses = word_losses(self._words(params, hidden_ld[:-1]), ids_l[1:])
+                return -jnp.sum(losses * mask_l[1:])
+
+            start_v = self._words(params, hidden_of(ids_cl[:1, :1], mask_cl[:1, :1])[0, 0])
+            first_k, chosen_k = jax.lax.top_k(jax.nn.log_softmax(start_v)[ids_cl[:, 1]], k)
+            best = ids_cl[chosen_k], mask_cl[chosen_k]
+            scores_k = jax.lax.map(log_likelihood, (*best, hidden_of(*best)),
+                                   batch_size=RANKED_AT_ONCE)
+            scores_k = scores_k + first_k if first_twice else scores_k
+            order = jnp.argsort(-scores_k)
+            return chosen_k[order], scores_k[order]
+
+        # By question: the batch axis stays outermost, where it is split over devices.
+        return jax.vmap(of_one_question)(states_bnd, mask_bn)
+
+    def _read(self, params, key, group, ids_abl, mask_abl):
+        """States of the questions `[b, n, d]` and of all words of their answers `[a, b, l, d]`."""
+        encode_key, decode_key = jax.random.split(key)
+        states = self._apply(VqaModel.encode, params, group["image"], group["text_ids"],
+                             group["text_mask"], key=encode_key)
+        hidden = self._apply(VqaModel.decode, params, ids_abl, mask_abl, states,
+                             group["text_mask"], key=decode_key)
+        return {"states": states, "hidden": hidden}
+
+    def _words(self, params, hidden):
+        return self._apply(VqaModel.predict_words, params, hidden)
+
+    def _apply(self, method, params, *args, key=None):
+        """A method of the model, with dropout if there is a key."""
+        dropout = {} if key is None else {"deterministic": False, "rngs": {"dropout": key}}
+        return self.model.apply({"params": params}, *args, method=method, **dropout)
