@@ -1,0 +1,133 @@
+"""Text assignment (TA): which of two images does a text belong to, or to neither?
+
+The pre-training of NLVR's pairs of fusion layers on image-text pairs (ALBEF section 5, NLVR2).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from albef_jax.errors import UserError
+from albef_jax.models.albef import scale_initial_weights
+from albef_jax.models.classification import TextAssignment as Model
+from albef_jax.tasks.base import Aux, Task
+
+FIRST, SECOND, NEITHER = range(3)  # labels: the text's own image is the ...
+
+
+class AssignmentDraws(NamedTuple):
+    """The random choices of one group, each int32 `[b]`."""
+
+    first_b: jax.Array  # row of the first image that text b is shown with
+    second_b: jax.Array  # row of the second
+    label_b: jax.Array  # which of them is its own
+
+
+class TextAssignment(Task):
+    """See `tasks.base.Task`. There is no teacher, as in the public code.
+
+    Images with the same `image_id` are never negatives of each other; the public code does not
+    check that, and calls a text foreign to a second copy of its own image.
+    """
+
+    def __init__(self, config):
+        self.objective, self.model_config = config.objective, config.model
+        self.model = Model(config.model)
+        if config.group_size < 3:
+            raise UserError(f"group_size is {config.group_size}; text assignment shows a text "
+                            "two other images of its group and needs a group_size of at least 3.")
+
+    def init(self, rng):
+        """See `Task.init`."""
+        m = self.model_config
+        image = jnp.zeros((1, m.image_size, m.image_size, 3), jnp.uint8)
+        ids_bl = jnp.full((1, 2), m.cls_id, jnp.int32)
+        params = self.model.init(rng, image, ids_bl, jnp.ones_like(ids_bl))["params"]
+        params = scale_initial_weights(params, m.init_std)
+        return {**params, "temp": jnp.asarray(self.objective.temperature, jnp.float32)}
+
+    def init_memory(self, rng):
+        """None."""
+        del rng
+        return {}
+
+    def prepare(self, params):
+        """Nothing is clamped."""
+        return params
+
+    def teacher_of(self, params):
+        """Nothing."""
+        del params
+        return {}
+
+    def schedule(self, step):
+        """Nothing."""
+        del step
+        return {}
+
+    def loss(self, params, teacher, memory, group, key, schedule, draws=None):
+        """Cross-entropy of the three labels, see `Task.loss`."""
+        del teacher, memory, schedule
+        text_key, pair_key, draw_key = jax.random.split(key, 3)
+        image_bnd, feat_be = self._apply(params, Model.encode_image, group["image"])
+        text_bld = self._apply(params, Model.encode_text, group["text_ids"], group["text_mask"],
+                               deterministic=False, rngs={"dropout": text_key})
+        similarity_bb = jax.lax.stop_gradient(feat_be @ feat_be.T / params["temp"])
+        other_bb = group["image_id"][:, None] != group["image_id"][None, :]
+        if draws is None:
+            draws = draw_pairs(draw_key, similarity_bb, other_bb)
+        logits_b3 = self._apply(
+            params, Model.assign, image_bnd[draws.first_b], image_bnd[draws.second_b], text_bld,
+            group["text_mask"], deterministic=False, rngs={"dropout": pair_key})
+        weight_b = jnp.any(other_bb, axis=-1).astype(jnp.float32)
+        used = jnp.maximum(jnp.sum(weight_b), 1.0)
+        loss_b = optax.softmax_cross_entropy_with_integer_labels(logits_b3, draws.label_b)
+        correct_b = jnp.argmax(logits_b3, axis=-1) == draws.label_b
+        total = jnp.sum(loss_b * weight_b) / used
+        metrics = {"loss": total, "accuracy": jnp.sum(correct_b * weight_b) / used}
+        record = {"image": image_bnd, "text": text_bld, "image_feat": feat_be,
+                  "similarity": similarity_bb, "draws": draws, "logits": logits_b3}
+        return total, Aux(metrics, {}, record)
+
+    def update_memory(self, memory, enqueue):
+        """There is none."""
+        del enqueue
+        return memory
+
+    def predict_fns(self):
+        """None: the task is a preparation."""
+        return {}
+
+    def _apply(self, params, method, *args, **kwargs):
+        return self.model.apply({"params": params}, *args, method=method, **kwargs)
+
+
+def draw_pairs(key, similarity_bb, other_bb):
+    """Draws the two images of every text, and their order.
+
+    With probability 2/3 one is the text's own and the other a negative, in either order; else
+    both are negatives and different. Negatives are drawn by softmax(similarity) over the others.
+
+    Args:
+      key: PRNG key. similarity_bb: of the images of the group, over the temperature.
+      other_bb: bool, pairs of different images.
+
+    Returns:
+      `AssignmentDraws`. A text with a single other image never gets NEITHER, and a text without
+      any gets an arbitrary one, which the loss leaves out.
+    """
+    label_key, image_key = jax.random.split(key)
+    b = similarity_bb.shape[0]
+    # The largest two of logits + Gumbel noise: two draws without replacement.
+    noisy_bb = jnp.where(other_bb, similarity_bb + jax.random.gumbel(image_key, (b, b)), -jnp.inf)
+    negative_b, other_negative_b = jax.lax.top_k(noisy_bb, 2)[1].T
+    labels_b = jnp.where(jnp.sum(other_bb, axis=-1) < 2, NEITHER, NEITHER + 1)
+    label_b = jax.random.randint(label_key, (b,), FIRST, labels_b)
+    own_b = jnp.arange(b)
+    first_b = jnp.where(label_b == FIRST, own_b, negative_b)
+    second_b = jnp.where(label_b == FIRST, negative_b,
+                         jnp.where(label_b == SECOND, own_b, other_negative_b))
+    return AssignmentDraws(first_b, second_b, label_b)
+
