@@ -145,6 +145,10 @@ class Albef(nn.Module):
         fused = self.text_encoder.fuse(text_bld[None], mask_bl[None], image_bnd)[0]
         return self.text_encoder.predict_words(fused)
 
+    def fuse(self, *args, **kwargs):
+        """See `Bert.fuse`."""
+        return self.text_encoder.fuse(*args, **kwargs)
+
     def fuse_for_losses(self, *args, **kwargs):
         """See `Bert.fuse_for_losses`."""
         return self.text_encoder.fuse_for_losses(*args, **kwargs)

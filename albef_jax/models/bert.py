@@ -21,6 +21,7 @@ from albef_jax.models.layers import (
     attention_probs,
     gelu,
     padding_bias,
+    visible,
 )
 
 LAYER_NORM_EPS = 1e-12
@@ -116,7 +117,8 @@ class CrossAttention(nn.Module):
         """Attends with the sets side by side along the query axis; returns `[s, b, l, d]`."""
         s, b, l, h, k = q_sblhk.shape
         q_bqhk = q_sblhk.swapaxes(0, 1).reshape(b, s * l, h, k)
-        probs = self.drop_probs(attention_probs(q_bqhk, k_bnhk, bias), deterministic)
+        probs = visible(self, attention_probs(q_bqhk, k_bnhk, bias))
+        probs = self.drop_probs(probs, deterministic)
         y = jnp.einsum("bhqn,bnhk->bqhk", probs.astype(v_bnhk.dtype), v_bnhk)
         return y.reshape(b, s, l, h * k).swapaxes(0, 1)
 

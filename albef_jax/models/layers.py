@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 Dtype = jnp.dtype
 NORMAL_002 = nn.initializers.normal(0.02)
+# Collections of variables for those who look at attention maps; see `visible`.
+MAPS, OFFSETS = "intermediates", "offsets"
 
 
 @jax.custom_vjp
@@ -173,6 +175,18 @@ def attention_probs(q_bqhk, k_bnhk, bias=None):
     if bias is not None:
         scores = scores + bias
     return jax.nn.softmax(scores, axis=-1)
+
+
+def visible(module, probs):
+    """Attention probabilities of a module, open to inspection; in training the same program.
+
+    Who calls `apply(..., mutable=[MAPS])` finds them in that collection as `probs`; who passes
+    zeros in the collection `OFFSETS` can differentiate with respect to them.
+    """
+    if module.has_variable(OFFSETS, "probs"):
+        probs = probs + module.get_variable(OFFSETS, "probs")
+    module.sow(MAPS, "probs", probs)
+    return probs
 
 
 def padding_bias(mask_bl):

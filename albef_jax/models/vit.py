@@ -10,6 +10,7 @@ from albef_jax.models.layers import (
     LayerNorm,
     Mlp,
     attention_probs,
+    visible,
 )
 
 TRUNCATED_002 = nn.initializers.truncated_normal(0.02)
@@ -34,7 +35,7 @@ class VitAttention(nn.Module):
     def __call__(self, x_bnd):
         width = x_bnd.shape[-1]
         q, k, v = HeadsDense(3, width, self.heads, self.dtype, TRUNCATED_002, name="qkv")(x_bnd)
-        probs = attention_probs(q, k).astype(v.dtype)
+        probs = visible(self, attention_probs(q, k)).astype(v.dtype)
         x = jnp.einsum("bhqn,bnhk->bqhk", probs, v).reshape(x_bnd.shape)
         return Dense(width, self.dtype, TRUNCATED_002, name="proj")(x)
 

@@ -1,9 +1,15 @@
 """Tasks by name. A new task is one file here, one line below and one config."""
 
 from albef_jax.errors import UserError
+from albef_jax.tasks.entailment import Entailment
+from albef_jax.tasks.nlvr import Nlvr
 from albef_jax.tasks.pretrain import Pretrain
+from albef_jax.tasks.retrieval import Retrieval
+from albef_jax.tasks.text_assignment import TextAssignment
+from albef_jax.tasks.vqa import Vqa
 
-TASKS = {"pretrain": Pretrain}
+TASKS = {"pretrain": Pretrain, "retrieval": Retrieval, "ve": Entailment, "nlvr": Nlvr,
+         "nlvr_pretrain": TextAssignment, "vqa": Vqa}
 
 
 def task_class(config):

@@ -93,7 +93,8 @@ class Kind:
         o = config.objective
         if not self.memory or not o.itc or not o.queue_size:
             return ()
-        return (*QUEUES, "id_queue") if o.positives == "image" else QUEUES
+        with_ids = o.positives == "image" or "id_queue" in self.memory
+        return (*QUEUES, "id_queue") if with_ids else QUEUES
 
     def table(self, config):
         """Entries of a whole state, with paths from `params`, `teacher` and `memory` down."""

@@ -1,0 +1,144 @@
+"""Where a model looks: Grad-CAM on attention maps (ALBEF section 5, "Visual Grounding").
+
+A heat map is an attention map times the positive part of the gradient of a score with respect to
+that map, over the patches of the image, averaged over heads. Functions of the parameters, for the
+model of a pre-training or retrieval run; the same ones serve the metric and the picture.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from albef_jax.errors import UserError
+from albef_jax.models.layers import MAPS, OFFSETS
+from albef_jax.weights.interpolation import bicubic_weights
+
+
+def itm_heat(model, params, image_bhwc, ids_bl, mask_bl, layer=-1):
+    """What each text token reads from the image, as far as it speaks for a match.
+
+    Cross-attention of one fusion layer times the positive gradient of the match logit.
+
+    Args:
+      model: an `Albef`. params: its parameters. image_bhwc: uint8, or normalised floats.
+      ids_bl, mask_bl: int32; heat of padding is 0.
+      layer: counted from the first text layer, as in BERT; -1: see `default_layer`. In the last
+        layer only [CLS] is read, so the heat of all other tokens is 0 there.
+
+    Returns:
+      heat float32 `[b, l, g, g]`, over the g x g patches, and match logits float32 `[b, 2]`.
+
+    Raises:
+      UserError: it is no fusion layer.
+    """
+    fusion = fusion_layer(model.config, layer)
+    path = ("text_encoder", f"fusion_{fusion}", "cross")
+
+    def score(variables):
+        def match(module):
+            image_bnd, _ = module.encode_image(image_bhwc)
+            text_bld, _ = module.encode_text(ids_bl, mask_bl)
+            fused = module.fuse(text_bld[None], mask_bl[None], image_bnd)[0]
+            return module.itm_logits(fused[:, 0])
+
+        logits_b2, maps = model.apply(variables, method=match, mutable=[MAPS])
+        return jnp.sum(logits_b2[:, 1]), (logits_b2, maps)
+
+    c = model.config
+    shape = (len(ids_bl), c.text_heads, ids_bl.shape[1], 1 + grid(c) ** 2)
+    probs_bhln, grads_bhln, logits_b2 = _differentiate(score, params, path, shape)
+    real_b1l1 = mask_bl[:, None, :, None]
+    heat_bln = _product(probs_bhln * real_b1l1, grads_bhln * real_b1l1)
+    return _as_grid(heat_bln, c), logits_b2
+
+
+def itc_heat(model, params, image_bhwc, ids_bl, mask_bl, block=-1):
+    """What [CLS] of the image reads from the patches, as far as it speaks for the text.
+
+    Self-attention of one ViT block times the positive gradient of the ITC similarity.
+
+    Args:
+      block: counted from 0; -1: the last one. The others: as of `itm_heat`.
+
+    Returns:
+      heat float32 `[b, g, g]`, and similarities over the temperature, float32 `[b]`.
+
+    Raises:
+      UserError: there is no such block.
+    """
+    c = model.config
+    if not -1 <= block < c.vit_depth:
+        raise UserError(f"The ViT block {block} does not exist; choose one of 0 to "
+                        f"{c.vit_depth - 1}.")
+    path = ("visual_encoder", f"block_{block if block >= 0 else c.vit_depth - 1}", "attn")
+
+    def score(variables):
+        def similarity(module):
+            _, image_be = module.encode_image(image_bhwc)
+            _, text_be = module.encode_text(ids_bl, mask_bl)
+            return jnp.sum(image_be * text_be, axis=-1) / params["temp"]
+
+        similarity_b, maps = model.apply(variables, method=similarity, mutable=[MAPS])
+        return jnp.sum(similarity_b), (similarity_b, maps)
+
+    tokens = 1 + grid(c) ** 2
+    shape = (len(image_bhwc), c.vit_heads, tokens, tokens)
+    probs_bhnn, grads_bhnn, similarity_b = _differentiate(score, params, path, shape)
+    return _as_grid(_product(probs_bhnn[:, :, 0], grads_bhnn[:, :, 0]), c), similarity_b
+
+
+def default_layer(config):
+    """The third fusion layer (8 of 6 + 6), but not the last one if there are two or more."""
+    return config.text_layers + max(0, min(2, config.fusion_layers - 2))
+
+
+def fusion_layer(config, layer):
+    """The number of a fusion layer, from a layer counted from the first text layer.
+
+    Raises:
+      UserError: it is no fusion layer.
+    """
+    first = config.text_layers
+    layer = default_layer(config) if layer == -1 else layer
+    if not first <= layer < first + config.fusion_layers:
+        raise UserError(f"Layer {layer} reads no image; the fusion layers of this model are "
+                        f"{first} to {first + config.fusion_layers - 1}.")
+    return layer - first
+
+
+def grid(config):
+    """Patches along each side of the image."""
+    return config.image_size // config.patch_size
+
+
+def upsample(heat_gg, height, width):
+    """A heat map at the size of its image, float64 `[height, width]`.
+
+    Bicubic as in the public code: see `weights.interpolation`.
+    """
+    rows, columns = heat_gg.shape
+    heat_gg = np.asarray(heat_gg, np.float64)
+    return bicubic_weights(rows, height) @ heat_gg @ bicubic_weights(columns, width).T
+
+
+def _differentiate(score, params, path, shape):
+    """An attention map, its gradient of the score, and what the score is made of."""
+    def of(offset):
+        tree = offset
+        for name in reversed((*path, "probs")):
+            tree = {name: tree}
+        return score({"params": params, OFFSETS: tree})
+
+    grads, (made_of, maps) = jax.grad(of, has_aux=True)(jnp.zeros(shape, jnp.float32))
+    for name in (MAPS, *path):
+        maps = maps[name]
+    return maps["probs"][0], grads, made_of
+
+
+def _product(probs, grads):
+    """Map times positive gradient over the patches, mean over heads: `[b, h, ..., 1+n]` -> n."""
+    return jnp.mean(probs[..., 1:] * jax.nn.relu(grads[..., 1:]), axis=1)
+
+
+def _as_grid(heat, config):
+    return heat.reshape(*heat.shape[:-1], grid(config), grid(config))

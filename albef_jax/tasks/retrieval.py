@@ -1,0 +1,68 @@
+"""Fine-tuning for retrieval and for grounding: ITC + ITM with several texts per image.
+
+ALBEF section 5 ("Image-Text Retrieval", "Visual Grounding"). Unlike in pre-training every text of
+the same image is a positive, also those in the queue, no word is masked, and the temperature is
+not clamped.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from albef_jax.errors import UserError
+from albef_jax.models.albef import Albef
+from albef_jax.tasks.aligned import Aligned
+from albef_jax.tasks.base import Aux
+
+
+class RetrievalDraws(NamedTuple):
+    """The random choices of one group, for replaying a recorded step."""
+
+    negative_image_b: jax.Array  # int32: for text b, the image that does not match
+    negative_text_b: jax.Array  # int32: for image b, the text that does not match
+
+
+class Retrieval(Aligned):
+    """See `tasks.base.Task`; `objective.positives` is 'image' whatever the config says."""
+
+    def __init__(self, config):
+        if not config.objective.itc:
+            raise UserError("config.task 'retrieval' learns similarities, but objective.itc is "
+                            "False; set it to True.")
+        super().__init__(config, positives="image", words=False)
+
+    def loss(self, params, teacher, memory, group, key, schedule, draws=None):
+        """See `Task.loss`."""
+        keys = dict(zip(("image", "text", "encode", "fuse", "teacher"), jax.random.split(key, 5)))
+        online = self._encode(params, group, keys["encode"])
+        momentum = self._encode(teacher, group, keys["teacher"])
+        itc = self._itc(params["temp"], online, momentum, memory, group, schedule)
+        negatives = self._negatives(itc, keys, draws)
+        states_sbd = self._fuse(params, group, online, negatives, keys["fuse"])
+        itm = self._itm(params, states_sbd, itc, negatives)
+        total = itm["loss"] + itc["loss"]
+        metrics = {"loss": total, "itc": itc["loss"], "itm": itm["loss"],
+                   "mi_bound": itc["mi_bound"], "itm_accuracy": itm["accuracy"],
+                   "temperature": params["temp"], **schedule}
+        record = {"online": online, "momentum": momentum, "itc": itc, "negatives": negatives,
+                  "itm": itm, "fused": {"itm_sbd": states_sbd}}
+        return total, Aux(metrics, self._enqueue(momentum, group), record)
+
+    def _encode(self, params, group, key):
+        """Both encoders on one group; the same for the online model and its teacher."""
+        image_bnd, image_feat_be = self.model.apply(
+            {"params": params}, group["image"], method=Albef.encode_image)
+        text_bld, text_feat_be = self._apply(
+            params, Albef.encode_text, group["text_ids"], group["text_mask"], key=key)
+        return {"image": image_bnd, "image_feat": image_feat_be,
+                "text": text_bld, "text_feat": text_feat_be}
+
+    def _fuse(self, params, group, online, negatives, key):
+        """One fusion pass over three text sets: matching, other text, other image."""
+        text, mask, other = online["text"], group["text_mask"], negatives["text"]
+        states_sb1d = self._apply(
+            params, Albef.fuse, jnp.stack([text, text[other], text]),
+            jnp.stack([mask, mask[other], mask]), online["image"], negatives["image"],
+            query_len=1, key=key)
+        return states_sb1d[:, :, 0]
