@@ -3,17 +3,19 @@
 from albef_jax.errors import UserError
 from albef_jax.tasks.entailment import Entailment
 from albef_jax.tasks.nlvr import Nlvr
-from albef_jax.tasks.entailment import Entailment
-from albef_jax.tasks.nlvr import Nlvr
 from albef_jax.tasks.pretrain import Pretrain
-from albef_jax.tasks.text_assignment import TextAssignment
-from albef_jax.tasks.vqa import Vqa
 from albef_jax.tasks.retrieval import Retrieval
 from albef_jax.tasks.text_assignment import TextAssignment
 from albef_jax.tasks.vqa import Vqa
 
-TASKS = {"pretrain": Pretrain, "retrieval": Retrieval, "ve": Entailment, "nlvr": Nlvr,
-         "nlvr_pretrain": TextAssignment, "vqa": Vqa}
+TASKS = {
+    "pretrain": Pretrain,
+    "retrieval": Retrieval,
+    "vqa": Vqa,
+    "ve": Entailment,
+    "nlvr": Nlvr,
+    "nlvr_pretrain": TextAssignment,
+}
 
 
 def task_class(config):
