@@ -59,6 +59,8 @@ def build_parser():
     evaluate = commands.add_parser("evaluate", help="run the evaluators of a work directory")
     evaluate.add_argument("workdir", metavar="WORKDIR")
     evaluate.add_argument("--step", type=int, help="checkpoint to use (the latest)")
+    evaluate.add_argument("--config", metavar="FILE.py[:variant]",
+                          help="run the evaluators of this config instead of the run's own")
     evaluate.set_defaults(run=run_evaluate)
 
     embed = commands.add_parser("embed", help="features of a folder of images or a manifest")
@@ -165,9 +167,11 @@ def run_train(args, overrides):
 
 def run_evaluate(args, overrides):
     """`albef evaluate`."""
+    from albef_jax.config import load_config
     from albef_jax.evaluate import evaluate
 
-    evaluate(args.workdir, args.step, overrides)
+    evals = load_config(args.config).evals if args.config else None
+    evaluate(args.workdir, args.step, overrides, evals)
     return 0
 
 

@@ -19,8 +19,8 @@ from albef_jax.tasks import make_task
 from albef_jax.workdir import read_config
 
 
-def evaluate(workdir, step=None, overrides=()):
-    """Runs every evaluator of a run's config once on one of its checkpoints.
+def evaluate(workdir, step=None, overrides=(), evals=None):
+    """Runs every evaluator of a run's config, or others, once on one of its checkpoints.
 
     Prints a table and writes `results/<evaluator>.json`. Training data is not touched.
 
@@ -28,6 +28,7 @@ def evaluate(workdir, step=None, overrides=()):
       workdir: a work directory with `config.json`, `tokenizer/` and `checkpoints/`.
       step: which checkpoint; None for the latest.
       overrides: strings `--config.key=value`, for example `--config.evals.dev.batch_size=128`.
+      evals: evaluators to run instead, the `evals` of another config, or None.
 
     Returns:
       evaluator -> {name: value}.
@@ -37,7 +38,10 @@ def evaluate(workdir, step=None, overrides=()):
         evaluator cannot use its data.
     """
     workdir = epath.Path(workdir)
-    config = apply_overrides(read_config(workdir), overrides)
+    config = read_config(workdir)
+    if evals is not None:
+        config = with_evals(config, evals)
+    config = apply_overrides(config, overrides)
     use_compile_cache()
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     if not config.evals:
@@ -62,6 +66,13 @@ def evaluate(workdir, step=None, overrides=()):
                 "config_fingerprint": fingerprint(config), "data": evaluator.description,
                 "values": results[name]})
     return results
+
+
+def with_evals(config, evals):
+    """A run's config with the evaluators of another: how texts are read stays the run's own."""
+    config = config.copy_and_resolve_references().unlock()
+    config.evals = evals
+    return config.lock()
 
 
 def restore_params(workdir, config, task, mesh, step=None):

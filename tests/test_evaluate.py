@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from albef_jax.checkpoint import Checkpointer
+from albef_jax.cli import main
 from albef_jax.config import default_config, to_json
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import clean_caption, train_tokenizer
@@ -91,6 +92,26 @@ def test_values_are_those_of_the_saved_online_parameters(trained, capsys):
         "dev.json", "pairs.json", "words.json"]
     assert set(results["pairs"]) == {"itm_accuracy_random", "itm_accuracy_hard"}
     assert re.search(rf"\n  r_mean +{results['dev']['r_mean']:.2f}\n", printed)
+
+
+def test_evaluators_of_another_config(trained, tmp_path):
+    """Zero-shot: one run, the benchmark of another; its results stand beside the run's own."""
+    workdir, config = trained[0], trained[1]
+    path = tmp_path / "other.py"
+    path.write_text(
+        "from albef_jax.config import default_config\n"
+        "def get_config(variant=None):\n"
+        "    config = default_config()\n"
+        f"    config.evals.zero_shot = dict(kind='retrieval', source={HELD_OUT}, batch_size=16)\n"
+        "    return config\n")
+    assert main(["evaluate", str(workdir), "--config", str(path),
+                 "--config.evals.zero_shot.k=4"]) == 2  # the config does not name k
+    assert main(["evaluate", str(workdir), "--config", str(path),
+                 "--config.evals.zero_shot.batch_size=8"]) == 0
+    written = json.loads((workdir / "results" / "zero_shot.json").read_text())
+    plain = evaluate(workdir, overrides=["--config.evals.dev.k=128"])["dev"]
+    assert written["values"] == plain and (workdir / "results" / "dev.json").exists()
+    assert written["config_fingerprint"] != fingerprint(config)
 
 
 def test_devices_and_batch_size_do_not_change_the_values(trained):
