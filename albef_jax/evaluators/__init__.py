@@ -5,6 +5,7 @@ functions stay with the evaluator, so the second run inside training compiles no
 """
 
 from albef_jax.errors import UserError
+from albef_jax.evaluators.classification import ClassificationEvaluator
 from albef_jax.evaluators.masked import MaskedEvaluator
 from albef_jax.evaluators.matching import MatchingEvaluator
 from albef_jax.evaluators.retrieval import RetrievalEvaluator
@@ -13,9 +14,11 @@ EVALUATORS = {
     "retrieval": RetrievalEvaluator,
     "matching": MatchingEvaluator,
     "masked": MaskedEvaluator,
+    "classification": ClassificationEvaluator,
 }
-# Fields of every block: (default, least); without a least value the field is a tuple of words. An
-# evaluator adds its own; `every` is for the training loop.
+# Fields of every block: (default, least); without a least value the field is a tuple of words, with
+# a text for it a text, with a tuple for it one of these texts. An evaluator adds its own; `every`
+# is for the training loop.
 COMMON_FIELDS = {"every": (0, 0), "batch_size": (64, 1)}
 
 
@@ -53,9 +56,18 @@ def make_evaluator(block, data_config, tokenizer, seed):
     for name, (_, least) in fields.items():
         if least is None:
             settings[name] = tuple_of_words(where, name, settings[name])
+        elif isinstance(least, (str, tuple)):
+            check_text(where, name, settings[name], least)
         elif settings[name] < least:
             raise UserError(f"{where} has {name}={settings[name]}; make it at least {least}.")
     return EVALUATORS[kind](block["source"], settings, data_config, tokenizer, seed)
+
+
+def check_text(where, name, value, choices):
+    """Checks a field that is a text: any, or one of a tuple."""
+    if not isinstance(value, str) or (isinstance(choices, tuple) and value not in choices):
+        wanted = f"choose one of {choices}" if choices else "give a text"
+        raise UserError(f"{where} has {name}={value!r}; {wanted}.")
 
 
 def tuple_of_words(where, name, value):

@@ -17,7 +17,7 @@ class Source(abc.ABC):
 
     Attributes:
         fingerprint: hash of the contents and options; a resumed run compares it.
-        fields: what an example has besides image and text: 'label', 'answers', 'phrase'.
+        fields: what an example has besides image and text: 'label', 'answers', 'box', 'proposals'.
         views: images of an example; with several, `view` gives them.
         cleaning: of its texts, 'caption' or 'question' (see `data.text.clean`).
         class_names: what the labels mean, for sources with the field 'label'.
@@ -75,6 +75,11 @@ class Source(abc.ABC):
         """Right answers and their weights, for sources with the field 'answers'."""
         raise NotImplementedError
 
+    def annotators(self, index: int) -> list[str]:
+        """Every answer that a person gave to a question, with repetitions; [] if unknown."""
+        del index
+        return []
+
     def answer_list(self) -> list[str]:
         """The answers to choose from, without repetition, for sources with the field 'answers'.
 
@@ -91,6 +96,22 @@ class Source(abc.ABC):
     def question_id(self, index: int) -> int | str:
         """The name of a question in a file of results; here its number in the source."""
         return index
+
+    def box(self, index: int) -> tuple[float, float, float, float]:
+        """What the text is about: x, y, width, height, in pixels of the image as it was annotated.
+
+        x and y are the upper left corner, counted from that of the image; for sources with the
+        field 'box'. The image at hand may have another size: see `size`.
+        """
+        raise NotImplementedError
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height of the image that boxes are measured in, with the field 'box'."""
+        raise NotImplementedError
+
+    def proposals(self, index: int) -> list[tuple[float, float, float, float]]:
+        """Boxes to choose from, as `box`; may be empty; for sources with the field 'proposals'."""
+        raise NotImplementedError
 
     def words(self) -> Iterator[str]:
         """Every text that a tokenizer should know, not cleaned."""
