@@ -9,9 +9,11 @@ from albef_jax.data.sources.arrays import ArraySource
 from albef_jax.data.sources.base import Source
 from albef_jax.data.sources.json_source import JsonSource
 from albef_jax.data.sources.mixture import Mixture
+from albef_jax.data.sources.nlvr_json import NlvrJsonSource
 from albef_jax.data.sources.scenes_source import ScenesSource
 from albef_jax.data.sources.synthetic import SyntheticSource
 from albef_jax.data.sources.tfds_source import TfdsSource
+from albef_jax.data.sources.ve_json import VeJsonSource
 from albef_jax.errors import UserError
 
 KINDS = {
@@ -21,6 +23,8 @@ KINDS = {
     "scenes": ScenesSource,
     "tfds": TfdsSource,
     "mixture": Mixture,
+    "ve": VeJsonSource,
+    "nlvr": NlvrJsonSource,
 }
 
 __all__ = ["KINDS", "Source", "make_source", "parse_source", "resolve_source"]
