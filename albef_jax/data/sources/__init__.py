@@ -14,6 +14,7 @@ from albef_jax.data.sources.scenes_source import ScenesSource
 from albef_jax.data.sources.synthetic import SyntheticSource
 from albef_jax.data.sources.tfds_source import TfdsSource
 from albef_jax.data.sources.ve_json import VeJsonSource
+from albef_jax.data.sources.vqa_json import VqaJsonSource
 from albef_jax.errors import UserError
 
 KINDS = {
@@ -25,6 +26,7 @@ KINDS = {
     "mixture": Mixture,
     "ve": VeJsonSource,
     "nlvr": NlvrJsonSource,
+    "vqa": VqaJsonSource,
 }
 
 __all__ = ["KINDS", "Source", "make_source", "parse_source", "resolve_source"]
