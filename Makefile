@@ -1,14 +1,16 @@
-# make demo: trains on rendered scenes and shows what was learned; make test: the fast tests;
-# make test-slow: the rest; make env: the environment that these need.
+# make demo: trains on rendered scenes and shows what was learned; make demo-tasks: fine-tunes that
+# model on five tasks; make results-tasks: what it is compared with, into docs/results.md;
+# make test: the fast tests; make test-slow: the rest; make env: the environment that these need.
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= runs/demo
+TASKS ?= runs/tasks
 # Compiled programs are kept between test runs.
 test test-slow: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/jax
 test test-slow: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
-.PHONY: env demo test test-slow clean
+.PHONY: env demo demo-tasks results-tasks test test-slow clean
 
 env: $(VENV)/.installed
 
@@ -22,6 +24,17 @@ $(VENV)/.installed: setup.py
 # Stopped by Ctrl-C it goes on when it is typed again.
 demo: env
 	$(VENV)/bin/albef train --config configs/demo.py --workdir "$(DEMO)"
+
+demo-tasks: demo
+	for task in retrieval vqa ve grounding nlvr_pretrain; do \
+	  $(VENV)/bin/albef train --config configs/demo_tasks.py:$$task --init "$(DEMO)" \
+	    --workdir "$(TASKS)/$$task" || exit; done
+	$(VENV)/bin/albef train --config configs/demo_tasks.py:nlvr --init "$(TASKS)/nlvr_pretrain" \
+	  --workdir "$(TASKS)/nlvr"
+	$(VENV)/bin/python docs/tasks_experiment.py "$(TASKS)" --table
+
+results-tasks: demo-tasks
+	$(VENV)/bin/python docs/tasks_experiment.py "$(TASKS)" --init "$(DEMO)" --write docs/results.md
 
 test: env
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
