@@ -26,6 +26,9 @@ _LINE = {
     "itc": "itc {:.4f}",
     "itm": "itm {:.4f}",
     "mlm": "mlm {:.4f}",
+    "accuracy": "accuracy {:.1%}",
+    "answer_accuracy": "accuracy {:.1%}",
+    "alpha": "alpha {:.2f}",
     "lr": "lr {:.2e}",
     "samples_per_sec_per_device": "{:.4g} samples/s/device",
     "tflops_per_device": "{:.3g} TFLOP/s/device",
@@ -165,8 +168,8 @@ class MetricsWriter:
 
         Args:
           step: number of finished steps.
-          metrics: name -> value; with a 'loss' it is shown as a line of training, else, `evaluator/name` each,
-            as tables.
+          metrics: name -> value; with a 'loss' it is shown as a line of training, else,
+            `evaluator/name` each, as tables.
 
         Raises:
           UserError: the disk is full or gone.

@@ -135,6 +135,9 @@ def test_the_line_says_what_matters():
     assert metrics.training_line(40, 100, LINE) == (
         "step 40/100  loss 7.2500  itc 3.5000  itm 0.6250  mlm 3.1250  lr 1.00e-04  "
         "412.3 samples/s/device  119 TFLOP/s/device  MFU 12.0%  data wait 1.3%  30s left")
+    classes = {"loss": 1.0, "accuracy": 0.625, "alpha": 0.4}
+    assert metrics.training_line(40, 100, classes) == (
+        "step 40/100  loss 1.0000  accuracy 62.5%  alpha 0.40")
     without = {name: LINE[name] for name in ("loss", "itm", "step_time")}
     assert metrics.training_line(40, 100, without) == (
         "step 40/100  loss 7.2500  itm 0.6250  30s left")

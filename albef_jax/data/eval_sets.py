@@ -121,6 +121,24 @@ class EvalRows:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def some(self, examples: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A few examples: image uint8 [b, (v,) h, w, 3], text ids and mask int32 [b, l].
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        images = load_all(self._engine, self.source, examples, map)
+        return images, self.text_ids[examples], self.text_mask[examples]
+
+    def pictures(self, example: int) -> list[Image.Image]:
+        """The images of an example as a person looks at them: RGB, at their own size.
+
+        Raises:
+            BrokenImage: one cannot be read.
+        """
+        images_of, rows = view_rows(self.source, [example])
+        return [decode(open_image(read(images_of, row))) for row in rows]
+
     def batches(self, batch_size: int) -> Iterator[dict]:
         """All examples in order, the last batch padded with copies of its first example.
 
