@@ -13,24 +13,41 @@ from albef_jax.optim import make_optimizer, make_schedule
 from albef_jax.sharding import check_groups, make_mesh, replicated, shard_batch
 from albef_jax.state import TrainState
 from albef_jax.step import make_train_step
-from albef_jax.tasks import make_task
+from albef_jax.tasks import make_task, task_class
 
 WARM_UP = 3
-SHORTEST_TEXT = 10
+SHORTEST_TEXT, SHORTEST_ANSWER = 10, 3
 
 
 def random_batch(config, seed=0):
-    """A batch of noise images and random words, padded like captions; numpy."""
-    rng = np.random.default_rng(seed)
-    b, length, m = config.batch_size, config.data.text_length, config.model
-    image = rng.integers(0, 256, (b, m.image_size, m.image_size, 3), np.uint8)
-    words = rng.integers(min(1000, m.vocab_size // 2), m.vocab_size, (b, length), np.int32)
-    lengths = rng.integers(min(SHORTEST_TEXT, length), length + 1, (b, 1))
+    """A batch of noise images, random words padded like captions, and fields; numpy."""
+    rng, task = np.random.default_rng(seed), task_class(config)
+    b, data, size = config.batch_size, config.data, config.model.image_size
+    views = (task.views,) if task.views > 1 else ()
+    image = rng.integers(0, 256, (b, *views, size, size, 3), np.uint8)
+    ids, mask = random_texts(rng, config.model, (b,), data.text_length, SHORTEST_TEXT)
+    batch = {"image": image, "text_ids": ids, "text_mask": mask,
+             "image_id": np.arange(b, dtype=np.int32)}
+    if "label" in task.needs:
+        batch["label"] = rng.integers(0, task.classes, b, np.int32)
+    if "answers" in task.needs:
+        shape = b, data.max_answers
+        answer_ids, answer_mask = random_texts(rng, config.model, shape, data.answer_length,
+                                               SHORTEST_ANSWER)
+        weight = rng.dirichlet(np.ones(data.max_answers), b).astype(np.float32)
+        batch |= {"answer_ids": answer_ids, "answer_mask": answer_mask, "answer_weight": weight}
+    return batch
+
+
+def random_texts(rng, model, shape, length, shortest):
+    """Ids and mask int32 `[*shape, length]`: [CLS] and random words, padded."""
+    words = rng.integers(min(1000, model.vocab_size // 2), model.vocab_size, (*shape, length),
+                         np.int32)
+    lengths = rng.integers(min(shortest, length), length + 1, (*shape, 1))
     mask = (np.arange(length) < lengths).astype(np.int32)
-    ids = np.where(mask == 1, words, m.pad_id).astype(np.int32)
-    ids[:, 0] = m.cls_id
-    return {"image": image, "text_ids": ids, "text_mask": mask,
-            "image_id": np.arange(b, dtype=np.int32)}
+    ids = np.where(mask == 1, words, model.pad_id).astype(np.int32)
+    ids[..., 0] = model.cls_id
+    return ids, mask
 
 
 def bench(config, steps):
@@ -73,8 +90,7 @@ def bench(config, steps):
 def summary(config, mesh, seconds, compile_seconds, compiled):
     """The measured and derived figures."""
     median = float(np.median(seconds))
-    per_sample = flops.pretrain_step_flops(
-        config.model, config.objective, config.data.text_length, config.group_size)["total"]
+    per_sample = flops.step_flops(config)["total"]
     rate = per_sample * config.batch_size / median / mesh.size
     device = mesh.devices.flat[0]
     peak = flops.peak_flops(device) or measured_peak(jnp.dtype(config.model.dtype))

@@ -1,13 +1,15 @@
-"""Analytic cost of one pre-training step, and the peak rates it is held against.
+"""Analytic cost of one training step of every task, and the peak rates it is held against.
 
 The count is the *model* count: what the public ALBEF code computes (Li et al. 2021,
-arXiv:2107.07651, and its `model_pretrain.py`), one fusion pass after another, the MLM head on
-every position. Ways of computing the same numbers with less work (shared image keys and values,
-the head on masked positions only) therefore show up as speed, not as a lower MFU.
+arXiv:2107.07651, and its `model_*.py`), one fusion pass after another, the MLM head on every
+position. Ways of computing the same numbers with less work (shared keys and values, the head on
+masked positions only) therefore show up as speed, not as a lower MFU.
 
 Conventions: one multiply-add is 2 FLOPs, matmuls only, backward = 2 x forward. The projections
-to the embedding space and the ITM head are left out: together below 0.01% of a step.
+to the embedding space, the ITM head and classifiers are left out: together below 0.01% of a step.
 """
+
+from albef_jax.errors import UserError
 
 BACKWARD = 3  # a forward pass plus a backward pass of twice its cost
 
@@ -70,13 +72,24 @@ def text_flops(model, length: int) -> int:
     return model.text_layers * layer_flops(length, model.text_width, model.text_mlp_width)
 
 
+def cross_flops(model, length: int, tokens: int, token_width: int) -> int:
+    """Returns the forward FLOPs of a layer with self- and cross-attention to some tokens."""
+    width = model.text_width
+    query_and_output = 4 * length * width**2
+    keys_values = 4 * tokens * token_width * width
+    cross = query_and_output + keys_values + attention_flops(length, tokens, width)
+    return layer_flops(length, width, model.text_mlp_width) + cross
+
+
 def fusion_flops(model, length: int) -> int:
     """Returns the forward FLOPs of one pass of the fusion layers over one image-text pair."""
-    width, tokens = model.text_width, image_tokens(model)
-    query_and_output = 4 * length * width**2
-    image_keys_values = 4 * tokens * model.vit_width * width
-    cross = query_and_output + image_keys_values + attention_flops(length, tokens, width)
-    return model.fusion_layers * (layer_flops(length, width, model.text_mlp_width) + cross)
+    return model.fusion_layers * cross_flops(model, length, image_tokens(model), model.vit_width)
+
+
+def decoder_flops(model, length: int, question_length: int) -> int:
+    """Returns the forward FLOPs of the answer decoder with its word logits, for one answer."""
+    layer = cross_flops(model, length, question_length, model.text_width)
+    return model.fusion_layers * layer + mlm_head_flops(model, length)
 
 
 def mlm_head_flops(model, length: int) -> int:
@@ -117,5 +130,75 @@ def pretrain_step_flops(model, objective, text_length: int, group_size: int) -> 
         # Student forward, its gradient (none flows into the queue), and the teacher's targets.
         "itc": 3 * similarity_flops(model, columns) if objective.itc else 0,
     }
+    return with_total(terms)
+
+
+def retrieval_step_flops(model, objective, text_length: int, group_size: int) -> dict[str, float]:
+    """As `pretrain_step_flops`, of retrieval: no words are predicted, the teacher fuses nothing."""
+    vit, text, fusion = vit_flops(model), text_flops(model, text_length), fusion_flops(
+        model, text_length)
+    return with_total({
+        "vit_student": BACKWARD * vit,
+        "vit_teacher": vit,
+        "text_student": BACKWARD * text,
+        "text_teacher": text,
+        "fusion_itm": BACKWARD * 3 * fusion,
+        "itc": 3 * similarity_flops(model, objective.queue_size + group_size),
+    })
+
+
+def distilled_step_flops(forward: dict[str, int], alpha: float) -> dict[str, float]:
+    """The parts of a forward pass as those of a step; without distillation no teacher runs."""
+    student = {f"{name}_student": BACKWARD * value for name, value in forward.items()}
+    teacher = {f"{name}_teacher": value for name, value in forward.items()} if alpha else {}
+    return with_total(student | teacher)
+
+
+def classification_forward(model, text_length: int, images: int = 1) -> dict[str, int]:
+    """FLOPs of classifying a text about images: every fusion layer exists once per image."""
+    return {"vit": images * vit_flops(model), "text": text_flops(model, text_length),
+            "fusion": images * fusion_flops(model, text_length)}
+
+
+def vqa_forward(model, text_length: int, answer_length: int, answers: int) -> dict[str, int]:
+    """FLOPs of reading a question and all slots for its answers, free ones too."""
+    decoder = decoder_flops(model, answer_length, text_length)
+    return classification_forward(model, text_length) | {"decoder": answers * decoder}
+
+
+def text_assignment_forward(model, text_length: int) -> dict[str, int]:
+    """FLOPs of text assignment: the second image of a text is that of another text."""
+    return classification_forward(model, text_length, images=2) | {"vit": vit_flops(model)}
+
+
+def step_flops(config) -> dict[str, float]:
+    """Counts the FLOPs of a training step per example, by the task of a config.
+
+    Returns:
+      FLOPs by term, and their sum as 'total'.
+
+    Raises:
+      UserError: the task is unknown here.
+    """
+    model, o, data = config.model, config.objective, config.data
+    length = data.text_length
+    if config.task == "pretrain":
+        return pretrain_step_flops(model, o, length, config.group_size)
+    if config.task == "retrieval":
+        return retrieval_step_flops(model, o, length, config.group_size)
+    if config.task == "vqa":
+        return distilled_step_flops(
+            vqa_forward(model, length, data.answer_length, data.max_answers), o.alpha)
+    if config.task == "ve":
+        return distilled_step_flops(classification_forward(model, length), o.alpha)
+    if config.task == "nlvr":
+        return distilled_step_flops(classification_forward(model, length, images=2), o.alpha)
+    if config.task == "nlvr_pretrain":
+        return distilled_step_flops(text_assignment_forward(model, length), alpha=0)
+    raise UserError(f"The work of config.task {config.task!r} is not known; add it to flops.py.")
+
+
+def with_total(terms: dict[str, float]) -> dict[str, float]:
+    """Terms as floats, with their sum as 'total'."""
     return {**{name: float(value) for name, value in terms.items()},
             "total": float(sum(terms.values()))}

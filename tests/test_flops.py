@@ -1,11 +1,18 @@
-"""The analytic cost against the published accounting of ALBEF's pre-training step."""
+"""The analytic cost against the published accounting of ALBEF's step, and XLA's own count."""
 
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
 import pytest
 
 from albef_jax import flops
+from albef_jax.config import default_config
+from albef_jax.errors import UserError
+from albef_jax.models.albef import normalise_image
+from albef_jax.models.classification import Nlvr
+from albef_jax.models.vqa import Vqa
 
 OFFICIAL = SimpleNamespace(
     image_size=256, patch_size=16, vit_width=768, vit_depth=12, vit_heads=12, vit_mlp_ratio=4,
@@ -88,6 +95,94 @@ def test_unequal_widths_match_the_compiled_matmuls():
     assert flops.image_tokens(tiny) == tokens
     assert flops.fusion_flops(tiny, length) == pytest.approx(
         compiled.cost_analysis()["flops"], rel=0.02)
+
+
+SMALL = FrozenConfigDict(default_config().model.to_dict() | dict(
+    image_size=96, vit_width=512, vit_heads=8, vit_depth=2, text_width=384, text_heads=6,
+    text_mlp_width=1536, text_layers=1, fusion_layers=2, vocab_size=3000, dtype="float32"))
+QUESTION, ANSWER = 12, 7
+
+
+def xla_flops(model, method, *inputs):
+    """XLA's count of a method of a model on one example."""
+    def shape(*sizes, kind=jnp.int32):
+        return jax.ShapeDtypeStruct((1, *sizes), kind)
+
+    named = {"image": shape(96, 96, 3, kind=jnp.uint8), "question": shape(QUESTION),
+             "answer": jax.ShapeDtypeStruct((1, 1, ANSWER), jnp.int32),
+             "states": shape(QUESTION, 384, kind=jnp.float32)}
+    images = [jnp.zeros((1, 96, 96, 3), jnp.uint8)] * (2 if isinstance(model, Nlvr) else 1)
+    ids = jnp.ones((1, 3), jnp.int32)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), *images, ids, ids))
+    apply = jax.jit(lambda *args: model.apply(*args, method=method))
+    return apply.lower(params, *(named[name] for name in inputs)).cost_analysis()["flops"]
+
+
+def read_pair(model, first, second, ids, mask):
+    """Nlvr without the short cut of its last layer, which needs [CLS] only."""
+    images = model.visual_encoder(normalise_image(jnp.concatenate([first, second])))
+    text = model.text_encoder.encode(ids, mask)
+    return model.text_encoder.fuse_pairs(text, mask, *jnp.split(images, 2))
+
+
+def write_answer(model, ids, mask, states, question_mask):
+    """The answer decoder and its words."""
+    return model.predict_words(model.decode(ids, mask, states, question_mask))
+
+
+def test_forward_passes_of_the_tasks_match_xla():
+    """XLA counts elementwise work too, hence the tolerance."""
+    one_image = flops.classification_forward(SMALL, QUESTION)
+    assert sum(one_image.values()) == pytest.approx(
+        xla_flops(Vqa(SMALL), Vqa.encode, "image", "question", "question"), rel=0.01)
+    two_images = flops.classification_forward(SMALL, QUESTION, images=2)
+    assert sum(two_images.values()) == pytest.approx(
+        xla_flops(Nlvr(SMALL), read_pair, "image", "image", "question", "question"), rel=0.01)
+    assert flops.decoder_flops(SMALL, ANSWER, QUESTION) == pytest.approx(
+        xla_flops(Vqa(SMALL), write_answer, "answer", "answer", "states", "question"), rel=0.01)
+
+
+def task_gflop(task, alpha=0.4, **data):
+    """GFLOP per example at the official size, 384 px."""
+    model = {**vars(OFFICIAL), "image_size": 384}
+    config = SimpleNamespace(
+        task=task, model=SimpleNamespace(**model), group_size=32,
+        objective=SimpleNamespace(queue_size=65536, itc=True, alpha=alpha),
+        data=SimpleNamespace(text_length=30, answer_length=10, max_answers=10, **data))
+    return {name: value / 1e9 for name, value in flops.step_flops(config).items()}
+
+
+def test_steps_of_the_tasks_by_hand():
+    """577 tokens of an image, 30 of a text: 12 d^2 x 2 per token and layer, and the attention."""
+    d, n, t = 768, 577, 30
+    vit = (12 * (24 * n * d**2 + 4 * n**2 * d) + 2 * 576 * 768 * d) / 1e9
+    text = 6 * (24 * t * d**2 + 4 * t**2 * d) / 1e9
+    fusion = text + 6 * (4 * t * d**2 + 4 * n * d**2 + 4 * t * n * d) / 1e9
+    answer = (6 * (24 * 10 * d**2 + 4 * 100 * d + 4 * 10 * d**2 + 4 * t * d**2 + 4 * 10 * t * d)
+              + 10 * 2 * d * (d + 30522)) / 1e9
+    itc = 3 * 4 * 256 * (65536 + 32) / 1e9
+    assert vit == pytest.approx(110.97, abs=0.01)
+    totals = {
+        "retrieval": 4 * (vit + text) + 9 * fusion + itc,
+        "ve": 4 * (vit + text + fusion), "nlvr": 4 * (2 * vit + text + 2 * fusion),
+        "vqa": 4 * (vit + text + fusion + 10 * answer),
+        "nlvr_pretrain": 3 * (vit + text + 2 * fusion)}
+    for task, expected in totals.items():
+        counted = task_gflop(task)
+        assert counted["total"] == pytest.approx(expected, rel=1e-9), task
+        assert sum(counted.values()) == pytest.approx(2 * counted["total"])
+
+
+def test_without_distillation_no_teacher_runs():
+    for task in ("ve", "nlvr", "vqa"):
+        assert task_gflop(task, alpha=0)["total"] == pytest.approx(
+            0.75 * task_gflop(task)["total"])
+    assert task_gflop("retrieval", alpha=0) == task_gflop("retrieval")  # its keys
+
+
+def test_unknown_task():
+    with pytest.raises(UserError, match="'chess' is not known"):
+        task_gflop("chess")
 
 
 def test_without_itc_only_the_similarities_fall_away():
