@@ -5,9 +5,9 @@
 
 Paper: Li et al., https://arxiv.org/abs/2107.07651; values as in the public code. --init is a run
 of pretrain_4m.py or pretrain_14m.py, or an import of the published checkpoint.
-FOLDER (data/albef if left out) holds refcoco+_train.json, refcoco+_val.json, refcoco+_test.json and
-refcoco+/{dets,cocos}.json, in the format of the public code; image names are relative to
-FOLDER/images.
+FOLDER (data/albef if left out) holds refcoco+_train.json and refcoco+_test.json (all three splits)
+and a folder refcoco+ with dets.json, as published with the public code, and with refs(unc).p and
+instances.json of REFER. Image names are relative to FOLDER/images.
 
 Hardware: the paper used 8 A100 GPUs, 32 pairs each. Any number of devices that divides 8 gives the
 same run up to rounding; with fewer than 8 raise accumulation until it fits into memory.
@@ -39,9 +39,10 @@ def get_config(folder=None):
     # The public code cuts no expression of 30 words, which hardly ever have more than 36 tokens.
     # Whole images: a crop would lose what the expression is about.
     config.data.update(tokenizer="bert-base-uncased", crop_scale=(), text_length=40)
-    for split, every in (("val", EPOCH), ("test", 0)):
-        source = dict(kind="grounding", files=(f"{folder}/refcoco+_{split}.json",),
-                      image_roots=images)
+    for split, every in (("val", EPOCH), ("testA", 0), ("testB", 0)):
+        source = dict(kind="grounding", files=(f"{folder}/refcoco+_test.json",), split=split,
+                      image_roots=images, refer=f"{folder}/refcoco+",
+                      detections=f"{folder}/refcoco+/dets.json")
         config.evals[split] = dict(kind="grounding", source=source, every=every, batch_size=32)
-    config.checkpoint.update(every=EPOCH, best_metric="val/accuracy")
+    config.checkpoint.update(every=EPOCH, best_metric="val/iou_0.5")
     return config

@@ -6,14 +6,18 @@ functions stay with the evaluator, so the second run inside training compiles no
 
 from albef_jax.errors import UserError
 from albef_jax.evaluators.classification import ClassificationEvaluator
+from albef_jax.evaluators.grounding import GroundingEvaluator
 from albef_jax.evaluators.masked import MaskedEvaluator
 from albef_jax.evaluators.matching import MatchingEvaluator
 from albef_jax.evaluators.retrieval import RetrievalEvaluator
+from albef_jax.evaluators.vqa import VqaEvaluator
 
 EVALUATORS = {
+    "grounding": GroundingEvaluator,
     "retrieval": RetrievalEvaluator,
     "matching": MatchingEvaluator,
     "masked": MaskedEvaluator,
+    "vqa": VqaEvaluator,
     "classification": ClassificationEvaluator,
 }
 # Fields of every block: (default, least); without a least value the field is a tuple of words, with

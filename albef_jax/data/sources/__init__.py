@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from albef_jax.data.sources.arrays import ArraySource
 from albef_jax.data.sources.base import Source
+from albef_jax.data.sources.grounding_json import GroundingSource
 from albef_jax.data.sources.json_source import JsonSource
 from albef_jax.data.sources.mixture import Mixture
 from albef_jax.data.sources.nlvr_json import NlvrJsonSource
@@ -24,6 +25,7 @@ KINDS = {
     "scenes": ScenesSource,
     "tfds": TfdsSource,
     "mixture": Mixture,
+    "grounding": GroundingSource,
     "ve": VeJsonSource,
     "nlvr": NlvrJsonSource,
     "vqa": VqaJsonSource,
