@@ -22,7 +22,8 @@ from albef_jax.workdir import read_config
 def evaluate(workdir, step=None, overrides=(), evals=None):
     """Runs every evaluator of a run's config, or others, once on one of its checkpoints.
 
-    Prints a table and writes `results/<evaluator>.json`. Training data is not touched.
+    Prints a table and writes `results/<evaluator>.json`, and `results/<evaluator>_predictions.json`
+    where an evaluator keeps what the model said. Training data is not touched.
 
     Args:
       workdir: a work directory with `config.json`, `tokenizer/` and `checkpoints/`.
@@ -65,6 +66,8 @@ def evaluate(workdir, step=None, overrides=(), evals=None):
                 "evaluator": name, "step": step, "checkpoint": f"checkpoints/{step}",
                 "config_fingerprint": fingerprint(config), "data": evaluator.description,
                 "values": results[name]})
+            if hasattr(evaluator, "predictions"):
+                write_result(workdir, f"{name}_predictions", evaluator.predictions)
     return results
 
 
