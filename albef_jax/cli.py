@@ -77,6 +77,17 @@ def build_parser():
                         help="let the matching head reorder the N most similar")
     search.set_defaults(run=run_search)
 
+    explain = commands.add_parser("explain", help="a picture of where a model looks for a text")
+    explain.add_argument("workdir", metavar="WORKDIR", help="of a run, or an exported model")
+    explain.add_argument("--image", required=True, metavar="FILE")
+    explain.add_argument("--text", required=True)
+    explain.add_argument("--out", required=True, metavar="FILE.png")
+    explain.add_argument("--mode", choices=["itm", "itc"], default="itm",
+                         help="matching head, word by word, or similarity (%(default)s)")
+    explain.add_argument("--layer", type=int, default=-1, metavar="N",
+                         help="fusion layer (itm) or ViT block (itc) to look at")
+    explain.set_defaults(run=run_explain)
+
     load = commands.add_parser("import", help="make a work directory of published weights")
     load.add_argument("path", metavar="FILE", help="a .pth, or what albef export wrote")
     load.add_argument("--out", required=True, metavar="WORKDIR")
@@ -213,6 +224,14 @@ def run_search(args, rest):
     from albef_jax.inference.commands import search
 
     search(**named(args, rest))
+    return 0
+
+
+def run_explain(args, rest):
+    """`albef explain`."""
+    from albef_jax.inference.commands import explain
+
+    explain(**named(args, rest))
     return 0
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
+from albef_jax.inference.explain import explanation, make_explainer
 from albef_jax.inference.inputs import (
     as_images,
     as_texts,
@@ -107,14 +108,15 @@ class Model:
     compiled anew for another number of images or texts.
 
     Attributes:
-      config: of the run. params: its parameters. tokenizer: its tokenizer.
+      config: of the run. params: its parameters. tokenizer: its tokenizer. module: its model.
       batch_size: rows that run at once.
     """
 
     def __init__(self, config, params, tokenizer, batch_size=32):
         self.config, self.params, self.tokenizer = config, params, tokenizer
         self.batch_size = batch_size
-        module = kind_of(config.task).module(config.model)
+        self.module = module = kind_of(config.task).module(config.model)
+        self._explainers = {}
 
         def apply(method, params, *arrays):
             return module.apply({"params": params}, *arrays, method=method)
@@ -187,6 +189,28 @@ class Model:
                             "all_pairs=True for each image with each text.")
         scores_p = self._match_pairs(images, texts, image_p, text_p, progress)
         return scores_p.reshape(n, m) if all_pairs else scores_p
+
+    def explain(self, image, text, mode="itm", layer=-1):
+        """Where the model looks for a text, and for each of its words.
+
+        Args:
+          image: one, in any form that `encode_image` takes. text: one.
+          mode: 'itm' asks the matching head, 'itc' the similarity (no words).
+          layer: 'itm': a fusion layer, counted from the first text layer; 'itc': a ViT block; -1:
+            see `inference.gradcam`.
+
+        Returns:
+          An `inference.explain.Explanation`.
+
+        Raises:
+          UserError: the image cannot be read, or there is no such mode or layer.
+        """
+        if (mode, layer) not in self._explainers:
+            self._explainers[mode, layer] = make_explainer(self.module, mode, layer)
+        pixels = load_images(as_images(image)[:1], self.config.model.image_size)
+        ids_bl, mask_bl = tokenize(as_texts(text)[:1], self.tokenizer, self.config.data)
+        result = self._call(self._explainers[mode, layer], pixels, ids_bl, mask_bl)
+        return explanation(jax.device_get(result), 0, ids_bl[0], self.tokenizer)
 
     def index_images(self, images, names=None, progress=False, broken=None):
         """Encodes images to search in; those in `broken` (see `encode_image`) are left out.

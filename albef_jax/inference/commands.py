@@ -1,4 +1,4 @@
-"""`albef embed` and `albef search`: the model over a folder or a manifest, from the shell."""
+"""`albef embed`, `albef search` and `albef explain`: a model at work, from the shell."""
 
 import hashlib
 import os
@@ -7,11 +7,15 @@ import sys
 import jax
 import numpy as np
 
+from albef_jax.data.image import BrokenImage, decode, open_image
 from albef_jax.errors import UserError
 from albef_jax.inference.api import check_query, load
 from albef_jax.inference.collection import Features, open_collection
+from albef_jax.inference.explain import draw
+from albef_jax.inference.inputs import read_file
 from albef_jax.sharding import use_compile_cache
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_NAMED = 10  # images that cannot be read, named in the closing line
 
 
@@ -63,6 +67,33 @@ def search(workdir, source, text=None, image=None, image_root=None, k=5, rerank=
     for place, hit in enumerate(hits, start=1):
         match = "" if hit.match is None else f"match {hit.match:.3f}  "
         print(f"{place:3d}  {match}similarity {hit.similarity:6.3f}  {hit.name}")
+
+
+def explain(workdir, image, text, out, mode="itm", layer=-1):
+    """Writes a picture of where the model looks for each word of a text.
+
+    Args:
+      workdir: of the model; see `load`. image: path. text: about it. out: path of the picture.
+      mode, layer: see `Model.explain`.
+
+    Raises:
+      UserError: the image cannot be read, the picture cannot be written, or see `load` and
+        `Model.explain`.
+    """
+    try:
+        picture = decode(open_image(read_file(image)))
+    except BrokenImage as error:
+        raise UserError(f"The image {image} cannot be read ({error}); give a complete picture in "
+                        "a format that Pillow knows.") from None
+    if os.path.splitext(out)[1].lower() not in PICTURES or not os.path.isdir(
+            os.path.dirname(out) or "."):
+        raise UserError(f"{out} cannot be written: give --out a file name that ends in one of "
+                        f"{', '.join(PICTURES)}, in a folder that exists.")
+    use_compile_cache()
+    explained = load(workdir).explain(picture, text, mode, layer)
+    draw(picture, explained, text).save(out)
+    what = "probability of a match" if mode == "itm" else "cosine similarity"
+    print(f"{what} {explained.score:.3f}: {out}")
 
 
 def encode_collection(model, collection):

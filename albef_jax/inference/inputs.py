@@ -105,7 +105,7 @@ def load_image(image, size):
     if isinstance(image, StoredImage):
         image = read(image.source, image.index)
     elif isinstance(image, (str, os.PathLike)):
-        image = _read_file(image)
+        image = read_file(image)
     elif isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
             raise UserError(f"An image array is {image.dtype}{list(image.shape)}; give uint8 "
@@ -116,7 +116,8 @@ def load_image(image, size):
     return load_eval(image, size)
 
 
-def _read_file(path):
+def read_file(path):
+    """A file as bytes; raises BrokenImage."""
     try:
         return epath.Path(path).read_bytes()
     except FileNotFoundError:
