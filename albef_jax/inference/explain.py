@@ -90,22 +90,31 @@ def join_pieces(ids_l, tokenizer):
 
 
 def overlay(picture, heat_gg):
-    """A picture with a heat map over it, RGB; colours go from its coldest to its hottest place."""
-    heat = gradcam.upsample(heat_gg, picture.height, picture.width)
-    heat = np.clip(heat, 0, None) / max(heat.max(), np.finfo(np.float32).tiny)
+    """A Pillow image with a heat map over it; the hottest place gets the full colour."""
+    heat = np.clip(gradcam.upsample(heat_gg, picture.height, picture.width), 0, None)
+    heat = heat / max(heat.max(), np.finfo(np.float32).tiny)
     colours = matplotlib.colormaps[COLOURS](heat)[..., :3] * 255
     share = STRENGTH * heat[..., None] ** 0.5
-    grey = np.asarray(picture.convert("L").convert("RGB"), np.float64)
-    return Image.fromarray((grey * (1 - share) + colours * share).astype(np.uint8))
+    return Image.fromarray((np.asarray(picture) * (1 - share) + colours * share).astype(np.uint8))
+
+
+def word_shares(explained):
+    """The hottest place of each word relative to that of the hottest word, float `[w]`."""
+    heat_w = explained.word_heat.max(axis=(1, 2), initial=0)
+    return heat_w / max(heat_w.max(initial=0), np.finfo(np.float32).tiny)
 
 
 def draw(picture, explained, text):
-    """The picture, the heat of the whole text, and of each word, on one sheet."""
+    """The picture, the heat of the whole text, and of each word, on one sheet.
+
+    Every map has its own scale of colours; the number says how hot a word is at most, in percent
+    of the hottest one.
+    """
     picture = picture.copy()
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     tiles = [(picture, text), (overlay(picture, explained.heat), f"all: {explained.score:.2f}")]
-    tiles += [(overlay(picture, heat), word)
-              for word, heat in zip(explained.words, explained.word_heat)]
+    tiles += [(overlay(picture, heat), f"{word} {100 * share:.0f}%") for word, heat, share in zip(
+        explained.words, explained.word_heat, word_shares(explained))]
     width, height = picture.width + GAP, picture.height + GAP + LABEL
     rows = -(-len(tiles) // PER_ROW)
     sheet = Image.new("RGB", (min(len(tiles), PER_ROW) * width + GAP, rows * height + GAP), "white")
