@@ -12,6 +12,7 @@ import optax
 from albef_jax.errors import UserError
 from albef_jax.models.albef import scale_initial_weights
 from albef_jax.models.classification import TextAssignment as Model
+from albef_jax.objectives import matching
 from albef_jax.tasks.base import Aux, Task
 
 FIRST, SECOND, NEITHER = range(3)  # labels: the text's own image is the ...
@@ -28,9 +29,15 @@ class AssignmentDraws(NamedTuple):
 class TextAssignment(Task):
     """See `tasks.base.Task`. There is no teacher, as in the public code.
 
+    Negatives are drawn by softmax(image similarity / temperature) over the group.
     Images with the same `image_id` are never negatives of each other; the public code does not
     check that, and calls a text foreign to a second copy of its own image.
+
+    Attributes:
+      classes: FIRST, SECOND and NEITHER.
     """
+
+    classes = 3
 
     def __init__(self, config):
         self.objective, self.model_config = config.objective, config.model
@@ -76,8 +83,9 @@ class TextAssignment(Task):
                                deterministic=False, rngs={"dropout": text_key})
         similarity_bb = jax.lax.stop_gradient(feat_be @ feat_be.T / params["temp"])
         other_bb = group["image_id"][:, None] != group["image_id"][None, :]
+        weights_bb = matching.negative_probabilities(similarity_bb, ~other_bb)
         if draws is None:
-            draws = draw_pairs(draw_key, similarity_bb, other_bb)
+            draws = draw_pairs(draw_key, weights_bb)
         logits_b3 = self._apply(
             params, Model.assign, image_bnd[draws.first_b], image_bnd[draws.second_b], text_bld,
             group["text_mask"], deterministic=False, rngs={"dropout": pair_key})
@@ -88,7 +96,7 @@ class TextAssignment(Task):
         total = jnp.sum(loss_b * weight_b) / used
         metrics = {"loss": total, "accuracy": jnp.sum(correct_b * weight_b) / used}
         record = {"image": image_bnd, "text": text_bld, "image_feat": feat_be,
-                  "similarity": similarity_bb, "draws": draws, "logits": logits_b3}
+                  "similarity": similarity_bb, "weights": weights_bb, "logits": logits_b3}
         return total, Aux(metrics, {}, record)
 
     def update_memory(self, memory, enqueue):
@@ -104,30 +112,27 @@ class TextAssignment(Task):
         return self.model.apply({"params": params}, *args, method=method, **kwargs)
 
 
-def draw_pairs(key, similarity_bb, other_bb):
+def draw_pairs(key, weights_bb):
     """Draws the two images of every text, and their order.
 
     With probability 2/3 one is the text's own and the other a negative, in either order; else
-    both are negatives and different. Negatives are drawn by softmax(similarity) over the others.
+    both are negatives and different.
 
     Args:
-      key: PRNG key. similarity_bb: of the images of the group, over the temperature.
-      other_bb: bool, pairs of different images.
+      key: PRNG key. weights_bb: probability of each image to be a text's negative.
 
     Returns:
-      `AssignmentDraws`. A text with a single other image never gets NEITHER, and a text without
+      `AssignmentDraws`. A text with a single possible negative never gets NEITHER, and one without
       any gets an arbitrary one, which the loss leaves out.
     """
     label_key, image_key = jax.random.split(key)
-    b = similarity_bb.shape[0]
-    # The largest two of logits + Gumbel noise: two draws without replacement.
-    noisy_bb = jnp.where(other_bb, similarity_bb + jax.random.gumbel(image_key, (b, b)), -jnp.inf)
+    # The largest two of log weights + Gumbel noise: two draws without replacement.
+    noisy_bb = jnp.log(weights_bb) + jax.random.gumbel(image_key, weights_bb.shape)
     negative_b, other_negative_b = jax.lax.top_k(noisy_bb, 2)[1].T
-    labels_b = jnp.where(jnp.sum(other_bb, axis=-1) < 2, NEITHER, NEITHER + 1)
-    label_b = jax.random.randint(label_key, (b,), FIRST, labels_b)
-    own_b = jnp.arange(b)
+    labels_b = jnp.where(jnp.sum(weights_bb > 0, axis=-1) < 2, NEITHER, NEITHER + 1)
+    label_b = jax.random.randint(label_key, (len(weights_bb),), FIRST, labels_b)
+    own_b = jnp.arange(len(weights_bb))
     first_b = jnp.where(label_b == FIRST, own_b, negative_b)
     second_b = jnp.where(label_b == FIRST, negative_b,
                          jnp.where(label_b == SECOND, own_b, other_negative_b))
     return AssignmentDraws(first_b, second_b, label_b)
-
