@@ -226,9 +226,7 @@ def start_from(config, state, task, mesh, tokenizer):
 
 def throughput_of(config, mesh):
     """Turns steps and seconds into samples/s, TFLOP/s and MFU."""
-    total = flops.pretrain_step_flops(config.model, config.objective, config.data.text_length,
-                                      config.group_size)
-    return Throughput(config.batch_size, mesh.size, total["total"],
+    return Throughput(config.batch_size, mesh.size, flops.step_flops(config)["total"],
                       flops.peak_flops(mesh.devices.flat[0]))
 
 
