@@ -25,10 +25,14 @@ from albef_jax.models.layers import (
 )
 
 LAYER_NORM_EPS = 1e-12
+CACHE = "cache"  # collection of the keys and values of earlier words; see `SelfAttention`
 
 
 class BertEmbeddings(nn.Module):
-    """Word + position + token type 0, LayerNorm, dropout: `[b, l] -> [b, l, d]`."""
+    """Word + position + token type 0, LayerNorm, dropout: `[b, l] -> [b, l, d]`.
+
+    The first word has the position `first`.
+    """
 
     vocab_size: int
     max_positions: int
@@ -43,16 +47,21 @@ class BertEmbeddings(nn.Module):
         self.norm = LayerNorm(LAYER_NORM_EPS, self.dtype)
         self.drop = Dropout(self.dropout)
 
-    def __call__(self, ids_bl, deterministic):
+    def __call__(self, ids_bl, deterministic, first=0):
         words = self.word[ids_bl]
         # torch's padding_idx: looking up [PAD] (id 0) sends no gradient to its row.
         words = jnp.where(ids_bl[..., None] == 0, jax.lax.stop_gradient(words), words)
-        x = words + self.token_type[0] + self.position[: ids_bl.shape[1]]
+        position = jax.lax.dynamic_slice_in_dim(self.position, first, ids_bl.shape[1])
+        x = words + self.token_type[0] + position
         return self.drop(self.norm(x), deterministic)
 
 
 class SelfAttention(nn.Module):
-    """Self-attention sub-layer: attend, project, dropout, add, LayerNorm."""
+    """Self-attention sub-layer: attend, project, dropout, add, LayerNorm.
+
+    Who calls `apply` with `key` and `value` `[b, n, h, k]` in the collection `CACHE` gives one word
+    at a time: its key and value enter at the end, and the oldest ones leave at the front.
+    """
 
     heads: int
     dropout: float
@@ -64,6 +73,8 @@ class SelfAttention(nn.Module):
         """`[b, l, d] -> [b, query_len or l, d]`: only the first `query_len` outputs if given."""
         width = x_bld.shape[-1]
         q, k, v = HeadsDense(3, width, self.heads, self.dtype, name="qkv")(x_bld)
+        if self.has_variable(CACHE, "key"):
+            k, v = self._remember("key", k), self._remember("value", v)
         probs = attention_probs(q[:, :query_len], k, bias)
         probs = Dropout(self.attention_dropout)(probs, deterministic).astype(v.dtype)
         y = jnp.einsum("bhqn,bnhk->bqhk", probs, v)
@@ -71,6 +82,11 @@ class SelfAttention(nn.Module):
         y = Dense(width, self.dtype, name="output")(y)
         y = Dropout(self.dropout)(y, deterministic)
         return LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm")(x_bld[:, :query_len] + y)
+
+    def _remember(self, name, new_b1hk):
+        old_bnhk = self.get_variable(CACHE, name)
+        self.put_variable(CACHE, name, jnp.concatenate([old_bnhk[:, 1:], new_b1hk], axis=1))
+        return self.get_variable(CACHE, name)
 
 
 class CrossAttention(nn.Module):

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from albef_jax.models.albef import image_tower, normalise_image, text_tower
-from albef_jax.models.bert import BertEmbeddings, FusionLayer, MlmHead
+from albef_jax.models.bert import CACHE, BertEmbeddings, FusionLayer, MlmHead
 from albef_jax.models.layers import Dtype
 
 
@@ -51,6 +51,30 @@ class TextDecoder(nn.Module):
             kv = layer.project_image(question_bnd)
             x = layer(x, bias, kv, None, deterministic, cross_bias=cross_bias)
         return x
+
+    def read_questions(self, question_bnd):
+        """What each layer reads of the questions: a list of keys and values."""
+        return [layer.project_image(question_bnd) for layer in self.layer]
+
+    def next_words(self, ids_sb, position, question_kv, question_mask_bn):
+        """One more word of s answers to each question; needs `CACHE`, see `Vqa.empty_cache`.
+
+        Args:
+          ids_sb: the words at `position`, int32 `[s, b]`; those before it are in the cache.
+          question_kv: from `read_questions`. question_mask_bn: which states are real.
+
+        Returns:
+          Float32 logits `[s, b, v]` of the words after these.
+        """
+        s, b = ids_sb.shape
+        length = self.get_variable(CACHE, "layer_0")["attention"]["key"].shape[1]
+        x = self.embeddings(ids_sb.reshape(s * b, 1), True, position).reshape(s, b, 1, -1)
+        empty_n = jnp.arange(length) < length - 1 - position
+        bias = (empty_n * -10000.0)[None, None, None]
+        cross_bias = question_bias(question_mask_bn)
+        for layer, kv in zip(self.layer, question_kv):
+            x = layer(x, bias, kv, None, True, cross_bias=cross_bias)
+        return self.predict_words(x[:, :, 0])
 
     def predict_words(self, x):
         """States `[..., d]` -> float32 logits `[..., v]`."""
@@ -105,3 +129,19 @@ class Vqa(nn.Module):
     def predict_words(self, x):
         """See `TextDecoder.predict_words`."""
         return self.text_decoder.predict_words(x)
+
+    def read_questions(self, question_bnd):
+        """See `TextDecoder.read_questions`."""
+        return self.text_decoder.read_questions(question_bnd)
+
+    def next_words(self, *args):
+        """See `TextDecoder.next_words`."""
+        return self.text_decoder.next_words(*args)
+
+    def empty_cache(self, rows, length):
+        """The collection `CACHE` for that many answers of at most `length` words."""
+        c = self.config
+        empty = jnp.zeros((rows, length, c.text_heads, c.text_width // c.text_heads), c.dtype)
+        layers = {f"layer_{i}": {"attention": {"key": empty, "value": empty}}
+                  for i in range(c.fusion_layers)}
+        return {"text_decoder": layers}

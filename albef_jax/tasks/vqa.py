@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from optax.losses import softmax_cross_entropy_with_integer_labels as word_losses
 
 from albef_jax.models.albef import scale_initial_weights
+from albef_jax.models.bert import CACHE
+from albef_jax.models.generation import beam_search
 from albef_jax.models.vqa import Vqa as VqaModel
 from albef_jax.objectives import distillation
 from albef_jax.tasks.base import Aux, Task
@@ -94,9 +96,12 @@ class Vqa(Task):
     def predict_fns(self):
         """Functions of the online parameters, without dropout.
 
-        encode: see `models.vqa.Vqa.encode`. rank: see `rank`.
+        encode: see `models.vqa.Vqa.encode`. rank, generate: see the methods.
         """
-        return {"encode": functools.partial(self._apply, VqaModel.encode), "rank": self.rank}
+        def encode(params, *args):
+            return self._apply(VqaModel.encode, params, *args)
+
+        return {"encode": encode, "rank": self.rank, "generate": self.generate}
 
     def rank(self, params, states_bnd, mask_bn, candidates, k, first_twice):
         """The k candidates with the likeliest first words, and how likely they are as a whole.
@@ -135,6 +140,32 @@ class Vqa(Task):
             return chosen_k[order], scores_k[order]
 
         # By question: the batch axis stays outermost, where it is split over devices.
+        return jax.vmap(of_one_question)(states_bnd, mask_bn)
+
+    def generate(self, params, states_bnd, mask_bn, end_id, length, beams):
+        """Writes answers: `beams` of each question, best first; see `beam_search`.
+
+        Args:
+          params: online parameters. states_bnd, mask_bn: from `encode`, and the question's mask.
+          end_id: id of [SEP]. length: of an answer, with [CLS] and [SEP].
+
+        Returns:
+          int32 `[b, beams, length]` and float32 `[b, beams]`: answers and log probabilities.
+        """
+        m = self.model.config
+
+        def of_one_question(states_nd, mask_n):
+            question_kv = self._apply(VqaModel.read_questions, params, states_nd[None])
+
+            def step(cache, ids_k, position):
+                logits, changed = self.model.apply(
+                    {"params": params, CACHE: cache}, ids_k[:, None], position, question_kv,
+                    mask_n[None], method=VqaModel.next_words, mutable=[CACHE])
+                return changed[CACHE], jax.nn.log_softmax(logits[:, 0])
+
+            return beam_search(step, self.model.empty_cache(beams, length), start_id=m.cls_id,
+                               end_id=end_id, pad_id=m.pad_id, length=length, beams=beams)
+
         return jax.vmap(of_one_question)(states_bnd, mask_bn)
 
     def _read(self, params, key, group, ids_abl, mask_abl):
