@@ -20,14 +20,19 @@ from albef_jax.evaluate import restore_state
 from albef_jax.report import panels
 from albef_jax.report.examples import Examples
 from albef_jax.report.history import read_history
+from albef_jax.report.rows import find_rows
 from albef_jax.sharding import make_mesh, use_compile_cache
 from albef_jax.tasks import make_task
 from albef_jax.workdir import read_config
 
-TEMPLATE = epath.Path(__file__).parent / "template.html"
+TEMPLATES = str(epath.Path(__file__).parent)
 LABELS = {"itm_accuracy_random": "random negatives", "itm_accuracy_hard": "hard negatives",
           "mlm_top1": "masked words, top 1", "mlm_top5": "masked words, top 5",
-          "mlm_top1_words": "chosen words, top 1"}
+          "mlm_top1_words": "chosen words, top 1",
+          "majority": "always the commonest answer",
+          "majority_per_type": "always the commonest of its type",
+          "consistency": "sentences right throughout", "vqa_accuracy": "VQA accuracy",
+          "exact_match": "exact match"}
 
 
 def report(workdir):
@@ -74,11 +79,19 @@ def examples_of_checkpoint(workdir, config):
 
 
 def find_examples(config, tokenizer, params, teacher, predict_fns, mesh):
-    """The examples of the first retrieval evaluator's data, as plain values for the template.
+    """Examples of the evaluators' data, as plain values for the template.
 
     Returns:
-      dict; only `missing`, a sentence, where the held-out data cannot be used.
+      dict: `rows` (see `report.rows`) of tasks with classes or answers, else what `Examples` finds
+      in the data of the first retrieval evaluator; only `missing`, a sentence, where the held-out
+      data cannot be used.
     """
+    try:
+        answered = find_rows(config, tokenizer, params, predict_fns)
+    except UserError as error:
+        return {"missing": str(error)}
+    if answered:
+        return {"rows": answered, "parameters": count_of(params)}
     names = panels.names_of(config.evals, "retrieval")
     if not names:
         return {"missing": "config.evals has no block of kind 'retrieval', whose held-out pairs "
@@ -91,9 +104,14 @@ def find_examples(config, tokenizer, params, teacher, predict_fns, mesh):
     text_queries, image_queries = shown.queries()
     return {"k": shown.k, "ranked": shown.ranked, "num_images": shown.data.num_images,
             "num_texts": len(shown.data.texts),
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "parameters": count_of(params),
             "text_queries": text_queries, "image_queries": image_queries,
             "words": shown.words(chosen_words(config.evals)), "pseudo_targets": shown.pseudo_targets()}
+
+
+def count_of(params):
+    """Number of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def chosen_words(evals):
@@ -113,13 +131,14 @@ def write_page(workdir, config, examples):
     """
     rows = read_history(workdir / "metrics.jsonl")
     measured = panels.tables(rows, workdir, config.evals)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(percent=percent, short=lambda value: f"{value:.3g}")
-    page = environment.from_string(TEMPLATE.read_bytes().decode()).render(
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
+                                     undefined=jinja2.StrictUndefined)
+    environment.filters.update(percent=percent, short=lambda value: f"{value:.3g}", label=label)
+    page = environment.get_template("template.html").render(
         name=workdir.resolve().name, version=albef_jax.__version__,
-        facts=facts(rows, config, examples), labels=LABELS, tables=measured,
+        facts=facts(rows, config, examples), tables=measured,
         headline=panels.headline(measured), examples=examples,
-        chance=chances(examples),
+        chance=chances(examples, measured),
         curves=panels.loss_panels(rows, config) + panels.evaluation_panels(rows, config.evals),
         speed=panels.speed_panels(rows, config), config=config_blocks(config),
         environment=software(), commands=commands(workdir))
@@ -144,11 +163,19 @@ def facts(rows, config, examples):
             m.dtype]
 
 
-def chances(examples):
+def chances(examples, measured):
     """What guessing would give, by kind of evaluator, as far as it is known."""
     images = examples.get("ranked")
+    commonest = {table["kind"]: f"always the commonest: {table['values']['majority']:.1f}%"
+                 for table in measured if table["values"].get("majority") is not None}
     return {"retrieval": f"guessing: {100 / images:.2g}%" if images else "",
-            "matching": "guessing: 50%", "masked": "first guess of the whole vocabulary"}
+            "matching": "guessing: 50%", "masked": "first guess of the whole vocabulary",
+            **commonest}
+
+
+def label(name):
+    """A value's name as a person reads it."""
+    return LABELS.get(name, name.replace("accuracy_", "accuracy: ").replace("_", " "))
 
 
 def config_blocks(config):
