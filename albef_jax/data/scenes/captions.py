@@ -192,11 +192,11 @@ def say(form: dict, rng: np.random.Generator) -> str:
 
 
 def _relation_clause(frame, subject, group, phrases, verbs, rng) -> str:
-    named = [f"{_word(relation, rng)} {phrases[target]}" for _, relation, target in group]
+    named = [f"{word(relation, rng)} {phrases[target]}" for _, relation, target in group]
     if len(group) > 1:
         return f"{phrases[subject]} {verbs[subject]} {' and '.join(named)}"
     _, relation, target = group[0]
-    return frame.format(a=phrases[subject], b=phrases[target], r=_word(relation, rng),
+    return frame.format(a=phrases[subject], b=phrases[target], r=word(relation, rng),
                         be=verbs[subject])
 
 
@@ -221,7 +221,7 @@ def noun_phrase(mention: dict, rng: np.random.Generator, another: bool = False) 
     texture = mention.get("texture")
     suffix = SUFFIXES.get(texture) if rng.random() < 0.15 else None
     words = [
-        _word(mention[key], rng)
+        word(mention[key], rng)
         for key in ("size", "texture", "colour")
         if key in mention and not (key == "texture" and suffix)
     ]
@@ -238,5 +238,6 @@ def noun_phrase(mention: dict, rng: np.random.Generator, another: bool = False) 
     return " ".join(words)
 
 
-def _word(value: str, rng: np.random.Generator) -> str:
+def word(value: str, rng: np.random.Generator) -> str:
+    """A size or a relation in one of its wordings; other values as they are."""
     return pick(rng, WORDS[value]) if value in WORDS else value

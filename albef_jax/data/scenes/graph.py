@@ -27,9 +27,9 @@ JITTER = 2  # pixels around the middle of a cell
 MARGIN = 0.12  # of the side: how far from the middle an object has a named place
 
 
-def scene_rng(seed: int, split: str, index: int, stream: int) -> np.random.Generator:
+def scene_rng(seed: int, split: str, index: int, *stream: int) -> np.random.Generator:
     """The generator of one part of one scene."""
-    return np.random.Generator(np.random.Philox([seed, SPLITS.index(split), index, stream]))
+    return np.random.Generator(np.random.Philox([seed, SPLITS.index(split), index, *stream]))
 
 
 def sample_graph(level: Level, split: str, index: int, seed: int = 0) -> dict:
@@ -118,13 +118,13 @@ def place_name(x: float, y: float) -> str:
     return f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
 
 
-def relations_of(a: dict, b: dict, side: int) -> set[str]:
-    """The relations in which object a clearly stands to object b."""
+def relations_of(a: dict, b: dict, side: int, margin: float = MARGIN) -> set[str]:
+    """The relations in which object a clearly stands to object b: by `margin` of the side."""
     dx, dy = ((q - p) / side for p, q in zip(a["centre"], b["centre"]))
     distance = math.hypot(dx, dy)
     tests = {
-        "left of": dx >= MARGIN, "right of": dx <= -MARGIN,
-        "above": dy >= MARGIN, "below": dy <= -MARGIN,
+        "left of": dx >= margin, "right of": dx <= -margin,
+        "above": dy >= margin, "below": dy <= -margin,
         "near": distance <= 0.35, "far from": distance >= 0.6,
     }
     return set(itertools.compress(tests, tests.values()))

@@ -48,6 +48,8 @@ class Level:
         related: share of captions with a relation.
         setting: captions speak of the background and of places in the image too.
         max_words: longest caption.
+        curtain: brightness of what hides a part of the image in entailment tasks, unlike that of
+            any background and object.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Level:
     related: float
     setting: bool
     max_words: int
+    curtain: int
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -110,6 +113,7 @@ DEMO = Level(
     related=0.6,
     setting=False,
     max_words=17,
+    curtain=110,
 )
 FULL = Level(
     name="full",
@@ -126,6 +130,7 @@ FULL = Level(
     related=0.8,
     setting=True,
     max_words=36,
+    curtain=45,
 )
 LEVELS = {level.name: level for level in (DEMO, FULL)}
 

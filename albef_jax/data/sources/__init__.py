@@ -12,6 +12,9 @@ from albef_jax.data.sources.json_source import JsonSource
 from albef_jax.data.sources.mixture import Mixture
 from albef_jax.data.sources.nlvr_json import NlvrJsonSource
 from albef_jax.data.sources.scenes_source import ScenesSource
+from albef_jax.data.sources.scenes_tasks import (
+    ScenesGroundingSource, ScenesNlvrSource, ScenesVeSource, ScenesVqaSource,
+)
 from albef_jax.data.sources.synthetic import SyntheticSource
 from albef_jax.data.sources.tfds_source import TfdsSource
 from albef_jax.data.sources.ve_json import VeJsonSource
@@ -23,6 +26,10 @@ KINDS = {
     "arrays": ArraySource,
     "synthetic": SyntheticSource,
     "scenes": ScenesSource,
+    "scenes_vqa": ScenesVqaSource,
+    "scenes_nlvr": ScenesNlvrSource,
+    "scenes_ve": ScenesVeSource,
+    "scenes_grounding": ScenesGroundingSource,
     "tfds": TfdsSource,
     "mixture": Mixture,
     "grounding": GroundingSource,

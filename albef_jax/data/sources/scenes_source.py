@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -12,9 +13,11 @@ from albef_jax.data.scenes.generate import CAPTIONS, VERSION
 from albef_jax.data.scenes.graph import SPLITS, pick, scene_rng
 from albef_jax.data.scenes.levels import get_level
 from albef_jax.data.scenes.noise import damage
+from albef_jax.data.scenes.vocabulary import task_words
 from albef_jax.data.sources.base import Source
 from albef_jax.errors import UserError
 
+WORD_COPIES = 100  # of the tasks' words, so that a tokenizer keeps them whole
 REMEMBERED = 4096  # scenes whose parsed captions and graphs are kept
 
 
@@ -102,6 +105,12 @@ class ScenesSource(Source):
 
     def describes(self, owner: int, caption: int, index: int) -> bool:
         return is_true(self.form(owner, caption), self.graph(index))
+
+    def words(self) -> Iterator[str]:
+        """All captions, and the words of the tasks on scenes: all learn with one vocabulary."""
+        for index in range(self._size):
+            yield from (text for text, _ in self._captions(index))
+        yield from WORD_COPIES * task_words(self._level)
 
     def _read_graph(self, index: int) -> dict:
         return json.loads(self._records[index]["graph"])

@@ -1,0 +1,205 @@
+"""Hypotheses about a picture, part of which is behind a curtain: true, false, or it depends.
+
+    {"form": {...}, "negated": False}               a form as of `captions`
+    {"mention": {...}, "least": 2, "most": 2}       how many objects there are
+
+One object may be behind the curtain, of any kind, or none.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from albef_jax.data.scenes.captions import NUMBERS, is_true, matches, word
+from albef_jax.data.scenes.graph import pick, relations_of
+from albef_jax.data.scenes.levels import Level
+from albef_jax.data.scenes.phrases import (
+    DIRECTIONS, KEYS, OPPOSITE, a_phrase, absent, bare_phrase, mention_of,
+)
+
+LABELS = ("contradiction", "neutral", "entailment")
+FALSE, UNKNOWN, TRUE = range(3)
+MOST = 99  # no limit to a count
+CELLS = 4  # curtains per side of a picture
+CURTAINS = 0.8  # share of pictures with a curtain where it decides nothing
+COVERED = 0.6  # share of curtains over an object
+FRAMES = ("there is {}", "the picture shows {}", "you can see {}")
+NEGATED = ("there is no {}", "the picture shows no {}", "you can see no {}")
+COUNT_FRAMES = {(2, 2): "there are exactly two {}", (2, MOST): "there are at least two {}",
+                (0, 1): "there is at most one {}", (3, 3): "there are exactly three {}"}
+TRIES = 60
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
+
+
+def suppose(
+    graph: dict, level: Level, kinds: frozenset, rng: np.random.Generator
+) -> tuple[str, dict, Box | None, int]:
+    """One hypothesis about a scene.
+
+    What is chosen of it before its label cannot tell the label: the frame, the features that it
+    names. Then mentions are drawn until the label is the one that was drawn.
+
+    Returns:
+        text, logical form, the box of the curtain or None, and the label, a place in `LABELS`.
+    """
+    while True:
+        label, template = int(3 * rng.random()), rng.random()
+        propose = (_existence if template < 0.45 else _pair if template < 0.8 else
+                   _counter(graph, rng))
+        negated = propose in (_existence, _pair) and rng.random() < 0.5
+        keys = pick(rng, KEYS), pick(rng, KEYS)
+        wanted = TRUE - label if negated else label
+        for _ in range(TRIES):
+            curtain = None
+            if label == UNKNOWN or rng.random() < CURTAINS:
+                curtain = _curtain(graph, level, rng)
+            seen, hidden = _split(graph, curtain)
+            hypothesis = propose(seen, hidden, wanted, keys, level, kinds, rng)
+            if hypothesis is None:
+                continue
+            if negated:
+                hypothesis["negated"] = True
+            if judge(hypothesis, seen, curtain) == label:
+                text = say(hypothesis, rng)
+                if len(text.split()) <= level.max_words:
+                    return text, hypothesis, curtain, label
+
+
+def judge(hypothesis: dict, seen: dict, curtain: Box | None) -> int:
+    """The label of a hypothesis: its truth whatever is behind the curtain, if there is one."""
+    truths = {_holds(hypothesis, seen)}
+    if curtain is not None:
+        for item in _hideable(hypothesis, seen["side"], curtain):
+            truths.add(_holds(hypothesis, seen | {"objects": [*seen["objects"], item]}))
+    return UNKNOWN if len(truths) > 1 else TRUE if truths.pop() else FALSE
+
+
+def _holds(hypothesis, graph):
+    if "form" in hypothesis:
+        return is_true(hypothesis["form"], graph) != hypothesis["negated"]
+    count = sum(matches(hypothesis["mention"], item) for item in graph["objects"])
+    return hypothesis["least"] <= count <= hypothesis["most"]
+
+
+def _hideable(hypothesis, side, curtain):
+    """Objects that may be behind the curtain, as far as the hypothesis tells them apart."""
+    mentions = hypothesis["form"]["mentions"] if "form" in hypothesis else [hypothesis["mention"]]
+    unlike = {"size": "", "texture": "", "colour": "", "shape": ""}
+    x, y = (curtain[0] + curtain[2]) / 2, (curtain[1] + curtain[3]) / 2
+    places = [(x, y)]
+    if hypothesis.get("form", {}).get("relations"):
+        reach = (curtain[2] - curtain[0]) / 4
+        places = itertools.product((x - reach, x, x + reach), (y - reach, y, y + reach))
+    for place in places:
+        yield unlike | {"centre": place}
+        for mention in mentions:
+            yield unlike | mention | {"centre": place}
+
+
+def _split(graph, curtain):
+    """The scene as far as it can be seen, and the objects behind the curtain."""
+    if curtain is None:
+        return graph, []
+    hidden = [item for item in graph["objects"] if _overlap(item["box"], curtain)]
+    seen = [item for item in graph["objects"] if item not in hidden]
+    return graph | {"objects": seen}, hidden
+
+
+def _overlap(a, b):
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _curtain(graph, level: Level, rng: np.random.Generator) -> Box | None:
+    """A curtain that covers an object wholly, or none at all; None if there is no such place."""
+    side = graph["side"] // CELLS
+    boxes = [item["box"] for item in graph["objects"]]
+    covered = pick(rng, boxes) if rng.random() < COVERED else None
+    for _ in range(TRIES):
+        if level.grid:
+            x, y = (side * int(CELLS * draw) for draw in rng.random(2).tolist())
+            if covered:
+                x, y = covered[0] // side * side, covered[1] // side * side
+        elif covered:
+            x, y = (int(high - side + rng.random() * (low + side - high + 1))
+                    for low, high in zip(covered[:2], covered[2:]))
+            x, y = min(max(x, 0), graph["side"] - side), min(max(y, 0), graph["side"] - side)
+        else:
+            x, y = (int((graph["side"] - side) * draw) for draw in rng.random(2).tolist())
+        curtain = x, y, x + side, y + side
+        under = [box for box in boxes if _overlap(box, curtain)]
+        inside = all(x <= box[0] and y <= box[1] and box[2] <= x + side and box[3] <= y + side
+                     for box in under)
+        if inside and under == ([covered] if covered else []):
+            return curtain
+    return None
+
+
+def _existence(seen, hidden, wanted, keys, level, kinds, rng):
+    """What is seen; what is not; what is behind the curtain, or might be."""
+    if wanted == TRUE:
+        mention = mention_of(pick(rng, seen["objects"]), keys[0]) if seen["objects"] else None
+    elif wanted == UNKNOWN and hidden and rng.random() < 0.5:
+        mention = mention_of(hidden[0], keys[0])
+    else:
+        mention = absent(keys[0], seen["objects"] + hidden, level, kinds, rng)
+    return mention and {"form": {"mentions": [mention], "relations": []}, "negated": False}
+
+
+def _pair(seen, hidden, wanted, keys, level, kinds, rng):
+    """As it is seen; the other way round; with an object that is not seen."""
+    objects = seen["objects"] + (hidden if wanted == UNKNOWN else [])
+    if len(objects) < 2:
+        return None
+    order = rng.permutation(len(objects)).tolist()
+    a, b = (objects[i] for i in order[:2])
+    found = relations_of(a, b, seen["side"])
+    known = [relation for relation in DIRECTIONS if relation in found]
+    if not known:
+        return None
+    relation = pick(rng, known)
+    mentions = [mention_of(a, keys[0]), mention_of(b, keys[1])]
+    if wanted != TRUE and rng.random() < 0.5:
+        changed = pick(rng, (0, 1))
+        mentions[changed] = absent(keys[changed], objects, level, kinds, rng)
+    elif wanted == FALSE:
+        relation = OPPOSITE[relation]
+    return {"form": {"mentions": mentions, "relations": [[0, relation, 1]]}, "negated": False}
+
+
+def _counter(graph, rng):
+    """Counts objects by a feature of which the scene has two: any label can come out then."""
+    alike = [key for key in ("colour", "shape", "size", "texture")
+             if any(_count(graph, key, item[key]) == 2 for item in graph["objects"])]
+    if not alike:
+        return _existence
+    key, limits = pick(rng, alike), pick(rng, ((2, 2), (2, 2), (2, MOST), (0, 1)))
+
+    def propose(seen, hidden, wanted, keys, level, kinds, rng):
+        values = {"colour": level.colours, "shape": level.shapes, "size": tuple(level.sizes),
+                  "texture": level.textures}[key]
+        here = [item[key] for item in seen["objects"] + hidden]
+        value = pick(rng, here if here and rng.random() < 0.8 else values)
+        return {"mention": {key: value}, "least": limits[0], "most": limits[1]}
+
+    return propose
+
+
+def _count(graph, key, value):
+    return sum(item[key] == value for item in graph["objects"])
+
+
+def say(hypothesis: dict, rng: np.random.Generator) -> str:
+    """The hypothesis in English."""
+    if "mention" in hypothesis:
+        limits = hypothesis["least"], hypothesis["most"]
+        number = 1 if limits == (0, 1) else 2
+        things = bare_phrase({"count": number} | hypothesis["mention"], rng)
+        return COUNT_FRAMES[limits].format(things)
+    form, negated = hypothesis["form"], hypothesis["negated"]
+    first = form["mentions"][0]
+    text = bare_phrase(first, rng) if negated else a_phrase(first, rng)
+    for _, relation, target in form["relations"]:
+        text += f" {word(relation, rng)} {a_phrase(form['mentions'][target], rng)}"
+    return pick(rng, NEGATED if negated else FRAMES).format(text)

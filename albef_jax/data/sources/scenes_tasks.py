@@ -1,0 +1,226 @@
+"""Downstream tasks on rendered scenes: the images of `ScenesSource`, other texts and labels.
+
+Texts, labels and derived images are functions of the seed, the split and the index.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from albef_jax.data.scenes.generate import VERSION
+from albef_jax.data.scenes.graph import pick, sample_graph, scene_rng
+from albef_jax.data.scenes.hypotheses import LABELS, suppose
+from albef_jax.data.scenes.phrases import a_phrase, kinds_of, only_mention, refer
+from albef_jax.data.scenes.proposals import propose, width_height
+from albef_jax.data.scenes.questions import answer_list, ask
+from albef_jax.data.scenes.statements import Statements
+from albef_jax.data.sources.base import Source
+from albef_jax.data.sources.scenes_source import REMEMBERED, ScenesSource
+from albef_jax.errors import UserError
+
+PLAIN = 0.25  # share of phrases that name an object as captions do: "a red star"
+
+
+class SceneTask(ScenesSource):
+    """`per_scene` examples of each scene: example `scene * per_scene + number`.
+
+    Args:
+        level, split, size, seed, data_dir: see `ScenesSource`; `size` counts scenes.
+        per_scene: examples of each scene.
+
+    Raises:
+        UserError: an option is unknown or out of range, or the scenes cannot be stored.
+    """
+
+    task = ""
+    stream = 0  # of random numbers, see `scenes.graph.scene_rng`
+
+    def __init__(
+        self,
+        level: str = "demo",
+        split: str = "train",
+        size: int = 20000,
+        seed: int = 0,
+        per_scene: int = 4,
+        data_dir: str = "",
+    ):
+        super().__init__(level, split, size, seed, data_dir=data_dir)
+        if per_scene < 1:
+            raise UserError(f"A scenes source needs per_scene >= 1, not {per_scene}.")
+        self._per_scene = per_scene
+        self._kinds = kinds_of(level, split)
+        self._example = functools.lru_cache(REMEMBERED)(self._make)
+        self.fingerprint = (f"{self.task} {VERSION} {level} {split} size={size} seed={seed} "
+                            f"per_scene={per_scene}")
+
+    def _make(self, index: int) -> tuple:
+        """What the example is made of, the text first."""
+        raise NotImplementedError
+
+    def _rng(self, index: int) -> np.random.Generator:
+        return scene_rng(self._seed, self._split, index, self.stream)
+
+    def __len__(self) -> int:
+        return self._size * self._per_scene
+
+    def name(self, index: int) -> str:
+        return f"{super().name(self.image_id(index))} {self.task} {index}"
+
+    def image_id(self, index: int) -> int:
+        return index // self._per_scene
+
+    def image(self, index: int) -> np.ndarray:
+        return super().image(self.image_id(index))
+
+    def captions(self, index: int) -> list[str]:
+        return [self._example(index)[0]]
+
+    def describes(self, owner: int, caption: int, index: int) -> bool:
+        return Source.describes(self, owner, caption, index)
+
+
+class ScenesVqaSource(SceneTask):
+    """Questions with one answer each, see `scenes.questions`."""
+
+    task, stream, fields, cleaning = "scenes_vqa", 10, ("answers",), "question"
+
+    def _make(self, index):
+        graph = self.graph(self.image_id(index))
+        return ask(graph, self._level, self._kinds, self._rng(index))
+
+    def answers(self, index: int) -> list[tuple[str, float]]:
+        return [(self._example(index)[1], 1.0)]
+
+    def answer_list(self) -> list[str]:
+        return answer_list(self._level)
+
+    def question_type(self, index: int) -> str:
+        return self._example(index)[2]
+
+
+class ScenesVeSource(SceneTask):
+    """Hypotheses about scenes with a curtain in some of them, see `scenes.hypotheses`."""
+
+    task, stream, fields, class_names = "scenes_ve", 11, ("label",), LABELS
+
+    def _make(self, index):
+        graph = self.graph(self.image_id(index))
+        return suppose(graph, self._level, self._kinds, self._rng(index))
+
+    def label(self, index: int) -> int:
+        return self._example(index)[3]
+
+    def hypothesis(self, index: int) -> dict:
+        """The logical form of the text."""
+        return self._example(index)[1]
+
+    def curtain(self, index: int) -> tuple[int, int, int, int] | None:
+        """The box x0, y0, x1, y1 of the curtain in pixels, if there is one."""
+        return self._example(index)[2]
+
+    def image(self, index: int) -> np.ndarray:
+        image, curtain = super().image(index), self.curtain(index)
+        if curtain is None:
+            return image
+        x0, y0, x1, y1 = curtain
+        image = image.copy()
+        image[y0:y1, x0:x1] = self._level.curtain
+        return image
+
+
+class ScenesGroundingSource(SceneTask):
+    """Phrases that mean one object, its box, and boxes to choose from."""
+
+    task, stream, fields = "scenes_grounding", 12, ("box", "proposals")
+
+    def _make(self, index):
+        graph, rng = self.graph(self.image_id(index)), self._rng(index)
+        objects = graph["objects"]
+        while True:
+            target, phrase = int(rng.random() * len(objects)), None
+            if rng.random() < PLAIN:
+                mention = only_mention(objects, target, rng)
+                phrase = mention and a_phrase(mention, rng)
+            else:
+                phrase = refer(graph, target, rng)
+            if phrase and len(phrase.split()) <= self._level.max_words:
+                return phrase, target, propose(graph, target, rng)
+
+    def target(self, index: int) -> int:
+        """The number of the object that is meant."""
+        return self._example(index)[1]
+
+    def box(self, index: int) -> tuple[float, float, float, float]:
+        objects = self.graph(self.image_id(index))["objects"]
+        return width_height(objects[self.target(index)]["box"])
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self._level.side, self._level.side
+
+    def proposals(self, index: int) -> list[tuple[float, float, float, float]]:
+        return self._example(index)[2]
+
+
+class ScenesNlvrSource(SceneTask):
+    """Statements about two scenes, see `scenes.statements`.
+
+    Examples 2i and 2i + 1 share a statement, which is true of the one and false of the other.
+
+    Args:
+        per_scene: examples whose statement is about a scene and others; an even number.
+    """
+
+    task, stream, fields, views, class_names = "scenes_nlvr", 13, ("label",), 2, ("false", "true")
+
+    def __init__(
+        self,
+        level: str = "demo",
+        split: str = "train",
+        size: int = 20000,
+        seed: int = 0,
+        per_scene: int = 4,
+        data_dir: str = "",
+    ):
+        super().__init__(level, split, size, seed, per_scene, data_dir)
+        if per_scene % 2 or size < 64:
+            raise UserError(f"A source scenes_nlvr needs an even per_scene and a size of at least "
+                            f"64, not {per_scene} and {size}.")
+        # Made again, not read: a statement looks for its scenes among all graphs.
+        graphs = [sample_graph(self._level, split, i, seed) for i in range(size)]
+        self._statements = Statements(graphs, self._level)
+        self._made = functools.lru_cache(REMEMBERED)(self._make_statement)
+
+    def _make_statement(self, number):
+        rng = self._rng(number)
+        text, statement, *pairs = self._statements.make(2 * number // self._per_scene, rng)
+        order = pick(rng, ((0, 1), (1, 0)))
+        return text, statement, [pairs[i] for i in order], [1 - i for i in order]
+
+    def _make(self, index):
+        text, statement, pairs, labels = self._made(index // 2)
+        return text, statement, pairs[index % 2], labels[index % 2]
+
+    def image_id(self, index: int) -> int:
+        return index
+
+    def label(self, index: int) -> int:
+        return self._example(index)[3]
+
+    def group(self, index: int) -> str:
+        return self._example(index)[0]
+
+    def statement(self, index: int) -> dict:
+        """The logical form of the text."""
+        return self._example(index)[1]
+
+    def scenes(self, index: int) -> tuple[int, int]:
+        """The scenes on the left and on the right."""
+        return self._example(index)[2]
+
+    def view(self, index: int, number: int) -> np.ndarray:
+        return ScenesSource.image(self, self.scenes(index)[number])
+
+    def image(self, index: int) -> np.ndarray:
+        return self.view(index, 0)
