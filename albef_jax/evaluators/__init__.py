@@ -21,8 +21,8 @@ EVALUATORS = {
     "classification": ClassificationEvaluator,
 }
 # Fields of every block: (default, least); without a least value the field is a tuple of words, with
-# a text for it a text, with a tuple for it one of these texts. An evaluator adds its own; `every`
-# is for the training loop.
+# a text for it a text, with a tuple for it one of these texts; with a tuple as its default it is a
+# tuple of numbers. An evaluator adds its own; `every` is for the training loop.
 COMMON_FIELDS = {"every": (0, 0), "batch_size": (64, 1)}
 
 
@@ -57,14 +57,25 @@ def make_evaluator(block, data_config, tokenizer, seed):
         raise UserError(f"{where} has no source; give it one, for example "
                         "source=dict(kind='json', files=('dev.json',), image_roots=('images',)).")
     settings = {name: block.get(name, default) for name, (default, _) in fields.items()}
-    for name, (_, least) in fields.items():
+    for name, (default, least) in fields.items():
         if least is None:
             settings[name] = tuple_of_words(where, name, settings[name])
         elif isinstance(least, (str, tuple)):
             check_text(where, name, settings[name], least)
+        elif isinstance(default, tuple):
+            settings[name] = tuple_of_numbers(where, name, settings[name], least)
         elif settings[name] < least:
             raise UserError(f"{where} has {name}={settings[name]}; make it at least {least}.")
     return EVALUATORS[kind](block["source"], settings, data_config, tokenizer, seed)
+
+
+def tuple_of_numbers(where, name, value, least):
+    """Checks a field that is a list or tuple of whole numbers."""
+    if not isinstance(value, (list, tuple)) or not all(
+            isinstance(number, int) and number >= least for number in value):
+        raise UserError(f"{where} has {name}={value!r}; give a tuple of numbers of at least "
+                        f"{least}, such as (16, 128).")
+    return tuple(value)
 
 
 def check_text(where, name, value, choices):

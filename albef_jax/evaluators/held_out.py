@@ -1,22 +1,28 @@
 """Held-out images and captions, encoded once and paired in static jitted batches.
 
-Rows are padded up to the batch and dropped again, so results are exact for any batch size and
-any number of devices.
+What the encoders make stays on the devices as long as it fits; to score pairs only row numbers
+travel, many batches at a time. Rows are padded up to the batch and dropped again, so results are
+exact for any batch size and any number of devices.
 """
 
 from contextlib import closing
 from itertools import islice
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from albef_jax.data.eval_sets import EvalSet
 from albef_jax.data.sources import make_source
 from albef_jax.evaluators.batches import run_batches, whole_rows
-from albef_jax.sharding import replicated
+from albef_jax.evaluators.embeddings import Table, on_devices, slabs
+from albef_jax.sharding import replicated, sharded_batch
 
 # Pairs are scored in batches of texts up to these lengths: most captions are half the longest.
 LENGTH_QUANTILES = (0.4, 0.8, 1.0)
+# Scored by one call of the compiled function, about: many batches, so that the device is still busy
+# when the host has prepared the next call, and few enough that a signal is soon seen.
+PAIRS_PER_CALL = 1024
 
 
 class HeldOut:
@@ -27,6 +33,7 @@ class HeldOut:
       texts: the m captions, cleaned, in full.
       text_image: int32 `[m]`, the image of each caption.
       num_images: n, different images, `max_images` at most. all_images: without that limit.
+      compiled: the jitted functions by name: 'images', 'texts', 'pairs'.
     """
 
     fields = {"max_images": (0, 0)}
@@ -43,7 +50,7 @@ class HeldOut:
         self.text_image = self._set.text_image[kept]
         self._kept = np.flatnonzero(kept).tolist()
         self.texts = [self._set.texts[text] for text in self._kept]
-        self._bound_to = self._compiled = self._mesh = None
+        self._bound_to = self.compiled = self._mesh = None
 
     def describes(self, text, image):
         """Whether a text is true of an image (not only of its own), as far as the source knows."""
@@ -67,33 +74,25 @@ class HeldOut:
             return
         # The encoders are compiled as they are, not wrapped: evaluators of one model share them.
         functions = {"images": predict_fns["encode_image"], "texts": predict_fns["encode_text"],
-                     "pairs": score_pairs}
-        self._compiled = {name: jax.jit(function, out_shardings=replicated(mesh))
-                          for name, function in functions.items()}
+                     "pairs": in_steps(score_pairs, mesh)}
+        self.compiled = {name: jax.jit(function, out_shardings=replicated(mesh))
+                         for name, function in functions.items()}
         self._bound_to, self._mesh = (dict(predict_fns), mesh), mesh
 
     def encode_images(self, params):
-        """All images, once: embeddings `[n, t, d]` and unit features `[n, e]`."""
+        """All images, once: embeddings `[n, t, d]` (see `Table.rows`), unit features `[n, e]`."""
         size, n = whole_rows(self._batch_size, self._mesh), self.num_images
         total = -(-n // size)
-        embeds = feats = None
         with closing(self._set.images(size)) as images:
-            for batch, result in self._run("images", params, islice(images, total), total):
-                if embeds is None:
-                    embeds, feats = (np.empty((n, *x.shape[1:]), x.dtype) for x in result)
-                wanted = (batch["_mask"] > 0) & (batch["index"] < n)
-                row = batch["index"][wanted]
-                embeds[row], feats[row] = (x[wanted] for x in result)
-        return embeds, feats
+            return self._encode("images", params, islice(images, total), total, n)
 
     def encode_texts(self, params, text_ids, text_mask):
-        """Texts `[m, l]`, once: embeddings `[m, l, d]` and unit features `[m, e]`."""
+        """Texts `[m, l]`, once: embeddings `[m, l, d]` (see `Table.rows`), features `[m, e]`."""
         size, m = whole_rows(self._batch_size, self._mesh), len(text_ids)
         # A row past the end repeats the last text: a row without any token has no softmax.
         rows = [np.minimum(np.arange(start, start + size), m - 1) for start in range(0, m, size)]
         batches = (dict(text_ids=text_ids[r], text_mask=text_mask[r]) for r in rows)
-        results = [result for _, result in self._run("texts", params, batches, len(rows))]
-        return tuple(np.concatenate(parts)[:m] for parts in zip(*results))
+        return self._encode("texts", params, batches, len(rows), m)
 
     def score_pairs(self, params, image_embeds, pair_image, pair_text, texts, per_image=1):
         """Scores pairs in blocks of `per_image` texts that share one image.
@@ -104,45 +103,94 @@ class HeldOut:
 
         Args:
           params: of the model.
-          image_embeds: `[n, t, d]` on the host.
+          image_embeds: `[n, t, d]` from `encode_images`.
           pair_image, pair_text: int `[p]`, rows of `image_embeds` and of `texts`.
-          texts: dict of host arrays `[m, l, ...]`, `text_mask` among them, in the order of the
-            arguments of the bound function.
+          texts: dict of arrays `[m, l, ...]`, a host array `text_mask` among them, in the order
+            of the arguments of the bound function.
           per_image: texts in a block.
 
         Returns:
           What the bound `score_pairs` gives, `[p, ...]`, in the order of the pairs.
         """
         size = whole_rows(-(-self._batch_size // per_image), self._mesh)
-        lengths = texts["text_mask"].sum(axis=1)
-        blocks, shorter = [], 0
-        for longest in np.unique(np.quantile(lengths, LENGTH_QUANTILES, method="higher")):
-            fits = (shorter < lengths[pair_text]) & (lengths[pair_text] <= longest)
-            image, pairs = blocks_by_image(pair_image[fits], per_image)
-            blocks.append((longest, image, np.flatnonzero(fits)[pairs]))
-            shorter = longest
+        steps = max(1, PAIRS_PER_CALL // (size * per_image))
+        lengths, out = texts["text_mask"].sum(axis=1), None
+        tables = [on_devices(array, self._mesh) for array in texts.values()]
+        for start, stop, first, image_table in slabs(image_embeds, self._mesh):
+            shorter = 0
+            for longest in np.unique(np.quantile(lengths, LENGTH_QUANTILES, method="higher")):
+                pairs = np.flatnonzero(
+                    (start <= pair_image) & (pair_image < stop)
+                    & (shorter < lengths[pair_text]) & (lengths[pair_text] <= longest))
+                shorter = longest
+                image, rows = blocks_by_image(pair_image[pairs] - first, per_image)
+                index = pairs[rows]
+                text_tables = [table[:, :longest] for table in tables]
+                calls = list(in_calls(len(image), size, steps))
+                batches = (dict(index=index[row], image=np.where(used, image[row], UNUSED),
+                                text=pair_text[index[row]]) for row, used in calls)
 
-        def batches():
-            for longest, image, pairs in blocks:
-                cut = {name: array[:, :longest] for name, array in texts.items()}
-                for start in range(0, len(image), size):
-                    # Rows past the end, like free slots, score a pair once more.
-                    rows = np.minimum(np.arange(start, start + size), len(image) - 1)
-                    text = pair_text[pairs[rows]]
-                    yield dict(index=pairs[rows], image_embeds=image_embeds[image[rows]],
-                               **{name: array[text] for name, array in cut.items()})
+                def score(params, image, text, tables=(image_table, text_tables)):
+                    return self.compiled["pairs"](params, *tables, image, text)
 
-        total = sum(-(-len(image) // size) for _, image, _ in blocks)
-        out = None
-        for batch, scores in self._run("pairs", params, batches(), total):
-            if out is None:
-                out = np.empty((len(pair_image), *scores.shape[2:]), scores.dtype)
-            out[batch["index"]] = scores
+                for batch, scores in run_batches(score, params, batches, self._mesh, len(calls),
+                                                 "pairs"):
+                    used = batch["image"][0] != UNUSED
+                    if out is None:
+                        out = np.empty((len(pair_image), *scores.shape[3:]), scores.dtype)
+                    out[batch["index"][:, used]] = scores[:, used]
         return out
 
-    def _run(self, name, params, batches, total):
-        """See `run_batches`."""
-        return run_batches(self._compiled[name], params, batches, self._mesh, total, name)
+    def _encode(self, name, params, batches, total, count):
+        """Embeddings and the features of the first `count` rows of some batches."""
+        table, feats = Table(total, self._mesh), []
+
+        def encode(params, *arrays):
+            embeds, feats_be = self.compiled[name](params, *arrays)
+            return table.add(embeds), feats_be
+
+        for _, (embeds, feats_be) in run_batches(encode, params, batches, self._mesh, total, name):
+            table.fetched(embeds)
+            feats.append(feats_be)
+        return table.rows, np.concatenate(feats)[:count]
+
+
+UNUSED = -1  # an image row of a step that is not computed
+
+
+def in_steps(score_pairs, mesh):
+    """`score_pairs` on many batches of rows of tables, one batch after the other.
+
+    The result is a function of params, an image table `[n, t, d]`, text tables `[m, l, ...]`, image
+    rows int32 `[g, c]` and text rows int32 `[g, c, s]`, for c batches of g images with s texts
+    each; it gives `[g, c, s, ...]`. Batches from the first `UNUSED` image row on are left out.
+    """
+    def score(params, image_table, text_tables, image_gc, text_gcs):
+        def at(step):
+            texts = (table[text_gcs[:, step]] for table in text_tables)
+            return score_pairs(params, image_table[image_gc[:, step]], *texts)
+
+        def store(step, out):
+            out = jax.lax.dynamic_update_index_in_dim(out, at(step), step, axis=1)
+            return jax.lax.with_sharding_constraint(out, sharded_batch(mesh))
+
+        one = jax.eval_shape(at, 0)
+        out = jnp.zeros((*image_gc.shape, *one.shape[1:]), one.dtype)
+        return jax.lax.fori_loop(0, jnp.sum(image_gc[0] != UNUSED), store, out)
+
+    return score
+
+
+def in_calls(rows, size, steps):
+    """Deals numbered rows out to calls of so many steps of `size` rows.
+
+    Yields:
+      int `[size, steps]`, the rows of a call, and bool `[steps]`, which of its steps have any; the
+      last row is there again where there are no more.
+    """
+    for first in range(0, rows, size * steps):
+        row = first + np.arange(size * steps).reshape(steps, size).T
+        yield np.minimum(row, rows - 1), row[0] < rows
 
 
 def blocks_by_image(pair_image, per_image):

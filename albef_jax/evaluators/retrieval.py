@@ -4,6 +4,9 @@ ALBEF section 4 ("Image-Text Retrieval"): similarities of the unimodal features 
 candidates per query; only these are scored by the multimodal encoder.
 """
 
+import contextlib
+import time
+
 import jax
 import numpy as np
 
@@ -14,41 +17,67 @@ UNSCORED = -100.0
 DEPTHS = (1, 5, 10)
 # Texts that share the keys and values of an image in one block of pairs.
 TEXTS_PER_IMAGE = 16
+AT_ONCE = 2**24  # scores that are compared at a time
 
 
 class RetrievalEvaluator:
     """Recall at 1, 5 and 10 both ways, in percent.
 
     Yields `itc_i2t_r1`, ... `itc_r_mean` (ranking by similarity), then `i2t_r1`, `i2t_r5`,
-    `i2t_r10`, `t2i_r1`, `t2i_r5`, `t2i_r10` and `r_mean` (re-ranked by the match logit).
+    `i2t_r10`, `t2i_r1`, `t2i_r5`, `t2i_r10` and `r_mean` (the best k re-ranked by the match
+    logit); before these, for every k of `ks`, `i2t_r1@k`, ... `r_mean@k`. A pair is scored once,
+    however many depths and directions it is chosen for.
+
+    Attributes:
+      seconds: what the last run took, by phase.
     """
 
-    fields = HeldOut.fields | {"k": (128, 1)}
+    fields = HeldOut.fields | {"k": (128, 1), "ks": ((), 1)}
 
     def __init__(self, source, settings, data_config, tokenizer, seed):
         del seed  # Nothing is drawn.
-        self._k = settings["k"]
-        self._held_out = data = HeldOut(source, settings, data_config, tokenizer)
+        self._k, self._ks = settings["k"], settings["ks"]
+        self.held_out = data = HeldOut(source, settings, data_config, tokenizer)
         self.description = (f"{data.num_images} images, {len(data.text_ids)} texts, "
                             f"the best {self._k} re-ranked")
+        self.seconds = {}
 
     def run(self, params, predict_fns, mesh):
         """Yields (name, percent)."""
-        data = self._held_out
+        data = self.held_out
         data.bind(predict_fns, mesh, match_logits(predict_fns["match"]))
-        image_embeds, image_feats = data.encode_images(params)
-        text_embeds, text_feats = data.encode_texts(params, data.text_ids, data.text_mask)
-        sims = image_feats @ text_feats.T
-        for name, value in recalls(sims, sims.T, data.text_image).items():
+        with self._timed("encode images"):
+            image_embeds, image_feats = data.encode_images(params)
+        with self._timed("encode texts"):
+            text_embeds, text_feats = data.encode_texts(params, data.text_ids, data.text_mask)
+        with self._timed("similarities and candidates"):
+            sims = image_feats @ text_feats.T
+            chosen = {k: (candidates(sims, k), candidates(sims.T, k).T)
+                      for k in (*self._ks, self._k)}
+            wanted = np.logical_or.reduce([way for both in chosen.values() for way in both])
+        with self._timed("recalls by similarity"):
+            values = recalls(sims, sims.T, data.text_image)
+        for name, value in values.items():
             yield f"itc_{name}", value
 
-        chosen_i2t, chosen_t2i = candidates(sims, self._k), candidates(sims.T, self._k).T
-        # A pair chosen in both directions is scored once.
-        match = match_scores(data, params, image_embeds, text_embeds, chosen_i2t | chosen_t2i,
-                             per_image=min(TEXTS_PER_IMAGE, self._k, len(text_embeds)))
-        score_i2t = np.where(chosen_i2t, match, UNSCORED)
-        score_t2i = np.where(chosen_t2i, match, UNSCORED).T
-        yield from recalls(score_i2t, score_t2i, data.text_image).items()
+        with self._timed("scores of candidates"):
+            match = match_scores(data, params, image_embeds, text_embeds, wanted,
+                                 per_image=min(TEXTS_PER_IMAGE, max(chosen), len(data.text_ids)))
+        for k in self._ks:
+            for name, value in self._recalls(match, *chosen[k]).items():
+                yield f"{name}@{k}", value
+        yield from self._recalls(match, *chosen[self._k]).items()
+
+    def _recalls(self, match, chosen_i2t, chosen_t2i):
+        with self._timed("recalls of candidates"):
+            return recalls(np.where(chosen_i2t, match, UNSCORED),
+                           np.where(chosen_t2i, match, UNSCORED).T, self.held_out.text_image)
+
+    @contextlib.contextmanager
+    def _timed(self, phase):
+        begin = time.perf_counter()
+        yield
+        self.seconds[phase] = time.perf_counter() - begin
 
 
 def match_logits(match):
@@ -61,7 +90,7 @@ def match_scores(data, params, image_embeds, text_embeds, chosen_it, per_image=1
 
     Args:
       data: a `HeldOut` that is bound to `match_logits`. params: of the model.
-      image_embeds: `[n, t, d]`. text_embeds: `[m, l, d]`.
+      image_embeds: `[n, t, d]`. text_embeds: `[m, l, d]`. Both from `data`.
       chosen_it: bool `[n, m]`, which pairs. per_image: texts in a block (see `score_pairs`).
 
     Returns:
@@ -84,15 +113,31 @@ def candidates(sims_qc, k):
     return chosen
 
 
-def rank(scores_c, target):
-    """Place of the target under descending score, 0 = best.
+def ranks(scores_qc, target_q):
+    """Place of each query's target under descending score, int `[q]`, 0 = best.
 
     Among equal scores the higher index comes first, as in the public code's reversed ascending
     sort. A score that is not a number ranks last and everything ranks above it.
     """
-    worse = scores_c < scores_c[target]
-    tied_behind = scores_c[:target] == scores_c[target]
-    return len(scores_c) - 1 - np.count_nonzero(worse) - np.count_nonzero(tied_behind)
+    behind_q = np.empty(len(scores_qc), np.int64)
+    number_c = np.arange(scores_qc.shape[1])
+    rows = max(1, AT_ONCE // scores_qc.shape[1])
+    for first in range(0, len(scores_qc), rows):
+        some = slice(first, first + rows)
+        scores, target = scores_qc[some], target_q[some, None]
+        own = np.take_along_axis(scores, target, axis=1)
+        behind = (scores < own) | ((scores == own) & (number_c < target))
+        behind_q[some] = np.count_nonzero(behind, axis=1)
+    return len(number_c) - 1 - behind_q
+
+
+def best_of_each(score_i2t, text_image):
+    """The text of each image that ranks first among its own, int `[n]`."""
+    own = score_i2t[text_image, np.arange(len(text_image))]
+    own = np.where(np.isnan(own), -np.inf, own)
+    order = np.lexsort((np.arange(len(own)), own, text_image))
+    last = np.append(np.diff(text_image[order]) != 0, True)
+    return order[last]
 
 
 def recalls(score_i2t, score_t2i, text_image):
@@ -110,13 +155,11 @@ def recalls(score_i2t, score_t2i, text_image):
     Raises:
       ValueError: an image has no text.
     """
-    n = len(score_i2t)
-    if len(np.unique(text_image)) != n:
+    if len(np.unique(text_image)) != len(score_i2t):
         raise ValueError("recall needs at least one text for every image")
-    image_ranks = np.full(n, len(text_image))
-    for text, image in enumerate(text_image):
-        image_ranks[image] = min(image_ranks[image], rank(score_i2t[image], text))
-    text_ranks = np.array([rank(score_t2i[t], image) for t, image in enumerate(text_image)])
-    values = {f"{way}_r{depth}": float(100 * np.count_nonzero(ranks < depth) / len(ranks))
-              for way, ranks in (("i2t", image_ranks), ("t2i", text_ranks)) for depth in DEPTHS}
+    places = {"i2t": ranks(score_i2t, best_of_each(score_i2t, text_image)),
+              "t2i": ranks(score_t2i, text_image)}
+    values = {f"{way}_r{depth}": float(100 * np.count_nonzero(places[way] < depth)
+                                       / len(places[way]))
+              for way in places for depth in DEPTHS}
     return values | {"r_mean": sum(values.values()) / len(values)}

@@ -19,7 +19,7 @@ from albef_jax.evaluators.retrieval import (
     candidates,
     match_logits,
     match_scores,
-    rank,
+    ranks,
 )
 
 MAX_IMAGES = 512  # that queries choose from
@@ -145,7 +145,7 @@ class Examples:
         image = self.data.text_image[text]
         found = [{"picture": self._picture(row), "score": float(scores[row]),
                   "right": bool(row == image)} for row in best(scores) if scores[row] != UNSCORED]
-        place = int(rank(scores, image)) + 1 if scores[image] != UNSCORED else None
+        place = place_of(scores, image) if scores[image] != UNSCORED else None
         answer = None if any(item["right"] for item in found) else self._picture(image)
         return {"caption": self.data.texts[text], "found": found, "place": place,
                 "answer": answer}
@@ -154,7 +154,7 @@ class Examples:
         own = self.data.text_image == image
         found = [{"text": self.data.texts[text], "score": float(scores[text]),
                   "right": bool(own[text])} for text in best(scores) if scores[text] != UNSCORED]
-        places = [int(rank(scores, text)) + 1
+        places = [place_of(scores, text)
                   for text in np.flatnonzero(own & (scores != UNSCORED))]
         answer = None if any(item["right"] for item in found) else self.data.texts[own.argmax()]
         return {"picture": self._picture(image), "found": found,
@@ -196,8 +196,13 @@ def spread(size, count):
     return list(dict.fromkeys(int(centre) for centre in centres)) if size else []
 
 
+def place_of(scores_c, target):
+    """The place of a column from 1, see `evaluators.retrieval.ranks`."""
+    return int(ranks(scores_c[None], np.array([target]))[0]) + 1
+
+
 def best(scores_c):
-    """The `SHOWN` columns of highest score, in the order of `evaluators.retrieval.rank`."""
+    """The `SHOWN` columns of highest score, in the order of `evaluators.retrieval.ranks`."""
     comparable = np.where(np.isnan(scores_c), -np.inf, scores_c)
     return np.argsort(comparable, kind="stable")[::-1][:SHOWN]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from albef_jax.errors import UserError
-from albef_jax.evaluators import make_evaluator
-from albef_jax.evaluators.held_out import blocks_by_image
-from albef_jax.evaluators.retrieval import UNSCORED, candidates, rank, recalls
+from albef_jax.evaluators import embeddings, held_out, make_evaluator, retrieval
+from albef_jax.evaluators.held_out import blocks_by_image, in_calls
+from albef_jax.evaluators.retrieval import UNSCORED, best_of_each, candidates, ranks, recalls
 from albef_jax.sharding import make_mesh
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "retrieval"
@@ -52,11 +52,23 @@ def test_candidates_are_those_the_public_code_scored(golden):
     np.testing.assert_array_equal(candidates(sims.T, k), arrays["score_t2i"] != UNSCORED)
 
 
-def test_rank_is_the_place_in_the_reversed_ascending_sort():
-    scores = np.array([3.0, 1.0, 3.0, 2.0, 1.0, 3.0])
-    order = np.argsort(scores, kind="stable")[::-1]
-    assert [rank(scores, t) for t in range(6)] == [int(np.where(order == t)[0][0])
-                                                   for t in range(6)]
+@pytest.mark.parametrize("at_once", [1, 13, 2**24])
+def test_ranks_are_places_in_the_reversed_ascending_sort(monkeypatch, at_once):
+    monkeypatch.setattr(retrieval, "AT_ONCE", at_once)  # compared in parts of so many scores
+    scores = np.random.default_rng(0).integers(0, 4, (9, 6)).astype(np.float32)
+    target = np.arange(9) % 6
+    order = np.argsort(scores, axis=1, kind="stable")[:, ::-1]
+    np.testing.assert_array_equal(ranks(scores, target), (order == target[:, None]).argmax(1))
+
+
+def test_the_best_text_of_an_image_is_that_of_least_rank():
+    rng = np.random.default_rng(1)
+    text_image = rng.permutation(np.arange(40) % 7)
+    scores = rng.integers(0, 5, (7, 40)).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.3] = np.nan
+    every = ranks(scores[text_image], np.arange(40))
+    least = [every[text_image == image].min() for image in range(7)]
+    np.testing.assert_array_equal(ranks(scores, best_of_each(scores, text_image)), least)
 
 
 def test_a_model_of_nans_finds_nothing():
@@ -82,6 +94,15 @@ def test_blocks_hold_every_pair_once_beside_its_image(per_image):
     assert len(images) == sum(-(-count // per_image) for count in np.bincount(pair_image))
 
 
+@pytest.mark.parametrize("rows, size, steps", [(1, 4, 3), (12, 4, 3), (13, 4, 3), (30, 1, 7)])
+def test_calls_hold_every_row_and_know_their_unused_steps(rows, size, steps):
+    calls = list(in_calls(rows, size, steps))
+    assert {row.shape for row, _ in calls} == {(size, steps)}
+    kept = np.concatenate([row[:, used].T.ravel() for row, used in calls])
+    np.testing.assert_array_equal(kept[:rows], np.arange(rows))
+    assert len(kept) - rows < size and (kept[rows:] == rows - 1).all()
+
+
 def plain_scores(params, predict_fns, source, tokenizer, k):
     """Similarities and re-ranked scores, one image and one text at a time."""
     with np.load(source["path"]) as arrays:
@@ -104,18 +125,42 @@ def plain_scores(params, predict_fns, source, tokenizer, k):
     return sims, i2t, t2i, np.repeat(np.arange(n), per_image)
 
 
-@pytest.mark.parametrize("batch_size, k", [(4, 3), (64, 5), (5, 100)])
+@pytest.mark.parametrize("batch_size, k, pairs_per_call, table_bytes", [
+    (4, 3, 1, 2**20), (64, 5, 1024, 2**20), (5, 100, 40, 2**20),
+    (5, 4, 12, 1000)])  # too little for the 11 x 4 x 12 floats of the images: four at a time
 def test_evaluator_equals_a_plain_double_loop(make_source_block, params, predict_fns, tokenizer,
-                                              data_config, batch_size, k):
+                                              data_config, monkeypatch, batch_size, k,
+                                              pairs_per_call, table_bytes):
+    monkeypatch.setattr(held_out, "PAIRS_PER_CALL", pairs_per_call)
+    monkeypatch.setattr(embeddings, "table_bytes", lambda: table_bytes)
     source = make_source_block(11)
     block = dict(kind="retrieval", source=source, k=k, batch_size=batch_size)
     evaluator = make_evaluator(block, data_config, tokenizer, seed=0)
     values = dict(evaluator.run(params, predict_fns, make_mesh()))
+    embeds, _ = evaluator.held_out.encode_images(params)
+    assert isinstance(embeds, np.ndarray) == (table_bytes == 1000)
     sims, i2t, t2i, text_image = plain_scores(params, predict_fns, source, tokenizer, k)
     expected = {f"itc_{name}": v for name, v in recalls(sims, sims.T, text_image).items()}
     assert values == pytest.approx(expected | recalls(i2t, t2i, text_image))
     assert len(values) == 14 and list(values)[-1] == "r_mean"
     assert list(values.values())[:7] != list(values.values())[7:]
+
+
+def test_several_depths_are_those_of_several_runs(make_source_block, params, predict_fns,
+                                                  tokenizer, data_config):
+    def run(**fields):
+        block = dict(kind="retrieval", source=make_source_block(11), batch_size=4, **fields)
+        evaluator = make_evaluator(block, data_config, tokenizer, seed=0)
+        return dict(evaluator.run(params, predict_fns, make_mesh()))
+
+    together = run(k=5, ks=(2, 9))
+    assert len(together) == 28 and list(together)[-1] == "r_mean"
+    alone = {k: run(k=k) for k in (2, 5, 9)}
+    assert {name: together[name] for name in alone[5]} == alone[5]
+    for k in (2, 9):
+        for name in list(alone[k])[7:]:
+            assert together[f"{name}@{k}"] == alone[k][name]
+    assert alone[2]["r_mean"] != alone[9]["r_mean"]
 
 
 def test_second_run_compiles_nothing_and_sees_new_params(make_source_block, params, predict_fns,
@@ -164,9 +209,10 @@ def test_rows_of_one_image_are_merged_and_max_images_counts_images(tmp_path, tok
 
 
 @pytest.mark.parametrize("change, sentence", [
-    (dict(kind="ranking"), "kind='ranking'; use one of 'retrieval', 'matching', 'masked'"),
+    (dict(kind="ranking"), "kind='ranking'; use one of "),
     (dict(topk=5), "unknown field 'topk'; its fields are kind, source, every, batch_size"),
     (dict(k=0), "k=0; make it at least 1"),
+    (dict(ks=(4, 0)), "ks=(4, 0); give a tuple of numbers of at least 1"),
     (dict(batch_size=0), "batch_size=0; make it at least 1"),
     (dict(source=None), "has no source"),
 ])
