@@ -72,16 +72,18 @@ def resolve_source(config: Mapping | str) -> tuple[type[Source], dict]:
     return KINDS[kind], options
 
 
-def make_source(config: Mapping | str) -> Source:
+def make_source(config: Mapping | str | Source) -> Source:
     """Builds a source from its config block.
 
     Args:
         config: `kind` and the options of that kind, for example
             `dict(kind="json", files=("train.json",), image_roots=("images.tar",))`; or a short
-            form, see `parse_source`.
+            form, see `parse_source`; or a source, which is returned.
 
     Raises:
         UserError: the kind is unknown, an option is missing or unknown, or the data is unusable.
     """
+    if isinstance(config, Source):
+        return config
     kind, options = resolve_source(config)
     return kind(**options)
