@@ -88,6 +88,18 @@ def build_parser():
                          help="fusion layer (itm) or ViT block (itc) to look at")
     explain.set_defaults(run=run_explain)
 
+    answer = commands.add_parser("answer", help="answer a question about an image")
+    answer.add_argument("workdir", metavar="WORKDIR", help="of a vqa run, or an exported model")
+    answer.add_argument("--image", required=True, metavar="FILE")
+    answer.add_argument("--question", required=True)
+    answer.add_argument("--answers", metavar="FILE.json",
+                        help="a list of answers to choose from; without it the model writes")
+    answer.add_argument("--k", type=positive, default=128, metavar="N",
+                        help="answers of the list that are read as a whole (%(default)s)")
+    answer.add_argument("--beams", type=positive, default=3, metavar="N",
+                        help="answers that are written in parallel (%(default)s)")
+    answer.set_defaults(run=run_answer)
+
     load = commands.add_parser("import", help="make a work directory of published weights")
     load.add_argument("path", metavar="FILE", help="a .pth, or what albef export wrote")
     load.add_argument("--out", required=True, metavar="WORKDIR")
@@ -133,6 +145,13 @@ def build_parser():
     bench = commands.add_parser("bench", help="measure the training step of a config")
     bench.add_argument("--config", required=True, metavar="FILE.py[:variant]")
     bench.add_argument("--steps", type=positive, default=10, help="steps to time (%(default)s)")
+    bench.add_argument("--retrieval", action="store_true",
+                       help="measure the evaluation of retrieval instead, on noise:")
+    for name, default, what in (("images", 1000, "how many"), ("texts", 5000, "how many"),
+                                ("k", 128, "candidates of each query"),
+                                ("batch-size", 64, "of the evaluator")):
+        bench.add_argument(f"--{name}", type=positive, default=default, metavar="N",
+                           help=f"{what} (%(default)s)")
     bench.set_defaults(run=run_bench)
     return parser
 
@@ -227,6 +246,14 @@ def run_search(args, rest):
     return 0
 
 
+def run_answer(args, rest):
+    """`albef answer`."""
+    from albef_jax.inference.commands import answer
+
+    answer(**named(args, rest))
+    return 0
+
+
 def run_explain(args, rest):
     """`albef explain`."""
     from albef_jax.inference.commands import explain
@@ -273,8 +300,15 @@ def run_data_check(args, rest):
 
 def run_bench(args, overrides):
     """`albef bench`."""
-    from albef_jax.bench import bench
     from albef_jax.config import load_config
 
-    bench(load_config(args.config, overrides), args.steps)
+    config = load_config(args.config, overrides)
+    if args.retrieval:
+        from albef_jax.bench_retrieval import bench_retrieval
+
+        bench_retrieval(config, args.images, args.texts, args.k, args.batch_size)
+    else:
+        from albef_jax.bench import bench
+
+        bench(config, args.steps)
     return 0

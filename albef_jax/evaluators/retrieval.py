@@ -18,6 +18,7 @@ DEPTHS = (1, 5, 10)
 # Texts that share the keys and values of an image in one block of pairs.
 TEXTS_PER_IMAGE = 16
 AT_ONCE = 2**24  # scores that are compared at a time
+SCORES = "scores of candidates"  # the phase that is most of an evaluation
 
 
 class RetrievalEvaluator:
@@ -29,7 +30,7 @@ class RetrievalEvaluator:
     however many depths and directions it is chosen for.
 
     Attributes:
-      seconds: what the last run took, by phase.
+      seconds: what the last run took, by phase. num_pairs: that it scored.
     """
 
     fields = HeldOut.fields | {"k": (128, 1), "ks": ((), 1)}
@@ -40,11 +41,11 @@ class RetrievalEvaluator:
         self.held_out = data = HeldOut(source, settings, data_config, tokenizer)
         self.description = (f"{data.num_images} images, {len(data.text_ids)} texts, "
                             f"the best {self._k} re-ranked")
-        self.seconds = {}
+        self.seconds, self.num_pairs = {}, 0
 
     def run(self, params, predict_fns, mesh):
         """Yields (name, percent)."""
-        data = self.held_out
+        data, self.seconds = self.held_out, {}
         data.bind(predict_fns, mesh, match_logits(predict_fns["match"]))
         with self._timed("encode images"):
             image_embeds, image_feats = data.encode_images(params)
@@ -55,12 +56,13 @@ class RetrievalEvaluator:
             chosen = {k: (candidates(sims, k), candidates(sims.T, k).T)
                       for k in (*self._ks, self._k)}
             wanted = np.logical_or.reduce([way for both in chosen.values() for way in both])
+            self.num_pairs = int(wanted.sum())
         with self._timed("recalls by similarity"):
             values = recalls(sims, sims.T, data.text_image)
         for name, value in values.items():
             yield f"itc_{name}", value
 
-        with self._timed("scores of candidates"):
+        with self._timed(SCORES):
             match = match_scores(data, params, image_embeds, text_embeds, wanted,
                                  per_image=min(TEXTS_PER_IMAGE, max(chosen), len(data.text_ids)))
         for k in self._ks:
@@ -77,7 +79,7 @@ class RetrievalEvaluator:
     def _timed(self, phase):
         begin = time.perf_counter()
         yield
-        self.seconds[phase] = time.perf_counter() - begin
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
 
 
 def match_logits(match):
