@@ -13,6 +13,7 @@ import time
 from albef_jax.data.scenes.generate import generate
 from albef_jax.data.scenes.levels import get_level
 from albef_jax.data.scenes.survey import contact_sheet, oracle
+from albef_jax.data.scenes.task_survey import describe_tasks
 from albef_jax.errors import UserError
 
 MADE = 4096  # scenes, to measure the speed of several processes
@@ -62,6 +63,8 @@ def survey(options) -> None:
     print(f"captions: {sum(lengths) / len(lengths):.1f} words, {max(lengths)} at most, "
           f"{len(words)} different; {100 * related:.0f}% with a relation, "
           f"{100 * counted:.0f}% with a count")
+    for line in describe_tasks(level.name, options.seed, options.scenes):
+        print(line)
     if options.sheet:
         contact_sheet(level.name, "heldout", options.seed).save(options.sheet)
         print(f"sheet: {options.sheet}")

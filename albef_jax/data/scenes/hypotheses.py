@@ -28,7 +28,7 @@ COVERED = 0.6  # share of curtains over an object
 FRAMES = ("there is {}", "the picture shows {}", "you can see {}")
 NEGATED = ("there is no {}", "the picture shows no {}", "you can see no {}")
 COUNT_FRAMES = {(2, 2): "there are exactly two {}", (2, MOST): "there are at least two {}",
-                (0, 1): "there is at most one {}", (3, 3): "there are exactly three {}"}
+                (0, 1): "there is at most one {}"}
 TRIES = 60
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
 
@@ -65,6 +65,16 @@ def suppose(
                 text = say(hypothesis, rng)
                 if len(text.split()) <= level.max_words:
                     return text, hypothesis, curtain, label
+
+
+def draw_curtain(image: np.ndarray, curtain: Box | None, level: Level) -> np.ndarray:
+    """The image uint8 [side, side, 3] with its curtain, if there is one; a copy then."""
+    if curtain is None:
+        return image
+    x0, y0, x1, y1 = curtain
+    image = image.copy()
+    image[y0:y1, x0:x1] = level.curtain
+    return image
 
 
 def judge(hypothesis: dict, seen: dict, curtain: Box | None) -> int:

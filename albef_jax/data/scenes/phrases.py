@@ -18,6 +18,7 @@ KEYS = (
     ("texture", "colour", "shape"), ("size", "texture", "colour", "shape"),
 )  # the features that a phrase names
 NOUNS = ("shape", "thing", "object")  # of something whose shape is not named
+PLAIN = 0.25  # share of phrases that name their object as captions do: "a red star"
 RELATED = 0.4  # share of phrases that name a second object, where that is possible
 PLACES = {"left of": ("left", "on the left"), "right of": ("right", "on the right"),
           "above": ("upper", "at the top"), "below": ("lower", "at the bottom")}
@@ -85,6 +86,20 @@ def absent(
         mention = mention_of(item, keys)
         if not any(matches(mention, other) for other in objects):
             return mention
+
+
+def point_out(graph: dict, level: Level, rng: np.random.Generator) -> tuple[str, int]:
+    """A phrase that means one object, and the number of that object."""
+    objects = graph["objects"]
+    while True:
+        target = int(rng.random() * len(objects))
+        if rng.random() < PLAIN:
+            mention = only_mention(objects, target, rng)
+            phrase = mention and a_phrase(mention, rng)
+        else:
+            phrase = refer(graph, target, rng)
+        if phrase and len(phrase.split()) <= level.max_words:
+            return phrase, target
 
 
 def refer(

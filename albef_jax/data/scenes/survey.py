@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from albef_jax.data.scenes.captions import is_true
 from albef_jax.data.scenes.generate import generate
+from albef_jax.data.scenes.task_survey import example_cells
 
 TEXT_WIDTH, LINE_HEIGHT, LETTERS = 250, 12, 40  # pixels, pixels, and letters in a line
 
@@ -26,18 +27,21 @@ def oracle(scenes: list[dict]) -> np.ndarray:
 
 
 def contact_sheet(level: str, split: str, seed: int, rows: int = 8, columns: int = 4) -> Image:
-    """The first scenes of a split with their captions."""
-    scenes = list(generate(level, split, seed, rows * columns))
-    side = 2 * scenes[0]["image"].shape[0]
+    """The first scenes of a split with their captions, then examples of the tasks."""
+    cells = [(scene["image"], scene["captions"])
+             for scene in generate(level, split, seed, rows * columns)]
+    side = 2 * cells[0][0].shape[0]
+    cells += example_cells(level, seed, columns)
     cell = (side + TEXT_WIDTH, side + 8)
-    sheet = Image.new("RGB", (columns * cell[0], rows * cell[1]), "white")
+    sheet = Image.new("RGB", (columns * cell[0], -(-len(cells) // columns) * cell[1]), "white")
     draw = ImageDraw.Draw(sheet)
-    for number, scene in enumerate(scenes):
+    for number, (image, texts) in enumerate(cells):
         x, y = number % columns * cell[0], number // columns * cell[1]
-        picture = Image.fromarray(scene["image"]).resize((side, side), Image.Resampling.NEAREST)
-        sheet.paste(picture, (x, y))
-        lines = [line for caption in scene["captions"]
-                 for line in textwrap.wrap(caption, LETTERS, initial_indent="- ")]
+        scale = side / image.shape[1]
+        size = side, round(scale * image.shape[0])
+        sheet.paste(Image.fromarray(image).resize(size, Image.Resampling.NEAREST), (x, y))
+        lines = [line for text in texts
+                 for line in textwrap.wrap(text, LETTERS, initial_indent="- ")]
         for row, line in enumerate(lines[: side // LINE_HEIGHT]):
             draw.text((x + side + 4, y + row * LINE_HEIGHT), line, fill="black")
     return sheet

@@ -11,16 +11,14 @@ import numpy as np
 
 from albef_jax.data.scenes.generate import VERSION
 from albef_jax.data.scenes.graph import pick, sample_graph, scene_rng
-from albef_jax.data.scenes.hypotheses import LABELS, suppose
-from albef_jax.data.scenes.phrases import a_phrase, kinds_of, only_mention, refer
+from albef_jax.data.scenes.hypotheses import LABELS, draw_curtain, suppose
+from albef_jax.data.scenes.phrases import kinds_of, point_out
 from albef_jax.data.scenes.proposals import propose, width_height
 from albef_jax.data.scenes.questions import answer_list, ask
 from albef_jax.data.scenes.statements import Statements
 from albef_jax.data.sources.base import Source
 from albef_jax.data.sources.scenes_source import REMEMBERED, ScenesSource
 from albef_jax.errors import UserError
-
-PLAIN = 0.25  # share of phrases that name an object as captions do: "a red star"
 
 
 class SceneTask(ScenesSource):
@@ -121,13 +119,7 @@ class ScenesVeSource(SceneTask):
         return self._example(index)[2]
 
     def image(self, index: int) -> np.ndarray:
-        image, curtain = super().image(index), self.curtain(index)
-        if curtain is None:
-            return image
-        x0, y0, x1, y1 = curtain
-        image = image.copy()
-        image[y0:y1, x0:x1] = self._level.curtain
-        return image
+        return draw_curtain(super().image(index), self.curtain(index), self._level)
 
 
 class ScenesGroundingSource(SceneTask):
@@ -137,16 +129,8 @@ class ScenesGroundingSource(SceneTask):
 
     def _make(self, index):
         graph, rng = self.graph(self.image_id(index)), self._rng(index)
-        objects = graph["objects"]
-        while True:
-            target, phrase = int(rng.random() * len(objects)), None
-            if rng.random() < PLAIN:
-                mention = only_mention(objects, target, rng)
-                phrase = mention and a_phrase(mention, rng)
-            else:
-                phrase = refer(graph, target, rng)
-            if phrase and len(phrase.split()) <= self._level.max_words:
-                return phrase, target, propose(graph, target, rng)
+        phrase, target = point_out(graph, self._level, rng)
+        return phrase, target, propose(graph, target, rng)
 
     def target(self, index: int) -> int:
         """The number of the object that is meant."""
