@@ -15,7 +15,14 @@ from tqdm import tqdm
 
 from albef_jax.config import check_model, check_values, default_config
 from albef_jax.data.image import BrokenImage, decode, open_image, read
-from albef_jax.data.pipeline import LISTED_BAD, BadImages, TrainPipeline, num_workers
+from albef_jax.data.pipeline import (
+    LISTED_BAD,
+    BadImages,
+    TrainPipeline,
+    Views,
+    num_workers,
+    view_rows,
+)
 from albef_jax.data.sources import KINDS, Source, resolve_source
 from albef_jax.data.sources.manifest import ManifestSource
 from albef_jax.data.text import clean_caption, make_tokenizer
@@ -123,14 +130,15 @@ def _look_at_images(part: Part, workers: int) -> Found:
     """Decodes every image once, however many rows show it."""
     ids = np.fromiter(map(part.source.image_id, range(len(part.source))), np.int64)
     firsts = np.sort(np.unique(ids, return_index=True)[1]).tolist()
-    found = Found(len(firsts), [], {}, collections.defaultdict(list))
+    images, rows = view_rows(part.source, firsts)
+    found = Found(len(rows), [], {}, collections.defaultdict(list))
     with ThreadPoolExecutor(workers) as pool, tqdm(
-        total=len(firsts), desc=part.name, unit="image", leave=False, disable=None
+        total=len(rows), desc=part.name, unit="image", leave=False, disable=None
     ) as bar:
-        for start in range(0, len(firsts), CHUNK):
-            indices = firsts[start : start + CHUNK]
-            for index, seen in zip(indices, pool.map(lambda i: _look(part.source, i), indices)):
-                name = part.source.name(index)
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            for row, seen in zip(chunk, pool.map(lambda row: _look(images, row), chunk)):
+                name = images.name(row)
                 if isinstance(seen, str):
                     found.broken[name] = seen
                 else:
@@ -140,7 +148,7 @@ def _look_at_images(part: Part, workers: int) -> Found:
     return found
 
 
-def _look(source: Source, index: int) -> tuple[int, bytes] | str:
+def _look(source: Source | Views, index: int) -> tuple[int, bytes] | str:
     """The shorter side, and a hash of the pixels; or what is wrong with the image."""
     try:
         image = decode(open_image(read(source, index)))

@@ -94,8 +94,8 @@ def find_examples(config, tokenizer, params, teacher, predict_fns, mesh):
         return {"rows": answered, "parameters": count_of(params)}
     names = panels.names_of(config.evals, "retrieval")
     if not names:
-        return {"missing": "config.evals has no block of kind 'retrieval', whose held-out pairs "
-                           "would be shown here."}
+        return {"missing": "config.evals has no block of kind 'retrieval', 'vqa' or "
+                           "'classification', whose held-out examples would be shown here."}
     try:
         shown = Examples(config.evals[names[0]], config, tokenizer, params, teacher, predict_fns,
                          mesh)
