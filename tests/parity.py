@@ -2,6 +2,8 @@
 
     python tests/parity.py CASE_DIR [CASE_DIR ...]
 
+The comparisons of each task are in the file that RUNNERS names.
+
 A case folder holds meta.json, inputs.npz and recorded outputs (losses, features, gradients,
 states), all under the official names and layouts. Recorded random draws are injected; model,
 objectives and step are those that train, and the initial weights (`state_dict.pth`, or `.npz`
@@ -11,6 +13,7 @@ holds. Exits with 1 on a miss, and with 2 when nothing was compared.
 """
 
 import argparse
+import importlib
 import json
 import pathlib
 import sys
@@ -21,17 +24,20 @@ import ml_collections
 import numpy as np
 import optax
 
-from albef_jax import optim, sharding, step
+from albef_jax import sharding, step
 from albef_jax.models.albef import Albef
 from albef_jax.objectives import masking, matching
 from albef_jax.objectives.distillation import ema, soft_cross_entropy
 from albef_jax.state import TrainState
-from albef_jax.tasks import pretrain
+from albef_jax.tasks import make_task, pretrain
 from albef_jax.weights import importer, salesforce
 from albef_jax.weights import report as imports
 from albef_jax.weights.kinds import KINDS
 from albef_jax.weights.torch_file import read_tensors
 
+# Case (its meta.json's "case", else the folder's name) -> file with `run(case_dir, report)`.
+RUNNERS = {"retrieval": "parity_retrieval", "grounding": "parity_retrieval", "vqa": "parity_vqa",
+           "ve": "parity_classes", "nlvr": "parity_classes", "nlvr_pretrain": "parity_classes"}
 # Limits of the recordings' README, section Tolerances; not to be relaxed silently.
 OUTPUT, LOSS, GRADIENT, GRAD_NORM, STATE, TRAINED, EXACT = (
     5e-6, 5e-6, 2e-5, 1e-5, 2e-6, 3e-5, 0.0)
@@ -59,11 +65,12 @@ class Report:
 class Case:
     """A case folder: sizes, inputs, recordings and the initial state in our layout."""
 
-    def __init__(self, folder):
-        self.folder = pathlib.Path(folder)
+    def __init__(self, folder, kind="pretrain"):
+        self.folder, self.kind = pathlib.Path(folder), KINDS[kind]
         self.meta = json.loads((self.folder / "meta.json").read_text())
         self.inputs = self.arrays("inputs")
-        named = self.folder / self.meta.get("initial_state", "state_dict.npz").split()[0]
+        place = self.meta.get("initial_state", self.meta.get("state", "state_dict.npz"))
+        named = self.folder / place.split()[0]
         torch_file = named.with_suffix(".pth")
         self.tensors = dict(read_tensors(torch_file) if torch_file.exists() else np.load(named))
         replaced = {k: v for k, v in self.inputs.items() if k in self.tensors}
@@ -80,7 +87,7 @@ class Case:
         fc1 = self.tensors["visual_encoder.blocks.0.mlp.fc1.weight"]
         length = self.inputs["input_ids"].shape[-1]
         return ml_collections.ConfigDict(dict(
-            task="pretrain",
+            task=self.kind.name,
             batch_size=c["batch"] * self.meta.get("world_size", 1), group_size=c["batch"],
             model=dict(
                 image_size=c["image_res"], patch_size=c["patch"], vit_width=c["vit_dim"],
@@ -101,15 +108,15 @@ class Case:
 
     def task(self, alphas):
         """The task, with recorded weights of the teacher per step."""
-        task = pretrain.Pretrain(self.config)
+        task = make_task(self.config)
         alphas = jnp.atleast_1d(jnp.asarray(alphas, jnp.float32))
         task.schedule = lambda i: {"alpha_itc": alphas[i], "alpha_mlm": alphas[i]}
         return task
 
     def state(self, optimizer, temperature=None):
         """The imported initial state; a fresh copy each time, because steps donate it."""
-        kind, imported = KINDS["pretrain"], imports.Report(str(self.folder))
-        leaves = importer.read_official(self.tensors, kind, self.config, imported)
+        report = imports.Report(str(self.folder))
+        leaves = importer.read_official(self.tensors, self.kind, self.config, report)
         if temperature is not None:
             leaves["params", "temp"] = np.float32(temperature)
         tree = jax.tree.map(jnp.array, imports.unflatten(leaves))
@@ -122,7 +129,10 @@ class Case:
         image = self.inputs["image"][index]
         ids = np.asarray(self.inputs["input_ids"][index], np.int32)
         mask = np.asarray(self.inputs["attention_mask"][index], np.int32)
-        return {"image": np.moveaxis(image, -3, -1), "text_ids": ids, "text_mask": mask}
+        batch = {"image": np.moveaxis(image, -3, -1), "text_ids": ids, "text_mask": mask}
+        if "idx" in self.inputs:
+            batch["image_id"] = np.asarray(self.inputs["idx"], np.int32)
+        return batch
 
     def draws(self, groups, index=...):
         """Recorded random choices, with a leading axis of `groups`."""
@@ -137,9 +147,18 @@ class Case:
             masking.MaskingDraws(chosen, replaced, randomised, take("random_words", jnp.int32)),
             take("neg_image_idx", jnp.int32), take("neg_text_idx", jnp.int32))
 
-    def official(self, table, tree, rename=lambda name: name):
-        """Our tree under official names; `table` from `weights.salesforce`."""
-        return salesforce.write_tensors(table, tree, self.config.model.patch_size, rename)
+    def official(self, params):
+        """Parameters, or something of their shape, under official names."""
+        return salesforce.write_tensors(self.kind.params_table(self.config.model), params,
+                                        self.config.model.patch_size)
+
+    def official_state(self, params, teacher, memory):
+        """Parameters, momentum copies and queues under official names, and their second names."""
+        tree = {"params": params, "teacher": teacher, "memory": memory}
+        tensors = salesforce.write_tensors(self.kind.table(self.config),
+                                           jax.tree.map(np.asarray, tree),
+                                           self.config.model.patch_size)
+        return add_tied(tensors)
 
 
 def record_gradients():
@@ -166,7 +185,7 @@ def loss_records(case):
 
     It returns parameters, teacher, metrics and intermediates, the last two `[groups, ...]`.
     """
-    task = pretrain.Pretrain(case.config)
+    task = make_task(case.config)
     groups = step.split_groups(case.batch(), case.config.group_size)
 
     @jax.jit
@@ -210,23 +229,12 @@ def add_tied(tensors):
     return tensors
 
 
-def official_state(case, params, teacher, memory):
-    """Parameters, momentum copies and queues under official names."""
-    model = case.config.model
-    return add_tied({
-        **case.official(salesforce.pretrain_table(model), params),
-        **case.official(salesforce.teacher_table(model), teacher, salesforce.momentum_name),
-        "image_queue": np.asarray(memory["image_queue"]).T,
-        "text_queue": np.asarray(memory["text_queue"]).T,
-        "queue_ptr": np.asarray(memory["pointer"])[None]})
-
-
 def first_group(record):
     return jax.tree.map(lambda x: np.asarray(x[0]), record)
 
 
-def named_outputs(case, params, teacher, record, memory, batch):
-    """The arrays of outputs.npz, from the record of one group."""
+def named_outputs(case, params, record, memory, batch):
+    """The arrays of outputs.npz that ITC and ITM have, from the record of one group."""
     r = first_group(record)
     on, mo, itc = r["online"], r["momentum"], r["itc"]
     b = len(on["text"])
@@ -235,15 +243,11 @@ def named_outputs(case, params, teacher, record, memory, batch):
     def rows(sets):  # ours: match, other text, other image; recorded: match, image, text
         return np.concatenate([sets[0], sets[2], sets[1]])
 
-    apply = Albef(case.config.model).apply
     mask = jnp.asarray(batch["text_mask"])
 
     def fuse(text_bld, mask_bl, image_bnd):
-        return np.asarray(apply({"params": params}, text_bld[None], mask_bl[None], image_bnd,
-                                method=lambda m, *a: m.text_encoder.fuse(*a))[0])
-
-    def words(p, image_bnd):
-        return apply({"params": p}, image_bnd, r["masked"]["ids"], mask, method=Albef.mlm_logits)
+        return np.asarray(case.kind.module(case.config.model).apply(
+            {"params": params}, text_bld[None], mask_bl[None], image_bnd, method=Albef.fuse)[0])
 
     other_text, other_image = r["negatives"]["text"], r["negatives"]["image"]
     temperature = np.asarray(params["temp"])
@@ -270,149 +274,19 @@ def named_outputs(case, params, teacher, record, memory, batch):
             fuse(on["text"], mask, on["image"][other_image]),
             fuse(on["text"][other_text], mask[other_text], on["image"])]),
         "vl_embeddings": rows(states), "itm_logits": rows(logits),
-        "itm_labels": np.repeat([1, 0, 0], b),
-        "mlm_logits": words(params, on["image"]), "mlm_logits_m": words(teacher, mo["image"])}
+        "itm_labels": np.repeat([1, 0, 0], b)}
 
 
-def loss_triple(metrics):
-    """(mlm, ita, itm), the order of the recordings, stacked on the last axis."""
-    return np.stack([np.asarray(metrics[name]) for name in ("mlm", "itc", "itm")], axis=-1)
-
-
-def check_losses(report, name, ours, recorded):
-    for part, mine, reference in zip(("mlm", "ita", "itm"), np.moveaxis(ours, -1, 0),
-                                     np.moveaxis(recorded, -1, 0)):
-        report.check(f"{name}[{part}]", mine, reference, LOSS)
-
-
-def run_variants(case, report, outputs, records):
-    """Losses with another alpha or stored temperature; the name spells the value."""
-    for key in [k for k in outputs if k.startswith("variant_") and k.endswith("_losses")]:
-        kind = key.removeprefix("variant_").removesuffix("_losses")
-        name = kind.rstrip("0123456789")
-        digits = kind.removeprefix(name)
-        value = float(f"{digits[0]}.{digits[1:]}0")
-        state = case.state(record_gradients(), value if name == "temp" else None)
-        params, _, metrics, _ = records(
-            state, case.draws(1), value if name == "alpha" else case.inputs["alpha"])
-        check_losses(report, key, loss_triple(metrics)[0], outputs[key])
-        report.check(f"variant_{kind}_temp_after", params["temp"],
-                     outputs[f"variant_{kind}_temp_after"], LOSS)
-
-
-def run_forward(case, report):
-    """One forward and backward, every recorded intermediate, gradient and state."""
-    outputs, task, optimizer = case.arrays("outputs"), case.task(case.inputs["alpha"]), (
-        record_gradients())
-    batch, draws = case.batch(), case.draws(1)
-    state, records = case.state(optimizer), loss_records(case)
-    memory = jax.tree.map(np.asarray, state.memory)
-    params, teacher, metrics, record = records(state, draws, case.inputs["alpha"])
-    ours = named_outputs(case, params, teacher, record, memory, batch)
-    ours["loss_mlm"] = metrics["mlm"][0]
-    masked = first_group(record["masked"])
-    report.check("mlm_input_ids", masked["ids"], case.inputs["mlm_input_ids"], EXACT)
-    labels = np.where(masked["predicted"], batch["text_ids"], -100)
-    report.check("mlm_labels", labels, case.inputs["mlm_labels"], EXACT)
+def check_outputs(report, ours, outputs):
+    """Compares the arrays of outputs.npz, without those of the variants."""
     for name, recorded in outputs.items():
         if name.startswith("variant_"):
             continue
-        if name.startswith("weights_"):  # recorded with a zero diagonal, not renormalised
+        if name.startswith("weights_"):  # recorded with zeros at positives, not renormalised
             recorded = recorded / recorded.sum(axis=-1, keepdims=True)
-        limit = EXACT if name == "itm_labels" else LOSS if name.startswith("loss") else OUTPUT
+        exact = name.startswith(("itm_labels", "idx", "pos_idx"))
+        limit = EXACT if exact else LOSS if name.startswith("loss") else OUTPUT
         report.check(name, ours[name], recorded, limit)
-    for name, recorded in case.arrays("outputs_f64").items():
-        report.check(f"float64 {name}", ours[name], recorded, OUTPUT)
-    run_variants(case, report, outputs, records)
-
-    after, metrics = make_step(case, task, optimizer)(state, batch, draws)
-    check_losses(report, "step losses", loss_triple(metrics), np.stack(
-        [outputs[f"loss_{name}"] for name in ("mlm", "ita", "itm")]))
-    grads = case.official(salesforce.pretrain_table(case.config.model), after.opt_state)
-    check_tensors(report, "grad ", grads, case.arrays("grads"), GRADIENT)
-    final = official_state(case, after.params, after.teacher, after.memory)
-    check_tensors(report, "after ", final, case.arrays("state_after"), STATE)
-
-
-def run_train(case, report):
-    """Optimiser steps from the initial state, then every parameter."""
-    inputs, outputs = case.inputs, case.arrays("outputs")
-    rates, settings = jnp.asarray(inputs["lr"]), case.meta["optimizer"]
-    block = ml_collections.ConfigDict(dict(
-        b1=settings["betas"][0], b2=settings["betas"][1], eps=settings["eps"],
-        weight_decay=float(inputs["weight_decay"])))
-    optimizer = optim.make_optimizer(block, lambda i: rates[i])
-    task = case.task(inputs["alpha"])
-    train_step, state = make_step(case, task, optimizer), case.state(optimizer)
-    history = []
-    for i in range(len(rates)):
-        start = int(state.memory["pointer"])
-        state, metrics = train_step(state, case.batch(i), case.draws(1, i))
-        rows = slice(start, start + case.config.batch_size)
-        history.append(jax.device_get({
-            "losses": loss_triple(metrics), "grad_norm": metrics["grad_norm"],
-            "temp_after_step": state.params["temp"],
-            "queue_ptr_after_step": state.memory["pointer"],
-            "image_feat_m": state.memory["image_queue"][rows],
-            "text_feat_m": state.memory["text_queue"][rows]}))
-    ours = {name: np.stack([h[name] for h in history]) for name in history[0]}
-    for name, recorded in outputs.items():
-        mine = ours[name.removesuffix("_f64")]
-        if name.startswith("losses"):
-            check_losses(report, name, mine, recorded)
-            continue
-        limit = (GRAD_NORM if name.startswith("grad_norm") else
-                 EXACT if name.startswith("queue_ptr") else OUTPUT)
-        report.check(name, mine, recorded, limit)
-    final = official_state(case, state.params, state.teacher, state.memory)
-    check_tensors(report, "end ", final, case.arrays("state_end"), TRAINED)
-    decays = case.official(salesforce.pretrain_table(case.config.model), jax.tree.map(
-        lambda p, d: jnp.full(p.shape, d), state.params, optim.decay_mask(state.params)))
-    wrong = [name for name, d in decays.items()
-             if bool(d.all()) == (name in case.meta["no_decay_params"])]
-    report.check(f"weight decay of {len(decays)} parameters {wrong}", len(wrong), 0, EXACT)
-
-
-def run_groups(case, report):
-    """One step over several groups, recorded with one process per group."""
-    groups, outputs = case.meta["world_size"], case.arrays("outputs")
-    task, optimizer = case.task(case.inputs["alpha"]), record_gradients()
-    state, batch, draws = case.state(optimizer), case.batch(), case.draws(groups)
-    _, _, metrics, record = loss_records(case)(state, draws, case.inputs["alpha"])
-    check_losses(report, "losses", loss_triple(metrics), outputs["losses"])
-    logits = np.asarray(record["itm"]["logits"])
-    ours = {"sim_i2t": record["itc"]["i2t"], "sim_t2i": record["itc"]["t2i"],
-            "image_feat_m": record["momentum"]["image_feat"],
-            "text_feat_m": record["momentum"]["text_feat"],
-            "itm_logits": np.concatenate([logits[:, 0], logits[:, 2], logits[:, 1]], axis=1)}
-    for name, mine in ours.items():
-        report.check(name, mine, outputs[name], OUTPUT)
-    single = make_step(case, task, optimizer)
-    for rank in range(groups):
-        # This group in the place of all: their mean gradient is its own.
-        copies = np.full(groups, rank)
-        rows = np.ravel(copies[:, None] * case.config.group_size
-                        + np.arange(case.config.group_size))
-        _, alone = single(case.state(optimizer), {k: v[rows] for k, v in batch.items()},
-                          jax.tree.map(lambda x: x[copies], draws))
-        report.check(f"gnorm_local[{rank}]", alone["grad_norm"], outputs["gnorm_local"][rank],
-                     GRAD_NORM)
-    after, _ = single(state, batch, draws)
-    grads = case.official(salesforce.pretrain_table(case.config.model), after.opt_state)
-    check_tensors(report, "grad ", grads, case.arrays("grads_averaged"), GRADIENT)
-    final = official_state(case, after.params, after.teacher, after.memory)
-    for name in ("image_queue", "text_queue", "queue_ptr"):
-        report.check(f"{name}_after", final[name], outputs[f"{name}_after"],
-                     EXACT if name == "queue_ptr" else STATE)
-
-
-def runner_of(meta, inputs):
-    """The comparison that fits a case, by what it records."""
-    if "mask_draw" not in inputs:
-        return None
-    if "world_size" in meta:
-        return run_groups
-    return run_train if inputs["image"].ndim == 5 else run_forward
 
 
 def run_case(folder):
@@ -420,9 +294,11 @@ def run_case(folder):
     report, folder = Report(), pathlib.Path(folder)
     meta = json.loads((folder / "meta.json").read_text())
     inputs = folder / "inputs.npz"
-    runner = runner_of(meta, np.load(inputs)) if inputs.exists() else None
+    runner = RUNNERS.get(meta.get("case", folder.name))
+    if runner is None and inputs.exists() and "mask_draw" in np.load(inputs):
+        runner = "parity_pretrain"
     if runner is not None:
-        runner(Case(folder), report)
+        importlib.import_module(runner).run(folder, report)
     print(f"{folder.name}: {report.compared} compared, {report.missed} missed")
     return report
 
@@ -433,7 +309,7 @@ def main():
     jax.config.update("jax_default_matmul_precision", "highest")
     reports = [run_case(folder) for folder in parser.parse_args().case_dir]
     if any(report.compared == 0 for report in reports):
-        print("nothing was compared: this case's task does not exist here yet")
+        print("nothing was compared: no comparison fits this case")
         sys.exit(2)
     sys.exit(1 if any(report.missed for report in reports) else 0)
 
