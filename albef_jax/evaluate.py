@@ -11,7 +11,7 @@ from albef_jax.checkpoint import open_to_read
 from albef_jax.config import apply_overrides, to_json
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.evaluators import make_evaluator
+from albef_jax.evaluators import check_task, make_evaluator
 from albef_jax.sharding import make_mesh, replicated, use_compile_cache
 from albef_jax.state import TrainState
 from albef_jax.tables import values_table
@@ -55,8 +55,9 @@ def evaluate(workdir, step=None, overrides=(), evals=None):
     evaluators = {name: make_evaluator(block, config.data, tokenizer, config.seed)
                   for name, block in config.evals.items()}
     task, mesh = make_task(config), make_mesh()
-    params, step = restore_params(workdir, config, task, mesh, step)
     predict_fns = task.predict_fns()
+    check_task(config.evals, config.task, predict_fns)
+    params, step = restore_params(workdir, config, task, mesh, step)
     results = {}
     for name, evaluator in evaluators.items():
         results[name] = dict(evaluator.run(params, predict_fns, mesh))

@@ -16,7 +16,7 @@ from albef_jax.data.pipeline import TrainPipeline
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import load_tokenizer, make_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.evaluators import make_evaluator
+from albef_jax.evaluators import check_task, make_evaluator
 from albef_jax.metrics import MetricsWriter, Pending, StepTimer, Throughput
 from albef_jax.optim import make_optimizer, make_schedule
 from albef_jax.report import report_at_end
@@ -79,6 +79,7 @@ def train(config, workdir, profile=None, init=None):
 
     # ---- task, state, step -----------------------------------------------------------------
     task = make_task(config)
+    check_task(config.evals, config.task, task.predict_fns())
     learning_rate = make_schedule(config.optimizer, config.steps)
     optimizer = make_optimizer(config.optimizer, learning_rate)
     checkpointer = Checkpointer(workdir, config.checkpoint, config.to_dict())

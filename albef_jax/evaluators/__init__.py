@@ -20,10 +20,33 @@ EVALUATORS = {
     "vqa": VqaEvaluator,
     "classification": ClassificationEvaluator,
 }
+# What each kind calls of `Task.predict_fns`.
+CALLS = {
+    "grounding": ("itm_heat", "itc_heat"),
+    "retrieval": ("encode_image", "encode_text", "match"),
+    "matching": ("encode_image", "encode_text", "match"),
+    "masked": ("encode_image", "mlm_logits"),
+    "vqa": ("encode", "rank", "generate"),
+    "classification": ("classify",),
+}
 # Fields of every block: (default, least); without a least value the field is a tuple of words, with
 # a text for it a text, with a tuple for it one of these texts; with a tuple as its default it is a
 # tuple of numbers. An evaluator adds its own; `every` is for the training loop.
 COMMON_FIELDS = {"every": (0, 0), "batch_size": (64, 1)}
+
+
+def check_task(evals, task_name, predict_fns):
+    """Checks that a task can do what the blocks of `config.evals` ask of it.
+
+    Raises:
+      UserError: naming the first block whose kind is for other tasks.
+    """
+    for name, block in evals.items():
+        if not set(CALLS[block["kind"]]) <= predict_fns.keys():
+            fitting = [kind for kind, calls in CALLS.items() if set(calls) <= predict_fns.keys()]
+            raise UserError(f"evals.{name} is of kind {block['kind']!r}, which config.task "
+                            f"{task_name!r} cannot do; it can do "
+                            f"{', '.join(map(repr, fitting)) or 'none'}.")
 
 
 def make_evaluator(block, data_config, tokenizer, seed):

@@ -59,7 +59,8 @@ class Examples:
         self._tokenizer, self._seed, self._params = tokenizer, config.seed, params
         # The parts without a momentum copy are not read; with them nothing is compiled anew.
         self._teacher = {**params, **teacher}
-        self._top_words = jax.jit(top_words(predict_fns["mlm_logits"]))
+        self._top_words = (jax.jit(top_words(predict_fns["mlm_logits"]))
+                           if "mlm_logits" in predict_fns else None)
         self._images, self._image_feats = data.encode_images(params)
         self._texts, self._text_feats = data.encode_texts(params, data.text_ids, data.text_mask)
         self._teacher_images, self._teacher_image_feats = data.encode_images(self._teacher)
@@ -95,8 +96,10 @@ class Examples:
 
         Returns:
           list of dicts: `picture`, `pieces` of the caption, `guesses` per masked word; empty if
-          no caption has as few masked words as are shown.
+          no caption has as few masked words as are shown, None if the task predicts no words.
         """
+        if self._top_words is None:
+            return None
         data, special = self.data, self._tokenizer.special_ids
         masked = draw_masked(data.text_ids, special, np.random.default_rng(self._seed))
         if chosen:

@@ -45,9 +45,10 @@ def find_rows(config, tokenizer, params, predict_fns):
 
 def row(data, example, texts, shares, truth):
     """One example; `truth` is the list of right texts, best first."""
-    best = np.argsort(-shares, kind="stable")[:SHOWN]
-    choices = [{"text": texts[i], "share": float(shares[i]), "right": texts[i] in truth}
-               for i in best]
+    right = set(map(normalise_answer, truth))
+    choices = [{"text": texts[i], "share": float(shares[i]),
+                "right": normalise_answer(texts[i]) in right}
+               for i in np.argsort(-shares, kind="stable")[:SHOWN]]
     return {"pictures": [data_uri(picture) for picture in data.pictures(example)],
             "text": data.texts[example], "choices": choices, "truth": truth[0],
             "hit": choices[0]["right"]}
@@ -80,15 +81,14 @@ def of_answers(block, config, tokenizer, params, predict_fns, data, examples):
         return predict_fns["rank"](params, states, text_mask, candidates, k, False)
 
     chosen_nk, scores_nk = jax.device_get(jax.jit(likeliest)(params, *data.some(examples)))
-    texts = [[normalise_answer(answers[i]) for i in chosen_k] for chosen_k in chosen_nk]
-    return texts, np.asarray(jax.nn.softmax(scores_nk)), [right_answers(data.source, i)
-                                                          for i in examples]
+    texts = [[answers[i] for i in chosen_k] for chosen_k in chosen_nk]
+    truths = [right_answers(data.source, i) for i in examples]
+    return texts, np.asarray(jax.nn.softmax(scores_nk)), truths
 
 
 def right_answers(source, example):
     """The answers of a question, the one of greatest weight first."""
-    answers = sorted(source.answers(example), key=lambda answer: -answer[1])
-    return [normalise_answer(text) for text, _ in answers]
+    return [text for text, _ in sorted(source.answers(example), key=lambda answer: -answer[1])]
 
 
 KINDS = {"classification": of_classes, "vqa": of_answers}

@@ -38,7 +38,7 @@ def check_fields(config, source):
     """Checks that the training data has what the task learns from.
 
     Raises:
-      UserError: it lacks a field, or has another number of images per example.
+      UserError: it lacks a field, or has another number of images per example or of classes.
     """
     task = task_class(config)
     for field in task.needs:
@@ -50,3 +50,8 @@ def check_fields(config, source):
         raise UserError(f"config.task {config.task!r} looks at {task.views} image(s) per text, but "
                         f"data.source of kind {config.data.source.kind!r} has {source.views}; give "
                         "it a source made for this task.")
+    if "label" in task.needs and len(source.class_names) != task.classes:
+        raise UserError(f"config.task {config.task!r} tells {task.classes} classes apart, but "
+                        f"data.source of kind {config.data.source.kind!r} has "
+                        f"{len(source.class_names)} ({', '.join(source.class_names)}); give it a "
+                        "source made for this task.")
