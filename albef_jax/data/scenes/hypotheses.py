@@ -12,7 +12,8 @@ import itertools
 
 import numpy as np
 
-from albef_jax.data.scenes.captions import NUMBERS, is_true, matches, word
+from albef_jax.data.scenes.captions import FEATURES, is_true, matches, word
+from albef_jax.data.scenes.curtains import Box, can_hide, place_curtain, split
 from albef_jax.data.scenes.graph import pick, relations_of
 from albef_jax.data.scenes.levels import Level
 from albef_jax.data.scenes.phrases import (
@@ -22,15 +23,12 @@ from albef_jax.data.scenes.phrases import (
 LABELS = ("contradiction", "neutral", "entailment")
 FALSE, UNKNOWN, TRUE = range(3)
 MOST = 99  # no limit to a count
-CELLS = 4  # curtains per side of a picture
 CURTAINS = 0.8  # share of pictures with a curtain where it decides nothing
-COVERED = 0.6  # share of curtains over an object
 FRAMES = ("there is {}", "the picture shows {}", "you can see {}")
 NEGATED = ("there is no {}", "the picture shows no {}", "you can see no {}")
 COUNT_FRAMES = {(2, 2): "there are exactly two {}", (2, MOST): "there are at least two {}",
                 (0, 1): "there is at most one {}"}
 TRIES = 60
-Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
 
 
 def suppose(
@@ -46,16 +44,17 @@ def suppose(
     """
     while True:
         label, template = int(3 * rng.random()), rng.random()
+        features = [key for key in FEATURES if can_hide(level, key)]
         propose = (_existence if template < 0.45 else _pair if template < 0.8 else
-                   _counter(graph, rng))
+                   _counter(graph, features, rng))
         negated = propose in (_existence, _pair) and rng.random() < 0.5
-        keys = pick(rng, KEYS), pick(rng, KEYS)
+        keys = [[key for key in pick(rng, KEYS) if key in features] for _ in range(2)]
         wanted = TRUE - label if negated else label
         for _ in range(TRIES):
             curtain = None
             if label == UNKNOWN or rng.random() < CURTAINS:
-                curtain = _curtain(graph, level, rng)
-            seen, hidden = _split(graph, curtain)
+                curtain = place_curtain(graph, level, rng)
+            seen, hidden = split(graph, curtain)
             hypothesis = propose(seen, hidden, wanted, keys, level, kinds, rng)
             if hypothesis is None:
                 continue
@@ -65,16 +64,6 @@ def suppose(
                 text = say(hypothesis, rng)
                 if len(text.split()) <= level.max_words:
                     return text, hypothesis, curtain, label
-
-
-def draw_curtain(image: np.ndarray, curtain: Box | None, level: Level) -> np.ndarray:
-    """The image uint8 [side, side, 3] with its curtain, if there is one; a copy then."""
-    if curtain is None:
-        return image
-    x0, y0, x1, y1 = curtain
-    image = image.copy()
-    image[y0:y1, x0:x1] = level.curtain
-    return image
 
 
 def judge(hypothesis: dict, seen: dict, curtain: Box | None) -> int:
@@ -106,44 +95,6 @@ def _hideable(hypothesis, side, curtain):
         yield unlike | {"centre": place}
         for mention in mentions:
             yield unlike | mention | {"centre": place}
-
-
-def _split(graph, curtain):
-    """The scene as far as it can be seen, and the objects behind the curtain."""
-    if curtain is None:
-        return graph, []
-    hidden = [item for item in graph["objects"] if _overlap(item["box"], curtain)]
-    seen = [item for item in graph["objects"] if item not in hidden]
-    return graph | {"objects": seen}, hidden
-
-
-def _overlap(a, b):
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _curtain(graph, level: Level, rng: np.random.Generator) -> Box | None:
-    """A curtain that covers an object wholly, or none at all; None if there is no such place."""
-    side = graph["side"] // CELLS
-    boxes = [item["box"] for item in graph["objects"]]
-    covered = pick(rng, boxes) if rng.random() < COVERED else None
-    for _ in range(TRIES):
-        if level.grid:
-            x, y = (side * int(CELLS * draw) for draw in rng.random(2).tolist())
-            if covered:
-                x, y = covered[0] // side * side, covered[1] // side * side
-        elif covered:
-            x, y = (int(high - side + rng.random() * (low + side - high + 1))
-                    for low, high in zip(covered[:2], covered[2:]))
-            x, y = min(max(x, 0), graph["side"] - side), min(max(y, 0), graph["side"] - side)
-        else:
-            x, y = (int((graph["side"] - side) * draw) for draw in rng.random(2).tolist())
-        curtain = x, y, x + side, y + side
-        under = [box for box in boxes if _overlap(box, curtain)]
-        inside = all(x <= box[0] and y <= box[1] and box[2] <= x + side and box[3] <= y + side
-                     for box in under)
-        if inside and under == ([covered] if covered else []):
-            return curtain
-    return None
 
 
 def _existence(seen, hidden, wanted, keys, level, kinds, rng):
@@ -178,9 +129,9 @@ def _pair(seen, hidden, wanted, keys, level, kinds, rng):
     return {"form": {"mentions": mentions, "relations": [[0, relation, 1]]}, "negated": False}
 
 
-def _counter(graph, rng):
+def _counter(graph, features, rng):
     """Counts objects by a feature of which the scene has two: any label can come out then."""
-    alike = [key for key in ("colour", "shape", "size", "texture")
+    alike = [key for key in features
              if any(_count(graph, key, item[key]) == 2 for item in graph["objects"])]
     if not alike:
         return _existence

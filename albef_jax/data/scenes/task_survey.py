@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from albef_jax.data.scenes.curtains import draw_curtain
 from albef_jax.data.scenes.graph import sample_graph, scene_rng
-from albef_jax.data.scenes.hypotheses import LABELS, draw_curtain, suppose
+from albef_jax.data.scenes.hypotheses import LABELS, suppose
 from albef_jax.data.scenes.levels import get_level
 from albef_jax.data.scenes.phrases import kinds_of, point_out
 from albef_jax.data.scenes.questions import ask

@@ -9,9 +9,10 @@ import functools
 
 import numpy as np
 
+from albef_jax.data.scenes.curtains import draw_curtain
 from albef_jax.data.scenes.generate import VERSION
 from albef_jax.data.scenes.graph import pick, sample_graph, scene_rng
-from albef_jax.data.scenes.hypotheses import LABELS, draw_curtain, suppose
+from albef_jax.data.scenes.hypotheses import LABELS, suppose
 from albef_jax.data.scenes.phrases import kinds_of, point_out
 from albef_jax.data.scenes.proposals import propose, width_height
 from albef_jax.data.scenes.questions import answer_list, ask
