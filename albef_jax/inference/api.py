@@ -1,39 +1,32 @@
-"""A trained model in Python: `albef_jax.load(PATH)`, then encode, match and search."""
+"""A trained model in Python: `albef_jax.load(PATH)`, then what its task offers.
 
-from collections.abc import Sequence
-import dataclasses
-import functools
-from typing import Any, NamedTuple
+| task | methods |
+|---|---|
+| `pretrain`, `retrieval` | `encode_*`, `match`, `index_*`, `search`, `explain` |
+| `vqa` | `answer` |
+| `ve`, `nlvr` | `classify` |
+"""
 
 from etils import epath
 import jax
-import numpy as np
-from tqdm import tqdm
 
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.inference.explain import explanation, make_explainer
-from albef_jax.inference.inputs import (
-    as_images,
-    as_texts,
-    blocks,
-    load_images,
-    name_of,
-    pad,
-    tokenize,
-)
-from albef_jax.models.albef import Albef
-from albef_jax.weights.kinds import kind_of
+from albef_jax.inference.answers import AnswerModel
+from albef_jax.inference.classes import ClassModel
+from albef_jax.inference.features import FeatureModel
+from albef_jax.inference.model import Model
 from albef_jax.weights.report import Report, unflatten
 from albef_jax.weights.stored import is_export, read_export, read_parts
 from albef_jax.workdir import read_config
 
-
 WEIGHTS = ("online", "momentum")
+MODELS = {"pretrain": FeatureModel, "retrieval": FeatureModel, "vqa": AnswerModel,
+          "ve": ClassModel, "nlvr": ClassModel, "nlvr_pretrain": Model}
 
 
 def load(path, weights="online", dtype="float32", batch_size=32):
-    """Loads a trained model, ready for `encode_image`, `encode_text`, `match` and `search`.
+    """Loads a trained model, ready for what its task offers (see this module's table).
 
     Args:
       path: a work directory (its latest checkpoint) or a folder of `albef export --format
@@ -43,7 +36,7 @@ def load(path, weights="online", dtype="float32", batch_size=32):
       batch_size: images, texts or pairs that run at once.
 
     Returns:
-      A `Model`.
+      A `Model`; a method that its task does not offer says so.
 
     Raises:
       UserError: the path holds no complete model, or an argument has no meaning.
@@ -54,9 +47,9 @@ def load(path, weights="online", dtype="float32", batch_size=32):
     stored = read_export(path, Report(str(path))) if is_export(path) else None
     config, tokenizer = (stored.config, stored.tokenizer) if stored else (
         read_config(epath.Path(path)), epath.Path(path) / "tokenizer")
-    if not isinstance(kind_of(config.task).module(config.model), Albef):
-        raise UserError(f"{path} holds a model of the task {config.task!r}, which has no features "
-                        "to compare; load one of 'pretrain' or 'retrieval'.")
+    if config.task not in MODELS:
+        raise UserError(f"{path} is a run of the unknown task {config.task!r}; load one of "
+                        f"{', '.join(MODELS)}.")
     if tokenizer is None or not epath.Path(tokenizer).is_dir():
         raise UserError(f"{path} has no folder tokenizer; copy it from where the model was "
                         "trained, or give albef import --tokenizer.")
@@ -65,258 +58,5 @@ def load(path, weights="online", dtype="float32", batch_size=32):
     params = parts["params"] | (parts["teacher"] if weights == "momentum" else {})
     config = config.copy_and_resolve_references().unlock()
     config.model.dtype = dtype
-    return Model(config.lock(), jax.device_put(params, jax.devices()[0]),
-                 load_tokenizer(str(tokenizer)), batch_size)
-
-
-class Hit(NamedTuple):
-    """One result of a search.
-
-    Attributes:
-      name: of what was found. row: its row in the index.
-      similarity: cosine of the features. match: probability of the matching head, None where it
-        was not asked.
-    """
-
-    name: str
-    row: int
-    similarity: float
-    match: float | None
-
-
-@dataclasses.dataclass
-class Index:
-    """Images or texts to search in, with their features.
-
-    Attributes:
-      kind: 'image' or 'text'.
-      items: n images (any form that `Model.encode_image` takes) or texts.
-      names: n names, shown in results.
-      features: float32 unit vectors `[n, e]`.
-    """
-
-    kind: str
-    items: Sequence[Any]
-    names: Sequence[str]
-    features: np.ndarray
-
-
-class Model:
-    """A trained model with its tokenizer and preprocessing.
-
-    Calls of any size run in batches of two shapes, one row or `batch_size` rows, so nothing is
-    compiled anew for another number of images or texts.
-
-    Attributes:
-      config: of the run. params: its parameters. tokenizer: its tokenizer. module: its model.
-      batch_size: rows that run at once.
-    """
-
-    def __init__(self, config, params, tokenizer, batch_size=32):
-        self.config, self.params, self.tokenizer = config, params, tokenizer
-        self.batch_size = batch_size
-        self.module = module = kind_of(config.task).module(config.model)
-        self._explainers = {}
-
-        def apply(method, params, *arrays):
-            return module.apply({"params": params}, *arrays, method=method)
-
-        def match_rows(params, image_bnd, row_p, text_pld, mask_pl):
-            logits_p2 = apply(Albef.match, params, image_bnd[row_p], text_pld, mask_pl)
-            return jax.nn.softmax(logits_p2)[:, 1]
-
-        self._encode_image = jax.jit(functools.partial(apply, Albef.encode_image))
-        self._encode_text = jax.jit(functools.partial(apply, Albef.encode_text))
-        self._match_rows = jax.jit(match_rows)
-
-    def encode_image(self, images, progress=False, broken=None):
-        """Features of images, to compare with those of texts or other images.
-
-        Args:
-          images: one or a list: paths, encoded files as bytes, PIL images, pixels uint8
-            `[h, w, 3]`. They are resized as in evaluation, without keeping the aspect ratio.
-          progress: show a progress bar, on a terminal.
-          broken: a dict that takes row -> reason of images that cannot be read, whose rows then
-            mean nothing; None: such an image is an error.
-
-        Returns:
-          Unit vectors, float32 `[n, e]`.
-
-        Raises:
-          UserError: naming the image that cannot be read.
-        """
-        images = as_images(images)
-
-        def encode(rows):
-            return self._image_batch(images, rows, broken)[1]
-
-        return self._in_blocks(encode, len(images), "images", progress)
-
-    def encode_text(self, texts, progress=False):
-        """Features of texts: unit vectors, float32 `[n, e]`.
-
-        Texts are cleaned as in evaluation and cut to `config.data.text_length` tokens.
-        """
-        ids_nl, mask_nl = tokenize(as_texts(texts), self.tokenizer, self.config.data)
-
-        def encode(rows):
-            return self._text_batch(ids_nl[rows], mask_nl[rows])[1]
-
-        return self._in_blocks(encode, len(ids_nl), "texts", progress)
-
-    def match(self, images, texts, all_pairs=False, progress=False):
-        """The probability that an image and a text belong together, by the matching head.
-
-        Args:
-          images, texts: n images and n texts, pair by pair; or one of one and n of the other.
-          all_pairs: score each of n images with each of m texts instead.
-          progress: show a progress bar, on a terminal.
-
-        Returns:
-          float32 `[n]`, or `[n, m]` with `all_pairs`.
-
-        Raises:
-          UserError: the numbers do not fit, or an image cannot be read.
-        """
-        images, texts = as_images(images), as_texts(texts)
-        n, m = len(images), len(texts)
-        if all_pairs:
-            image_p, text_p = np.divmod(np.arange(n * m), m)
-        elif n == m or 1 in (n, m):
-            image_p, text_p = np.broadcast_arrays(np.arange(n), np.arange(m))
-        else:
-            raise UserError(f"match got {n} images and {m} texts; give as many of both, or set "
-                            "all_pairs=True for each image with each text.")
-        scores_p = self._match_pairs(images, texts, image_p, text_p, progress)
-        return scores_p.reshape(n, m) if all_pairs else scores_p
-
-    def explain(self, image, text, mode="itm", layer=-1):
-        """Where the model looks for a text, and for each of its words.
-
-        Args:
-          image: one, in any form that `encode_image` takes. text: one.
-          mode: 'itm' asks the matching head, 'itc' the similarity (no words).
-          layer: 'itm': a fusion layer, counted from the first text layer; 'itc': a ViT block; -1:
-            see `inference.gradcam`.
-
-        Returns:
-          An `inference.explain.Explanation`.
-
-        Raises:
-          UserError: the image cannot be read, or there is no such mode or layer.
-        """
-        if (mode, layer) not in self._explainers:
-            self._explainers[mode, layer] = make_explainer(self.module, mode, layer)
-        pixels = load_images(as_images(image)[:1], self.config.model.image_size)
-        ids_bl, mask_bl = tokenize(as_texts(text)[:1], self.tokenizer, self.config.data)
-        result = self._call(self._explainers[mode, layer], pixels, ids_bl, mask_bl)
-        return explanation(jax.device_get(result), 0, ids_bl[0], self.tokenizer)
-
-    def index_images(self, images, names=None, progress=False, broken=None):
-        """Encodes images to search in; those in `broken` (see `encode_image`) are left out.
-
-        Args:
-          names: one per image; by default the path, or the row where there is none.
-        """
-        images = as_images(images)
-        names = names or [name_of(image, row) for row, image in enumerate(images)]
-        features = self.encode_image(images, progress, broken)
-        kept = [row for row in range(len(images)) if row not in (broken or {})]
-        return Index("image", [images[row] for row in kept], [names[row] for row in kept],
-                     features[kept])
-
-    def index_texts(self, texts, progress=False):
-        """Encodes texts to search in; they are their own names."""
-        texts = as_texts(texts)
-        return Index("text", texts, texts, self.encode_text(texts, progress))
-
-    def search(self, index, text=None, image=None, k=5, rerank=0, progress=False):
-        """The best k of an index for one query, best first.
-
-        Args:
-          index: from `index_images` or `index_texts`.
-          text, image: the query, one of them.
-          k: number of results.
-          rerank: how many of the most similar the matching head scores and reorders (k at
-            least); 0: rank by similarity alone.
-          progress: show a progress bar while re-ranking.
-
-        Returns:
-          A list of `Hit`.
-
-        Raises:
-          UserError: see `check_query`, or the query is several.
-        """
-        check_query(index.kind, text, image, rerank)
-        query = self.encode_text(text) if image is None else self.encode_image(image)
-        if len(query) != 1:
-            raise UserError(f"search got {len(query)} queries; call it for one at a time.")
-        similarity = index.features @ query[0]
-        best = np.argsort(-similarity, kind="stable")[:max(k, rerank)]
-        if not rerank:
-            return [Hit(index.names[row], int(row), float(similarity[row]), None)
-                    for row in best[:k]]
-        found = [index.items[row] for row in best]
-        match = self.match(*((found, text) if image is None else (image, found)),
-                           progress=progress)
-        order = np.argsort(-match, kind="stable")[:k]
-        return [Hit(index.names[best[i]], int(best[i]), float(similarity[best[i]]),
-                    float(match[i])) for i in order]
-
-    def _image_batch(self, images, rows, broken=None):
-        """Tokens and features, on the device, of a slice of a list of images."""
-        pixels = load_images(images[rows], self.config.model.image_size, rows.start, broken)
-        return self._call(self._encode_image, pad(pixels, self.batch_size))
-
-    def _text_batch(self, ids_bl, mask_bl):
-        """States and features, on the device."""
-        return self._call(self._encode_text, pad(ids_bl, self.batch_size),
-                          pad(mask_bl, self.batch_size))
-
-    def _call(self, function, *arrays):
-        with jax.default_matmul_precision(self.config.matmul_precision):
-            return function(self.params, *arrays)
-
-    def _in_blocks(self, encode, count, what, progress):
-        """Concatenates `encode(slice)` over blocks; one block is loaded while one is computed."""
-        results = []
-        for rows in tqdm(blocks(count, self.batch_size), what, unit="batch",
-                         disable=None if progress else True):
-            if results:
-                results[-1] = jax.device_get(results[-1])
-            results.append(encode(rows))
-        return np.concatenate(jax.device_get(results))[:count]
-
-    def _match_pairs(self, images, texts, image_p, text_p, progress):
-        """Probabilities `[p]` of pairs that are sorted by image; each image is encoded once."""
-        ids_ml, mask_ml = tokenize(texts, self.tokenizer, self.config.data)
-        states_mld = self._in_blocks(
-            lambda rows: self._text_batch(ids_ml[rows], mask_ml[rows])[0], len(texts), "texts",
-            progress=False)
-        scores = []
-        for rows in tqdm(blocks(len(images), self.batch_size), "match", unit="batch",
-                         disable=None if progress else True):
-            image_bnd, _ = self._image_batch(images, rows)
-            first, end = np.searchsorted(image_p, (rows.start, rows.stop))
-            row_p, text = image_p[first:end] - rows.start, text_p[first:end]
-
-            def score(pairs):
-                arrays = (row_p[pairs], states_mld[text[pairs]], mask_ml[text[pairs]])
-                return self._call(self._match_rows, image_bnd,
-                                  *(pad(array, self.batch_size) for array in arrays))
-
-            scores.append(self._in_blocks(score, len(row_p), "pairs", progress=False))
-        return np.concatenate(scores)
-
-
-def check_query(kind, text, image, rerank):
-    """Checks a query of an index of one kind, 'image' or 'text', before anything is computed.
-
-    Raises:
-      UserError: no query or two, or re-ranking of two images or two texts.
-    """
-    if (text is None) == (image is None):
-        raise UserError("A search needs one query: give a text or an image.")
-    if rerank and kind == ("image" if text is None else "text"):
-        raise UserError(f"Re-ranking compares an image with a text, but query and index are both "
-                        f"{kind}s; rank by similarity alone, without rerank.")
+    return MODELS[config.task](config.lock(), jax.device_put(params, jax.devices()[0]),
+                               load_tokenizer(str(tokenizer)), batch_size)

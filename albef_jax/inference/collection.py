@@ -9,7 +9,7 @@ import numpy as np
 
 from albef_jax.data.sources.json_source import JsonSource
 from albef_jax.errors import UserError
-from albef_jax.inference.api import Index
+from albef_jax.inference.features import Index
 from albef_jax.inference.inputs import StoredImage
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}

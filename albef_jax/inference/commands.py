@@ -1,4 +1,4 @@
-"""`albef embed`, `albef search` and `albef explain`: a model at work, from the shell."""
+"""`albef embed`, `search`, `answer` and `explain`: a model at work, from the shell."""
 
 import hashlib
 import os
@@ -9,13 +9,15 @@ import numpy as np
 
 from albef_jax.data.image import BrokenImage, decode, open_image
 from albef_jax.errors import UserError
-from albef_jax.inference.api import check_query, load
+from albef_jax.inference.api import load
 from albef_jax.inference.collection import Features, open_collection
 from albef_jax.inference.explain import draw
+from albef_jax.inference.features import check_query
 from albef_jax.inference.inputs import read_file
 from albef_jax.sharding import use_compile_cache
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+MAX_ANSWERS = 5
 MAX_NAMED = 10  # images that cannot be read, named in the closing line
 
 
@@ -67,6 +69,23 @@ def search(workdir, source, text=None, image=None, image_root=None, k=5, rerank=
     for place, hit in enumerate(hits, start=1):
         match = "" if hit.match is None else f"match {hit.match:.3f}  "
         print(f"{place:3d}  {match}similarity {hit.similarity:6.3f}  {hit.name}")
+
+
+def answer(workdir, image, question, answers=None, k=128, beams=3):
+    """Prints the best answers to a question about an image, with their probabilities.
+
+    Args:
+      workdir: of the model; see `load`. image: path. question: a text.
+      answers: path of a JSON list to choose from; None: the model writes.
+      k, beams: see `AnswerModel.answer`.
+
+    Raises:
+      UserError: nothing can be read, or see `load`.
+    """
+    use_compile_cache()
+    found = load(workdir).answer(image, question, answers, k, beams)
+    for place, (text, probability) in enumerate(found[:MAX_ANSWERS], start=1):
+        print(f"{place:3d}  {probability:.3f}  {text}")
 
 
 def explain(workdir, image, text, out, mode="itm", layer=-1):

@@ -8,9 +8,10 @@ from etils import epath
 import numpy as np
 from PIL import Image
 
+from albef_jax.data.eval_sets import encode_for_evaluation
 from albef_jax.data.image import BrokenImage, decode, load_eval, read
 from albef_jax.data.sources.base import Source
-from albef_jax.data.text import clean_caption
+from albef_jax.data.text import clean
 from albef_jax.errors import UserError
 
 
@@ -44,6 +45,17 @@ def as_texts(texts):
         if not isinstance(text, str):
             raise UserError(f"Text {row} is a {type(text).__name__}; give a str or a list of str.")
     return texts
+
+
+def only(values, what):
+    """A list that must have one element.
+
+    Raises:
+      UserError: it has several.
+    """
+    if len(values) != 1:
+        raise UserError(f"Got {len(values)} {what}; ask about one at a time.")
+    return values
 
 
 def _not_empty(values, what):
@@ -135,14 +147,18 @@ def name_of(image, number):
     return str(number)
 
 
-def tokenize(texts, tokenizer, data_config):
+def tokenize(texts, tokenizer, data_config, cleaning="caption"):
     """Cleans and tokenizes texts as evaluation does; what is too long is cut.
+
+    Args:
+      cleaning: 'caption' or 'question', see `data.text.clean`.
 
     Returns:
       ids and mask, int32 `[n, l]`.
     """
-    cleaned = [clean_caption(text, data_config.max_words) for text in texts]
-    return tokenizer.encode(cleaned, data_config.text_length, data_config.sep)
+    words = data_config.eval_max_words or data_config.max_words
+    cleaned = [clean(text, cleaning, words) for text in texts]
+    return encode_for_evaluation(cleaned, tokenizer, data_config)
 
 
 def blocks(count, batch_size):

@@ -116,7 +116,7 @@ class Vqa(Task):
         Returns:
           int32 `[b, k]` and float32 `[b, k]`: candidates and their scores, best first.
         """
-        ids_cl, mask_cl = candidates
+        ids_cl, mask_cl = map(jnp.asarray, candidates)
 
         def of_one_question(states_nd, mask_n):
             question = states_nd[None], mask_n[None]

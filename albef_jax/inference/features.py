@@ -1,0 +1,258 @@
+"""Features of images and texts, and what they are good for: matching, search, heat maps."""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from albef_jax.errors import UserError
+from albef_jax.inference.explain import explanation, make_explainer
+from albef_jax.inference.inputs import (
+    as_images,
+    as_texts,
+    blocks,
+    load_images,
+    name_of,
+    pad,
+    tokenize,
+)
+from albef_jax.inference.model import Model
+from albef_jax.models.albef import Albef
+from albef_jax.weights.kinds import kind_of
+
+
+class Hit(NamedTuple):
+    """One result of a search.
+
+    Attributes:
+      name: of what was found. row: its row in the index.
+      similarity: cosine of the features. match: probability of the matching head, None where it
+        was not asked.
+    """
+
+    name: str
+    row: int
+    similarity: float
+    match: float | None
+
+
+@dataclasses.dataclass
+class Index:
+    """Images or texts to search in, with their features.
+
+    Attributes:
+      kind: 'image' or 'text'.
+      items: n images (any form that `FeatureModel.encode_image` takes) or texts.
+      names: n names, shown in results.
+      features: float32 unit vectors `[n, e]`.
+    """
+
+    kind: str
+    items: Sequence[Any]
+    names: Sequence[str]
+    features: np.ndarray
+
+
+class FeatureModel(Model):
+    """A model of pre-training or retrieval: features, matching, search and heat maps.
+
+    Attributes: see `Model`. module: its `models.albef.Albef`.
+    """
+
+    def __init__(self, config, params, tokenizer, batch_size=32):
+        super().__init__(config, params, tokenizer, batch_size)
+        self.module = module = kind_of(config.task).module(config.model)
+        self._explainers = {}
+
+        def apply(method, params, *arrays):
+            return module.apply({"params": params}, *arrays, method=method)
+
+        def match_rows(params, image_bnd, row_p, text_pld, mask_pl):
+            logits_p2 = apply(Albef.match, params, image_bnd[row_p], text_pld, mask_pl)
+            return jax.nn.softmax(logits_p2)[:, 1]
+
+        self._encode_image = jax.jit(functools.partial(apply, Albef.encode_image))
+        self._encode_text = jax.jit(functools.partial(apply, Albef.encode_text))
+        self._match_rows = jax.jit(match_rows)
+
+    def encode_image(self, images, progress=False, broken=None):
+        """Features of images, to compare with those of texts or other images.
+
+        Args:
+          images: one or a list: paths, encoded files as bytes, PIL images, pixels uint8
+            `[h, w, 3]`. They are resized as in evaluation, without keeping the aspect ratio.
+          progress: show a progress bar, on a terminal.
+          broken: a dict that takes row -> reason of images that cannot be read, whose rows then
+            mean nothing; None: such an image is an error.
+
+        Returns:
+          Unit vectors, float32 `[n, e]`.
+
+        Raises:
+          UserError: naming the image that cannot be read.
+        """
+        images = as_images(images)
+
+        def encode(rows):
+            return self._image_batch(images, rows, broken)[1]
+
+        return self._in_blocks(encode, len(images), "images", progress)
+
+    def encode_text(self, texts, progress=False):
+        """Features of texts: unit vectors, float32 `[n, e]`.
+
+        Texts are cleaned as in evaluation and cut to `config.data.text_length` tokens.
+        """
+        ids_nl, mask_nl = tokenize(as_texts(texts), self.tokenizer, self.config.data)
+
+        def encode(rows):
+            return self._text_batch(ids_nl[rows], mask_nl[rows])[1]
+
+        return self._in_blocks(encode, len(ids_nl), "texts", progress)
+
+    def match(self, images, texts, all_pairs=False, progress=False):
+        """The probability that an image and a text belong together, by the matching head.
+
+        Args:
+          images, texts: n images and n texts, pair by pair; or one of one and n of the other.
+          all_pairs: score each of n images with each of m texts instead.
+          progress: show a progress bar, on a terminal.
+
+        Returns:
+          float32 `[n]`, or `[n, m]` with `all_pairs`.
+
+        Raises:
+          UserError: the numbers do not fit, or an image cannot be read.
+        """
+        images, texts = as_images(images), as_texts(texts)
+        n, m = len(images), len(texts)
+        if all_pairs:
+            image_p, text_p = np.divmod(np.arange(n * m), m)
+        elif n == m or 1 in (n, m):
+            image_p, text_p = np.broadcast_arrays(np.arange(n), np.arange(m))
+        else:
+            raise UserError(f"match got {n} images and {m} texts; give as many of both, or set "
+                            "all_pairs=True for each image with each text.")
+        scores_p = self._match_pairs(images, texts, image_p, text_p, progress)
+        return scores_p.reshape(n, m) if all_pairs else scores_p
+
+    def explain(self, image, text, mode="itm", layer=-1):
+        """Where the model looks for a text, and for each of its words.
+
+        Args:
+          image: one, in any form that `encode_image` takes. text: one.
+          mode: 'itm' asks the matching head, 'itc' the similarity (no words).
+          layer: 'itm': a fusion layer, counted from the first text layer; 'itc': a ViT block; -1:
+            see `inference.gradcam`.
+
+        Returns:
+          An `inference.explain.Explanation`.
+
+        Raises:
+          UserError: the image cannot be read, or there is no such mode or layer.
+        """
+        if (mode, layer) not in self._explainers:
+            self._explainers[mode, layer] = make_explainer(self.module, mode, layer)
+        pixels = load_images(as_images(image)[:1], self.config.model.image_size)
+        ids_bl, mask_bl = tokenize(as_texts(text)[:1], self.tokenizer, self.config.data)
+        result = self._call(self._explainers[mode, layer], pixels, ids_bl, mask_bl)
+        return explanation(jax.device_get(result), 0, ids_bl[0], self.tokenizer)
+
+    def index_images(self, images, names=None, progress=False, broken=None):
+        """Encodes images to search in; those in `broken` (see `encode_image`) are left out.
+
+        Args:
+          names: one per image; by default the path, or the row where there is none.
+        """
+        images = as_images(images)
+        names = names or [name_of(image, row) for row, image in enumerate(images)]
+        features = self.encode_image(images, progress, broken)
+        kept = [row for row in range(len(images)) if row not in (broken or {})]
+        return Index("image", [images[row] for row in kept], [names[row] for row in kept],
+                     features[kept])
+
+    def index_texts(self, texts, progress=False):
+        """Encodes texts to search in; they are their own names."""
+        texts = as_texts(texts)
+        return Index("text", texts, texts, self.encode_text(texts, progress))
+
+    def search(self, index, text=None, image=None, k=5, rerank=0, progress=False):
+        """The best k of an index for one query, best first.
+
+        Args:
+          index: from `index_images` or `index_texts`.
+          text, image: the query, one of them.
+          k: number of results.
+          rerank: how many of the most similar the matching head scores and reorders (k at
+            least); 0: rank by similarity alone.
+          progress: show a progress bar while re-ranking.
+
+        Returns:
+          A list of `Hit`.
+
+        Raises:
+          UserError: see `check_query`, or the query is several.
+        """
+        check_query(index.kind, text, image, rerank)
+        query = self.encode_text(text) if image is None else self.encode_image(image)
+        if len(query) != 1:
+            raise UserError(f"search got {len(query)} queries; call it for one at a time.")
+        similarity = index.features @ query[0]
+        best = np.argsort(-similarity, kind="stable")[:max(k, rerank)]
+        if not rerank:
+            return [Hit(index.names[row], int(row), float(similarity[row]), None)
+                    for row in best[:k]]
+        found = [index.items[row] for row in best]
+        match = self.match(*((found, text) if image is None else (image, found)),
+                           progress=progress)
+        order = np.argsort(-match, kind="stable")[:k]
+        return [Hit(index.names[best[i]], int(best[i]), float(similarity[best[i]]),
+                    float(match[i])) for i in order]
+
+    def _image_batch(self, images, rows, broken=None):
+        """Tokens and features, on the device, of a slice of a list of images."""
+        pixels = load_images(images[rows], self.config.model.image_size, rows.start, broken)
+        return self._call(self._encode_image, pad(pixels, self.batch_size))
+
+    def _text_batch(self, ids_bl, mask_bl):
+        """States and features, on the device."""
+        return self._call(self._encode_text, pad(ids_bl, self.batch_size),
+                          pad(mask_bl, self.batch_size))
+
+    def _match_pairs(self, images, texts, image_p, text_p, progress):
+        """Probabilities `[p]` of pairs that are sorted by image; each image is encoded once."""
+        ids_ml, mask_ml = tokenize(texts, self.tokenizer, self.config.data)
+        states_mld = self._in_blocks(
+            lambda rows: self._text_batch(ids_ml[rows], mask_ml[rows])[0], len(texts), "texts",
+            progress=False)
+        scores = []
+        for rows in tqdm(blocks(len(images), self.batch_size), "match", unit="batch",
+                         disable=None if progress else True):
+            image_bnd, _ = self._image_batch(images, rows)
+            first, end = np.searchsorted(image_p, (rows.start, rows.stop))
+            row_p, text = image_p[first:end] - rows.start, text_p[first:end]
+
+            def score(pairs):
+                arrays = (row_p[pairs], states_mld[text[pairs]], mask_ml[text[pairs]])
+                return self._call(self._match_rows, image_bnd,
+                                  *(pad(array, self.batch_size) for array in arrays))
+
+            scores.append(self._in_blocks(score, len(row_p), "pairs", progress=False))
+        return np.concatenate(scores)
+
+
+def check_query(kind, text, image, rerank):
+    """Checks a query of an index of one kind, 'image' or 'text', before anything is computed.
+
+    Raises:
+      UserError: no query or two, or re-ranking of two images or two texts.
+    """
+    if (text is None) == (image is None):
+        raise UserError("A search needs one query: give a text or an image.")
+    if rerank and kind == ("image" if text is None else "text"):
+        raise UserError(f"Re-ranking compares an image with a text, but query and index are both "
+                        f"{kind}s; rank by similarity alone, without rerank.")
