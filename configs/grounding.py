@@ -39,10 +39,11 @@ def get_config(folder=None):
     # The public code cuts no expression of 30 words, which hardly ever have more than 36 tokens.
     # Whole images: a crop would lose what the expression is about.
     config.data.update(tokenizer="bert-base-uncased", crop_scale=(), text_length=40)
-    for split, every in (("val", EPOCH), ("testA", 0), ("testB", 0)):
-        source = dict(kind="grounding", files=(f"{folder}/refcoco+_test.json",), split=split,
-                      image_roots=images, refer=f"{folder}/refcoco+",
+    for split, file in (("val", "val"), ("testA", "test"), ("testB", "test")):
+        source = dict(kind="grounding", files=(f"{folder}/refcoco+_{file}.json",),
+                      image_roots=images, refer=f"{folder}/refcoco+", split=split,
                       detections=f"{folder}/refcoco+/dets.json")
-        config.evals[split] = dict(kind="grounding", source=source, every=every, batch_size=32)
+        config.evals[split] = dict(kind="grounding", source=source, mode="itm", batch_size=32,
+                                   every=EPOCH if split == "val" else 0)
     config.checkpoint.update(every=EPOCH, best_metric="val/iou_0.5")
     return config

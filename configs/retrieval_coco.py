@@ -44,7 +44,7 @@ def get_config(folder=None):
                        eval_text_length=30)
     for split, every in (("val", EPOCH), ("test", 0)):
         source = dict(kind="json", files=(f"{folder}/coco_{split}.json",), image_roots=images)
-        config.evals[split] = dict(kind="retrieval", source=source, k=256, every=every,
-                                   batch_size=64)
+        config.evals[split] = dict(kind="retrieval", source=source, k=256, ks=(),
+                                   every=every, batch_size=64)
     config.checkpoint.update(every=EPOCH, best_metric="val/r_mean")
     return config

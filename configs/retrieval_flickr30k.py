@@ -53,7 +53,7 @@ def get_config(variant=None):
     def evaluation(split, every):
         source = dict(kind="json", files=(f"{folder}/flickr30k_{split}.json",),
                       image_roots=images)
-        return dict(kind="retrieval", source=source, k=128, every=every, batch_size=64)
+        return dict(kind="retrieval", source=source, k=128, ks=(), every=every, batch_size=64)
 
     if zero_shot:
         config.steps = config.epochs = 0  # it is evaluated, never trained
