@@ -8,6 +8,7 @@ of pretrain_4m.py or pretrain_14m.py, or an import of the published checkpoint.
 FOLDER (data/albef if left out) holds refcoco+_train.json and refcoco+_test.json (all three splits)
 and a folder refcoco+ with dets.json, as published with the public code, and with refs(unc).p and
 instances.json of REFER. Image names are relative to FOLDER/images.
+Heat maps come from the third fusion layer; `--config.evals.testA.mode=itc` looks at a ViT block.
 
 Hardware: the paper used 8 A100 GPUs, 32 pairs each. Any number of devices that divides 8 gives the
 same run up to rounding; with fewer than 8 raise accumulation until it fits into memory.
@@ -39,8 +40,8 @@ def get_config(folder=None):
     # The public code cuts no expression of 30 words, which hardly ever have more than 36 tokens.
     # Whole images: a crop would lose what the expression is about.
     config.data.update(tokenizer="bert-base-uncased", crop_scale=(), text_length=40)
-    for split, file in (("val", "val"), ("testA", "test"), ("testB", "test")):
-        source = dict(kind="grounding", files=(f"{folder}/refcoco+_{file}.json",),
+    for split in ("val", "testA", "testB"):
+        source = dict(kind="grounding", files=(f"{folder}/refcoco+_test.json",),
                       image_roots=images, refer=f"{folder}/refcoco+", split=split,
                       detections=f"{folder}/refcoco+/dets.json")
         config.evals[split] = dict(kind="grounding", source=source, mode="itm", batch_size=32,
