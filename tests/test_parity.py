@@ -37,7 +37,9 @@ def misses(printed):
 
 
 @pytest.mark.parametrize("name, least", [
-    ("pretrain_forward", 400), ("pretrain_train", 350), ("pretrain_2proc", 20)])
+    ("pretrain_forward", 400), ("pretrain_train", 350), ("pretrain_2proc", 20),
+    ("retrieval", 180), ("grounding", 22), ("vqa", 150), ("ve", 120), ("nlvr", 160),
+    ("nlvr_pretrain", 100)])
 def test_golden_cases(monkeypatch, capsys, name, least):
     code, printed = run(monkeypatch, capsys, GOLDEN / name)
     compared = int(re.search(rf"{name}: (\d+) compared, 0 missed", printed).group(1))

@@ -89,6 +89,12 @@ def join_pieces(ids_l, tokenizer):
     return words, numbers
 
 
+def scaled(picture, side):
+    """A Pillow image with `side` pixels along its longer side."""
+    size = (max(1, round(side * length / max(picture.size))) for length in picture.size)
+    return picture.resize(tuple(size), Image.Resampling.LANCZOS)
+
+
 def overlay(picture, heat_gg):
     """A Pillow image with a heat map over it; the hottest place gets the full colour."""
     heat = np.clip(gradcam.upsample(heat_gg, picture.height, picture.width), 0, None)
@@ -110,8 +116,7 @@ def draw(picture, explained, text):
     Every map has its own scale of colours; the number says how hot a word is at most, in percent
     of the hottest one.
     """
-    picture = picture.copy()
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    picture = scaled(picture, SIDE)
     tiles = [(picture, text), (overlay(picture, explained.heat), f"all: {explained.score:.2f}")]
     tiles += [(overlay(picture, heat), f"{word} {100 * share:.0f}%") for word, heat, share in zip(
         explained.words, explained.word_heat, word_shares(explained))]

@@ -19,6 +19,7 @@ from albef_jax.errors import UserError
 from albef_jax.evaluate import restore_state
 from albef_jax.report import panels
 from albef_jax.report.examples import Examples
+from albef_jax.report.heat import find_heat
 from albef_jax.report.history import read_history
 from albef_jax.report.rows import find_rows
 from albef_jax.sharding import make_mesh, use_compile_cache
@@ -84,8 +85,18 @@ def find_examples(config, tokenizer, params, teacher, predict_fns, mesh):
     Returns:
       dict: `rows` (see `report.rows`) of tasks with classes or answers, else what `Examples` finds
       in the data of the first retrieval evaluator; only `missing`, a sentence, where the held-out
-      data cannot be used.
+      data cannot be used. Beside them `heat` (see `report.heat`) of tasks with a matching head.
     """
+    examples = find_rows_or_queries(config, tokenizer, params, teacher, predict_fns, mesh)
+    try:
+        heat = find_heat(config, tokenizer, params) if "itm_heat" in predict_fns else None
+    except UserError:  # which the examples beside it tell
+        heat = None
+    return examples | ({"heat": heat, "parameters": count_of(params)} if heat else {})
+
+
+def find_rows_or_queries(config, tokenizer, params, teacher, predict_fns, mesh):
+    """As `find_examples`, without heat maps."""
     try:
         answered = find_rows(config, tokenizer, params, predict_fns)
     except UserError as error:
@@ -138,6 +149,7 @@ def write_page(workdir, config, examples):
         name=workdir.resolve().name, version=albef_jax.__version__,
         facts=facts(rows, config, examples), tables=measured,
         headline=panels.headline(measured), examples=examples,
+        heat=examples.get("heat"),
         chance=chances(examples, measured),
         curves=panels.loss_panels(rows, config) + panels.evaluation_panels(rows, config.evals),
         speed=panels.speed_panels(rows, config), config=config_blocks(config),
