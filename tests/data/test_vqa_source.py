@@ -1,0 +1,110 @@
+"""The source of questions and answers: official rows, weights, and every wrong row."""
+
+import json
+import tarfile
+
+import numpy as np
+import pytest
+
+from albef_jax.config import default_config
+from albef_jax.data.pipeline import TrainPipeline
+from albef_jax.data.sources import make_source
+from albef_jax.data.text import make_tokenizer
+from albef_jax.errors import UserError
+from albef_jax.tasks import check_fields
+
+OFFICIAL = [
+    {"question_id": 7, "image": "coco/1.jpg", "question": "What's on the table?",
+     "dataset": "vqa", "answer": ["cup"] * 6 + ["a mug"] * 3 + ["tea"]},
+    {"question_id": 8, "image": "vg/2.jpg", "question": "Where is the dog?", "dataset": "vg",
+     "answer": "on the very long and soft sofa"},
+    {"question_id": "x9", "image": "coco/1.jpg", "question": "Is it red?", "answer": ["yes"]},
+]
+
+
+@pytest.fixture
+def open_rows(tmp_path, photo_jpeg):
+    """`open_rows(rows)` -> the source, its images in a folder `coco` and a tar."""
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "1.jpg").write_bytes(photo_jpeg(20, 30, 1))
+    (tmp_path / "2.jpg").write_bytes(photo_jpeg(20, 30, 2))
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        tar.add(tmp_path / "2.jpg", "vg/2.jpg")
+
+    def make(rows):
+        (tmp_path / "rows.json").write_text(json.dumps(rows))
+        return make_source(dict(kind="vqa", files=(str(tmp_path / "rows.json"),), image_roots=(
+            str(tmp_path), str(tmp_path / "images.tar"))))
+
+    return make
+
+
+def test_official_rows(open_rows, tmp_path):
+    source = open_rows(OFFICIAL)
+    assert len(source) == 3 and source.fields == ("answers",) and source.cleaning == "question"
+    assert source.answers(0) == [("cup", pytest.approx(.6)), ("a mug", pytest.approx(.3)),
+                                 ("tea", pytest.approx(.1))]
+    assert source.answers(1) == [("on the very long and soft sofa", .5)]
+    assert source.annotators(0) == OFFICIAL[0]["answer"] and source.annotators(2) == ["yes"]
+    assert [source.question_id(i) for i in range(3)] == [7, 8, "x9"]
+    assert source.captions(0) == ["What's on the table?"]
+    assert source.answer_list() == ["cup", "a mug", "tea", OFFICIAL[1]["answer"], "yes"]
+    assert source.image(1) == (tmp_path / "2.jpg").read_bytes()
+    assert source.image_id(0) == source.image_id(2) != source.image_id(1)
+    assert {"cup", "yes", "Is it red?"} <= set(source.words())
+    check_fields(vqa_config(), source)
+
+
+def vqa_config():
+    config = default_config()
+    config.task = "vqa"
+    return config
+
+
+def test_a_test_split_has_no_answers(open_rows):
+    source = open_rows([{k: v for k, v in row.items() if k != "answer"} for row in OFFICIAL])
+    assert source.fields == () and source.answers(0) == [] and source.question_id(0) == 7
+    with pytest.raises(UserError, match="learns from the field 'answers'"):
+        check_fields(vqa_config(), source)
+
+
+@pytest.mark.parametrize("change, sentence", [
+    ({"answer": []}, "Row 2 (counted from 0) of {path} has an empty answer list; give it"),
+    ({"answer": " "}, "has an empty answer list"),
+    ({"answer": 3}, "has the \"answer\" 3; give a text or a list of texts"),
+    ({"answer": ["a", None]}, "give a text or a list of texts"),
+    ({"dataset": "gqa"}, "is of the dataset 'gqa'; use 'vqa' or 'vg'"),
+    ({"dataset": "vg", "answer": ["a", "b"]}, "is of the dataset 'vg' and has 2 answers"),
+    ({"question": None}, 'must be an object whose "question" is a text'),
+    ({"image": 5}, 'must be an object whose "image" is a text'),
+    ({"answer": ...}, 'has no "answer", unlike the rows before it'),
+])
+def test_wrong_rows(open_rows, tmp_path, change, sentence):
+    row = {k: v for k, v in (OFFICIAL[2] | change).items() if v is not ...}
+    with pytest.raises(UserError) as error:
+        open_rows([*OFFICIAL[:2], row])
+    assert sentence.format(path=tmp_path / "rows.json") in str(error.value)
+
+
+def test_batches(open_rows, data_config):
+    source = open_rows(OFFICIAL)
+    data_config.update(answer_length=5, max_answers=2, text_length=6)
+    tokenizer = make_tokenizer(data_config, source)
+    pipeline = TrainPipeline(source, tokenizer, data_config, 3, 0, needs=("answers",))
+    batch, order = pipeline.batch(0), list(pipeline.examples(0)[0])
+    weights = {i: batch["answer_weight"][order.index(i)] for i in range(3)}
+    # The two heaviest answers; the one that is too long weighs nothing and is told.
+    np.testing.assert_allclose(weights[0], [.6, .3])
+    np.testing.assert_allclose([weights[1], weights[2]], [[0, 0], [1, 0]])
+    assert pipeline.skipped_answers == {OFFICIAL[1]["answer"]}
+    ids, mask = (batch[name][order.index(0)] for name in ("answer_ids", "answer_mask"))
+    assert tokenizer.decode(ids[0]) == "cup" and ids[0, mask[0].sum() - 1] == tokenizer.sep_id
+
+
+def test_a_missing_image_is_named(open_rows, data_config):
+    source = open_rows([OFFICIAL[0] | {"image": "gone.jpg"}] * 5)
+    tokenizer = make_tokenizer(data_config, source)
+    pipeline = TrainPipeline(source, tokenizer, data_config, 4, 0, needs=("answers",))
+    with pytest.raises(UserError, match="No image of the data source can be read"):
+        pipeline.batch(0)
+    assert pipeline.bad.names == {"gone.jpg": "missing"}
