@@ -131,6 +131,8 @@ def _look_at_images(part: Part, workers: int) -> Found:
     ids = np.fromiter(map(part.source.image_id, range(len(part.source))), np.int64)
     firsts = np.sort(np.unique(ids, return_index=True)[1]).tolist()
     images, rows = view_rows(part.source, firsts)
+    if part.source.views > 1:  # one image may be part of many examples
+        rows = list({images.name(row): row for row in rows}.values())
     found = Found(len(rows), [], {}, collections.defaultdict(list))
     with ThreadPoolExecutor(workers) as pool, tqdm(
         total=len(rows), desc=part.name, unit="image", leave=False, disable=None
@@ -176,6 +178,7 @@ def _too_many_broken(part: Part, found: Found, max_bad_share: float) -> list[str
 def _refusals(config, training: Part, *held_out: Part) -> list[str]:
     """What a run of this config says when it starts, as far as data decides it."""
     from albef_jax.evaluators import make_evaluator  # JAX takes a second
+    from albef_jax.tasks import check_fields
 
     problems = []
 
@@ -189,6 +192,7 @@ def _refusals(config, training: Part, *held_out: Part) -> list[str]:
     attempt(check_model, config)
     if not training.source or not len(training.source):
         return problems
+    attempt(check_fields, config, training.source)
     tokenizer = attempt(make_tokenizer, config.data, training.source)
     if tokenizer:
         attempt(

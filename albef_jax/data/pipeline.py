@@ -115,8 +115,7 @@ class Views:
 
     def name(self, row: int) -> str:
         """A name of the image."""
-        example, number = divmod(row, self._source.views)
-        return f"{self._source.name(example)} (image {number})"
+        return self._source.view_name(*divmod(row, self._source.views))
 
 
 def view_rows(source: Source, indices: list[int]) -> tuple[Source | Views, list[int]]:

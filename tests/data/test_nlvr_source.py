@@ -7,6 +7,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from albef_jax.config import default_config
+from albef_jax.data.check import check
 from albef_jax.data.eval_sets import EvalRows
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import train_tokenizer
@@ -35,8 +37,21 @@ def test_pairs(source_of, tmp_path):
     assert [source.label(i) for i in range(3)] == [1, 0, 0]
     assert [source.view(1, number) for number in range(2)] == [b"BBB", b"AAA"]
     assert source.image(0) == b"AAA" and source.name(1) == "b.png, a.png"
+    assert source.view_name(1, 0) == "b.png"
     assert [source.image_id(i) for i in range(3)] == [0, 1, 0]
     assert source.captions(0) == ["Both are red."] and source.group(0) == source.group(1)
+
+
+def test_data_check_looks_at_every_image_once(source_of, tmp_path, capsys):
+    for name, shade in (("a.png", 10), ("b.png", 200)):
+        Image.new("RGB", (20, 20), (shade,) * 3).save(tmp_path / name)
+    source_of(ROW, {**ROW, "images": ["b.png", "a.png"]}, {**ROW, "images": ["a.png", "c.png"]})
+    config = default_config()
+    config.data.source = dict(kind="nlvr", files=(str(tmp_path / "rows.json"),))
+    problems = check((), config=config)
+    assert "data.source: 3 rows, 3 images, 3 captions" in (printed := capsys.readouterr().out)
+    assert "missing images: 1 (c.png)" in printed and "again under another name" not in printed
+    assert any("learns from the field" in p or "image(s) per text" in p for p in problems)
 
 
 def test_parts_of_one_picture(source_of, tmp_path, data_config):

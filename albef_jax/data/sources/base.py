@@ -63,6 +63,10 @@ class Source(abc.ABC):
         del number
         return self.image(index)
 
+    def view_name(self, index: int, number: int) -> str:
+        """A name of the image with this number."""
+        return f"{self.name(index)} (image {number})"
+
     def label(self, index: int) -> int:
         """The class of an example, for sources with the field 'label'."""
         raise NotImplementedError

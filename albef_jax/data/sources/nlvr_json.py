@@ -73,6 +73,9 @@ class NlvrJsonSource(ManifestSource):
         names = self.names[index]
         return self._cut(names, number) if self._crops else self.read(names[number])
 
+    def view_name(self, index: int, number: int) -> str:
+        return super().view_name(index, number) if self._crops else self.names[index][number]
+
     def _images_of(self, row) -> str | tuple[str, str]:
         if self._crops:
             return fields_of(row, image=str)[0]
