@@ -33,7 +33,10 @@ LABELS = {"itm_accuracy_random": "random negatives", "itm_accuracy_hard": "hard 
           "majority": "always the commonest answer",
           "majority_per_type": "always the commonest of its type",
           "consistency": "sentences right throughout", "vqa_accuracy": "VQA accuracy",
-          "exact_match": "exact match"}
+          "exact_match": "exact match", "pointing_game": "hottest place lies in the box",
+          "pointing_centre": "middle of the image lies in the box",
+          "pointing_random": "random place lies in the box", "iou_0.5": "right proposal (IoU 0.5)",
+          "iou_0.5_random": "random proposal (IoU 0.5)"}
 
 
 def report(workdir):
@@ -178,11 +181,15 @@ def facts(rows, config, examples):
 def chances(examples, measured):
     """What guessing would give, by kind of evaluator, as far as it is known."""
     images = examples.get("ranked")
-    commonest = {table["kind"]: f"always the commonest: {table['values']['majority']:.1f}%"
-                 for table in measured if table["values"].get("majority") is not None}
+    blind = {table["kind"]: f"always the commonest: {table['values']['majority']:.1f}%"
+             for table in measured if table["values"].get("majority") is not None}
+    boxes = [table["values"] for table in measured if table["kind"] == "grounding"]
+    if boxes:
+        blind["grounding"] = (f"the middle of the image: {boxes[0]['pointing_centre']:.1f}%, "
+                              f"a random place: {boxes[0]['pointing_random']:.1f}%")
     return {"retrieval": f"guessing: {100 / images:.2g}%" if images else "",
             "matching": "guessing: 50%", "masked": "first guess of the whole vocabulary",
-            **commonest}
+            **blind}
 
 
 def label(name):

@@ -14,7 +14,8 @@ ACCURACIES = (("matching", "itm_accuracy_hard", "hard negatives", 0),
               ("masked", "mlm_top1", "words, top 1", 2), ("masked", "mlm_top5", "top 5", 3))
 # Values of evaluators with a right answer for each example, and their names on a chart.
 ANSWERS = {"classification": (("accuracy", "accuracy"), ("consistency", "consistency")),
-           "vqa": (("vqa_accuracy", "VQA accuracy"), ("exact_match", "exact match"))}
+           "vqa": (("vqa_accuracy", "VQA accuracy"), ("exact_match", "exact match")),
+           "grounding": (("pointing_game", "pointing game"), ("iou_0.5", "right proposal"))}
 # Of one positive and two negatives, the loss of knowing nothing but this share.
 ITM_BLIND = math.log(3) - 2 / 3 * math.log(2)
 
@@ -98,7 +99,8 @@ def headline(measured):
               ("matching", "itm_accuracy_hard", "ITM, hard negatives"),
               ("masked", "mlm_top1", "masked words right"),
               ("classification", "accuracy", "held-out accuracy"),
-              ("vqa", "vqa_accuracy", "VQA accuracy"))
+              ("vqa", "vqa_accuracy", "VQA accuracy"),
+              ("grounding", "pointing_game", "pointing game"))
     found = []
     for kind, key, label in wanted:
         table = next((table for table in measured if table["kind"] == kind), None)
