@@ -32,38 +32,48 @@ TRIES = 60
 
 
 def suppose(
-    graph: dict, level: Level, kinds: frozenset, rng: np.random.Generator
+    graph: dict, level: Level, kinds: frozenset, label: int, rng: np.random.Generator
 ) -> tuple[str, dict, Box | None, int]:
     """One hypothesis about a scene.
 
-    What is chosen of it before its label cannot tell the label: the frame, the features that it
-    names. Then mentions are drawn until the label is the one that was drawn.
+    The frame and the features that are named do not depend on the label, so that they cannot tell
+    it. What they are filled with is drawn until the label comes out.
+
+    Args:
+        label: the label that is wanted, a place in `LABELS`; another one if the scene is too full
+            for a curtain.
 
     Returns:
-        text, logical form, the box of the curtain or None, and the label, a place in `LABELS`.
+        text, logical form, the box of the curtain or None, and the label.
     """
-    while True:
-        label, template = int(3 * rng.random()), rng.random()
-        features = [key for key in FEATURES if can_hide(level, key)]
-        propose = (_existence if template < 0.45 else _pair if template < 0.8 else
-                   _counter(graph, features, rng))
-        negated = propose in (_existence, _pair) and rng.random() < 0.5
-        keys = [[key for key in pick(rng, KEYS) if key in features] for _ in range(2)]
-        wanted = TRUE - label if negated else label
-        for _ in range(TRIES):
-            curtain = None
-            if label == UNKNOWN or rng.random() < CURTAINS:
-                curtain = place_curtain(graph, level, rng)
-            seen, hidden = split(graph, curtain)
-            hypothesis = propose(seen, hidden, wanted, keys, level, kinds, rng)
-            if hypothesis is None:
-                continue
-            if negated:
-                hypothesis["negated"] = True
-            if judge(hypothesis, seen, curtain) == label:
-                text = say(hypothesis, rng)
-                if len(text.split()) <= level.max_words:
-                    return text, hypothesis, curtain, label
+    for attempt in itertools.count():
+        if attempt > 8:
+            label = int(3 * rng.random())
+        found = _suppose(graph, level, kinds, label, rng)
+        if found:
+            return *found, label
+
+
+def _suppose(graph, level, kinds, label, rng):
+    features, template = [key for key in FEATURES if can_hide(level, key)], rng.random()
+    propose = (_existence if template < 0.45 else _pair if template < 0.8 else
+               _counter(graph, features, rng))
+    negated = propose in (_existence, _pair) and rng.random() < 0.5
+    keys = [[key for key in pick(rng, KEYS) if key in features] for _ in range(2)]
+    wanted = TRUE - label if negated else label
+    for _ in range(TRIES):
+        curtain = None
+        if label == UNKNOWN or rng.random() < CURTAINS:
+            curtain = place_curtain(graph, level, rng)
+        seen, hidden = split(graph, curtain)
+        hypothesis = propose(seen, hidden, wanted, keys, level, kinds, rng)
+        if hypothesis and negated:
+            hypothesis["negated"] = True
+        if hypothesis and judge(hypothesis, seen, curtain) == label:
+            text = say(hypothesis, rng)
+            if len(text.split()) <= level.max_words:
+                return text, hypothesis, curtain
+    return None
 
 
 def judge(hypothesis: dict, seen: dict, curtain: Box | None) -> int:

@@ -30,7 +30,8 @@ FRAMES = {
             "only one picture shows {}"),
     "neither": ("neither picture shows {}", "there is {} in neither picture"),
 }
-TOGETHER_FRAMES = ("the two pictures together hold {} {}", "there are {} {} in both pictures together")
+TOGETHER_FRAMES = ("the two pictures together hold {} {}",
+                   "there are {} {} in both pictures together")
 MORE_FRAMES = ("the {} picture shows more {} than the {} picture",
                "there are more {1} in the {0} picture than in the {2} picture")
 TRIES = 48  # scenes looked at to find one that fits
@@ -63,35 +64,33 @@ class Statements:
             its text, its logical form, a pair of which it is true and one of which it is false.
         """
         while True:
-            kind = rng.random()
-            make = (self._by_picture if kind < 0.75 else self._together if kind < 0.9
+            draw = rng.random()
+            make = (self._by_picture if draw < 0.75 else self._together if draw < 0.9
                     else self._more)
             made = make(first, rng)
             if made and len(made[0].split()) <= self._level.max_words:
-                text, statement, true, false = made
-                return text, statement, true, false
+                return made
 
     def _by_picture(self, first, rng):
+        """Pairs of a scene of which a form is true and one of which it is not, or of two alike."""
         form = self._form(first, rng)
         which = pick(rng, ("left", "right", "left", "right", "both", "both", "one", "neither"))
         unlike = self._find(first, form, False, rng)
-        # The pairs need: a scene like this and one unlike it, or two of one sort and one of another.
-        pairs = None
-        if unlike is not None:
-            one, other = (first, unlike), (unlike, first)
-            if which in SIDES:
-                pairs = (one, other) if which == "left" else (other, one)
-            else:
-                mixed = one if rng.random() < 0.5 else other
-                no_more = which == "neither" or (which == "one" and rng.random() < 0.5)
-                second = self._find(first, form, not no_more, rng, but=unlike)
-                if second is not None:
-                    equal = (unlike, second) if no_more else (first, second)
-                    pairs = (mixed, equal) if which == "one" else (equal, mixed)
-        if pairs is None:
+        if unlike is None:
             return None
+        mixed = (first, unlike) if rng.random() < 0.5 else (unlike, first)
+        if which in SIDES:
+            true = (first, unlike) if which == "left" else (unlike, first)
+            false = true[::-1]
+        else:
+            empty = which == "neither" or (which == "one" and rng.random() < 0.5)
+            second = self._find(first, form, not empty, rng, but=unlike)
+            if second is None:
+                return None
+            alike = (unlike if empty else first, second)
+            true, false = (mixed, alike) if which == "one" else (alike, mixed)
         statement = {"which": which, "form": form}
-        return self._say(statement, rng), statement, *pairs
+        return self._say(statement, rng), statement, true, false
 
     def _form(self, number, rng):
         """What one picture shows: an object, two objects alike, or two that are related."""
@@ -107,10 +106,10 @@ class Statements:
                 return {"mentions": mentions, "relations": [[0, pick(rng, known), 1]]}
         if kind < 0.6:
             alike = [key for key in FEATURES if items[0][key] == items[1][key]]
-            for key in alike:
-                count = sum(item[key] == items[0][key] for item in objects)
-                if rng.random() < 0.5:
-                    return {"mentions": [{"count": count, key: items[0][key]}], "relations": []}
+            if alike:
+                mention = mention_of(items[0], [pick(rng, alike)])
+                mention["count"] = sum(matches(mention, item) for item in objects)
+                return {"mentions": [mention], "relations": []}
         return {"mentions": [mention_of(items[0], pick(rng, KEYS))], "relations": []}
 
     def _find(self, first, form, wanted, rng, but=-1):
@@ -171,7 +170,8 @@ class Statements:
             for _, relation, _ in form["relations"]:
                 phrases.insert(1, word(relation, rng))
             text = pick(rng, FRAMES[which]).format(" ".join(phrases))
-            return text.replace("there is", "there are") if form["mentions"][0]["count"] > 1 else text
+            is_one = form["mentions"][0]["count"] == 1
+            return text if is_one else text.replace("there is", "there are")
         things = bare_phrase({"count": 2} | statement["mention"], rng)
         if which == "together":
             number = NUMBERS[statement["count"]]

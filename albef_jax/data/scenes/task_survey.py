@@ -37,7 +37,8 @@ class Tasks:
         return [ask(graph, self._level, self._kinds, rng) for graph, rng in self._rngs()]
 
     def hypotheses(self):
-        return [suppose(graph, self._level, self._kinds, rng) for graph, rng in self._rngs()]
+        return [suppose(graph, self._level, self._kinds, i % len(LABELS), rng)
+                for i, (graph, rng) in enumerate(self._rngs())]
 
     def statements(self):
         return [self._statements.make(i, rng) for i, (_, rng) in enumerate(self._rngs())]

@@ -29,7 +29,7 @@ class ScenesSource(Source):
 
     Args:
         level: "demo" or "full".
-        split: "train", or "heldout": kinds of objects (colour, shape and texture) that training never
+        split: "train", or "heldout": kinds of objects (colour, shape, texture) that training never
             shows.
         size: number of scenes.
         seed: of the scenes.

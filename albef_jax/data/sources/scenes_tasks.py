@@ -106,7 +106,9 @@ class ScenesVeSource(SceneTask):
 
     def _make(self, index):
         graph = self.graph(self.image_id(index))
-        return suppose(graph, self._level, self._kinds, self._rng(index))
+        # Three examples in a row have the three labels, in any order.
+        order = scene_rng(self._seed, self._split, index // 3, self.stream, 1).permutation(3)
+        return suppose(graph, self._level, self._kinds, int(order[index % 3]), self._rng(index))
 
     def label(self, index: int) -> int:
         return self._example(index)[3]
