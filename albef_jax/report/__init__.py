@@ -120,7 +120,8 @@ def find_rows_or_queries(config, tokenizer, params, teacher, predict_fns, mesh):
             "num_texts": len(shown.data.texts),
             "parameters": count_of(params),
             "text_queries": text_queries, "image_queries": image_queries,
-            "words": shown.words(chosen_words(config.evals)), "pseudo_targets": shown.pseudo_targets()}
+            "words": shown.words(chosen_words(config.evals)),
+            "pseudo_targets": shown.pseudo_targets()}
 
 
 def count_of(params):
