@@ -114,6 +114,7 @@ def test_everything_is_on_the_page(run):
         assert title in page.text["curves"]
     assert "Waiting for data" in page.text["speed"] and "Learning rate" in page.text["speed"]
     assert "guessing: 4.2%" in page.text["numbers"]  # one of 24
+    assert page.text["heat"].count("all, match") == 5 and len(page.source) < 1_000_000
     assert "embed_dim16" in page.text["config"] and jax.__version__ in page.text["config"]
     assert f"albef report {shlex.quote(str(run))}" in page.text["config"]
     assert "6 of 6 steps" in page.source and "unfinished" not in page.source
