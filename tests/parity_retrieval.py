@@ -120,16 +120,18 @@ def run_heat(case, report):
     model = case.config.model
     for layer in range(model.text_layers, model.text_layers + model.fusion_layers):
         name, heat = f"itm_block{layer}", functions["itm_heat"]
-        ours = jax.jit(grounding.text_heat(heat, "itm", layer))(*rows)
-        tokens, logits = jax.jit(lambda *rows: heat(*rows, layer=layer))(*rows)
+        whole = grounding.text_heat(heat, "itm", layer)
+        ours, tokens, logits = jax.jit(
+            lambda *rows: (whole(*rows), *heat(*rows, layer=layer)))(*rows)
         report.check(name, ours, outputs[name], parity.OUTPUT)
         per_token = (outputs[f"{name}_cams"] * outputs[f"{name}_grads_clamped"]).mean(axis=1)
         report.check(f"{name} per token", tokens, per_token, parity.OUTPUT)
         report.check(f"{name} itm_logits", logits, outputs["itm_logits"], parity.OUTPUT)
     for block in range(model.vit_depth):
         name, heat = f"itc_block{block}", functions["itc_heat"]
-        ours = jax.jit(grounding.text_heat(heat, "itc", block))(*rows)
-        _, sims = jax.jit(lambda *rows: heat(*rows, block=block))(*rows)
+        whole = grounding.text_heat(heat, "itc", block)
+        ours, sims = jax.jit(
+            lambda *rows: (whole(*rows), heat(*rows, block=block)[1]))(*rows)
         report.check(name, ours, outputs[name], parity.OUTPUT)
         report.check(f"{name} itc_sim", sims, np.diag(outputs["itc_sim"]), parity.OUTPUT)
 
