@@ -6,9 +6,10 @@ import numpy as np
 import parity
 
 from albef_jax.evaluators import grounding, retrieval
-from albef_jax.inference import gradcam
+from albef_jax.models import gradcam
 from albef_jax.objectives import contrastive
 from albef_jax.tasks.retrieval import RetrievalDraws
+from albef_jax.weights.interpolation import upsample
 
 WAYS = (("i2t", "txt"), ("t2i", "img"))  # ours, and the names of the recorded recalls
 
@@ -141,7 +142,7 @@ def run_boxes(case, report):
     outputs, meta = case.arrays("outputs"), case.meta["boxrank"]
     boxes, right = outputs["boxrank_boxes"], []
     for row, heat in enumerate(outputs["boxrank_heat"]):
-        enlarged = gradcam.upsample(heat, meta["height"], meta["width"])
+        enlarged = upsample(heat, meta["height"], meta["width"])
         report.check(f"boxrank_upsampled[{row}]", enlarged, outputs["boxrank_upsampled"][row],
                      parity.OUTPUT)
         best = grounding.best_proposal(enlarged, boxes[row])

@@ -1,6 +1,6 @@
 """Grounding without box annotations: does the heat map of a phrase find its object?
 
-ALBEF section 5 ("Visual Grounding"). Maps come from `inference.gradcam`, by way of the task's
+ALBEF section 5 ("Visual Grounding"). Maps come from `models.gradcam`, by way of the task's
 `itm_heat` and `itc_heat`.
 """
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from albef_jax.errors import UserError
 from albef_jax.evaluators.batches import Rows
-from albef_jax.inference.gradcam import upsample
+from albef_jax.weights.interpolation import upsample
 
 MATCHED = 0.5  # least overlap of a right box
 
@@ -23,7 +23,7 @@ class GroundingEvaluator:
     `iou_0.5_random` (a random proposal).
 
     Fields: `mode`, 'itm' (gradient of the match logit on a fusion layer) or 'itc' (of the
-    similarity on a ViT block); `layer`, counted as in `inference.gradcam`, -1 for its default.
+    similarity on a ViT block); `layer`, counted as in `models.gradcam`, -1 for its default.
     """
 
     fields = Rows.fields | {"mode": ("itm", ("itm", "itc")), "layer": (-1, -1)}

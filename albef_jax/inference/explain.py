@@ -1,4 +1,4 @@
-"""A picture of where a model looks for the words of a text, see `inference.gradcam`."""
+"""A picture of where a model looks for the words of a text, see `models.gradcam`."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from albef_jax.data.text import PREFIX
 from albef_jax.errors import UserError
-from albef_jax.inference import gradcam
+from albef_jax.models import gradcam
+from albef_jax.weights.interpolation import upsample
 
 MODES = ("itm", "itc")
 COLOURS = "turbo"  # matplotlib's name
@@ -97,7 +98,7 @@ def scaled(picture, side):
 
 def overlay(picture, heat_gg):
     """A Pillow image with a heat map over it; the hottest place gets the full colour."""
-    heat = np.clip(gradcam.upsample(heat_gg, picture.height, picture.width), 0, None)
+    heat = np.clip(upsample(heat_gg, picture.height, picture.width), 0, None)
     heat = heat / max(heat.max(), np.finfo(np.float32).tiny)
     colours = matplotlib.colormaps[COLOURS](heat)[..., :3] * 255
     share = STRENGTH * heat[..., None] ** 0.5

@@ -147,7 +147,7 @@ class FeatureModel(Model):
           image: one, in any form that `encode_image` takes. text: one.
           mode: 'itm' asks the matching head, 'itc' the similarity (no words).
           layer: 'itm': a fusion layer, counted from the first text layer; 'itc': a ViT block; -1:
-            see `inference.gradcam`.
+            see `models.gradcam`.
 
         Returns:
           An `inference.explain.Explanation`.

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from albef_jax.errors import UserError
-from albef_jax.inference import gradcam
-from albef_jax.models.albef import Albef, scale_initial_weights
+from albef_jax.models import gradcam
+from albef_jax.models.albef import Albef
 from albef_jax.objectives import contrastive, distillation, matching, queue
 from albef_jax.tasks.base import Task
 
@@ -32,12 +32,7 @@ class Aligned(Task):
 
     def init(self, rng):
         """See `Task.init`."""
-        m = self.model.config
-        image = jnp.zeros((1, m.image_size, m.image_size, 3), jnp.uint8)
-        ids_bl = jnp.full((1, 2), m.cls_id, jnp.int32)
-        params = self.model.init(rng, image, ids_bl, jnp.ones_like(ids_bl))["params"]
-        params = scale_initial_weights(params, m.init_std)
-        return {**params, "temp": jnp.asarray(self.objective.temperature, jnp.float32)}
+        return {**super().init(rng), "temp": jnp.asarray(self.objective.temperature, jnp.float32)}
 
     def init_memory(self, rng):
         """Two queues `[q, e]`, the row to write next, and image ids where they are compared.
@@ -56,10 +51,6 @@ class Aligned(Task):
         if self.positives == "image":
             memory["id_queue"] = jnp.full((o.queue_size,), -1, jnp.int32)
         return memory
-
-    def prepare(self, params):
-        """See `Task.prepare`; nothing is clamped here."""
-        return params
 
     def teacher_of(self, params):
         """Both encoders with their heads, and the projections."""
@@ -85,7 +76,7 @@ class Aligned(Task):
         """Functions of the online parameters, without dropout.
 
         Signatures of `encode_image`, `encode_text`, `match`: `models.albef`; of `itm_heat` and
-        `itc_heat`: `inference.gradcam`, the parameters first.
+        `itc_heat`: `models.gradcam`, the parameters first.
         """
         return self._bound("encode_image", "encode_text", "match") | {
             "itm_heat": lambda *args, **options: gradcam.itm_heat(self.model, *args, **options),

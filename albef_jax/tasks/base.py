@@ -1,8 +1,12 @@
 """The contract between a task (what is learned) and the step, loop and evaluators."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+from albef_jax.models.albef import scale_initial_weights
 
 
 class Aux(NamedTuple):
@@ -19,31 +23,53 @@ class Aux(NamedTuple):
     record: dict[str, Any]
 
 
-class Task(Protocol):
-    """One file in tasks/, one entry in the registry of `tasks/__init__.py`.
+class Task:
+    """What is learned: one file in tasks/, one entry in the registry of `tasks/__init__.py`.
+
+    A task has an `__init__(config)`, a model, a loss, and what of the rest is not as here.
 
     Attributes:
       needs: what a batch must have besides images and texts, of `Source.fields`.
-      views: images per text.
+      views: images per text; with several, a batch's images are `[b, views, s, s, 3]`.
+      model: linen module of a config's `model` block, its attribute `config`; called with
+        `images`, text ids and mask it touches every parameter once.
     """
 
     needs: tuple[str, ...] = ()
     views: int = 1
+    model: nn.Module
 
     def init(self, rng):
         """Fresh online parameters; all shapes are in the config."""
+        m = self.model.config
+        views = (self.views,) if self.views > 1 else ()
+        image = jnp.zeros((1, *views, m.image_size, m.image_size, 3), jnp.uint8)
+        ids_bl = jnp.full((1, 2), m.cls_id, jnp.int32)
+        params = self.model.init(rng, *self.images(image), ids_bl, jnp.ones_like(ids_bl))["params"]
+        return scale_initial_weights(params, m.init_std)
+
+    def images(self, image):
+        """The images of a batch as the model takes them, a tuple."""
+        return (image,)
 
     def init_memory(self, rng):
-        """Fresh memory (queues and the like), a dict; may be empty."""
+        """Fresh memory (queues and the like), a dict."""
+        del rng
+        return {}
 
     def prepare(self, params):
         """Parameters as they enter the step: what is clamped is clamped here."""
+        return params
 
     def teacher_of(self, params):
-        """The subtree of the parameters that has a momentum copy; may be empty."""
+        """The subtree of the parameters that has a momentum copy."""
+        del params
+        return {}
 
     def schedule(self, step):
         """Scalars that depend on the number of finished steps, as a dict."""
+        del step
+        return {}
 
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):
         """The loss of ONE group, and its Aux.
@@ -54,9 +80,13 @@ class Task(Protocol):
           key: PRNG key of this step and group. schedule: from `schedule`.
           draws: random choices to use instead of drawing them, or None.
         """
+        raise NotImplementedError
 
     def update_memory(self, memory, enqueue):
         """Memory after the step; `enqueue` holds the whole batch in global order."""
+        del enqueue
+        return memory
 
     def predict_fns(self):
         """name -> pure function of the online parameters, for evaluation."""
+        return {}

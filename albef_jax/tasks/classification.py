@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from albef_jax.models.albef import scale_initial_weights
 from albef_jax.objectives import distillation
 from albef_jax.tasks.base import Aux, Task
 
@@ -24,26 +23,8 @@ class Classification(Task):
     classes: int
 
     def __init__(self, config):
-        self.objective, self.model_config = config.objective, config.model
+        self.objective = config.objective
         self.model = self.module(config.model, self.classes)
-
-    def init(self, rng):
-        """See `Task.init`."""
-        m = self.model_config
-        views = (self.views,) if self.views > 1 else ()
-        image = jnp.zeros((1, *views, m.image_size, m.image_size, 3), jnp.uint8)
-        ids_bl = jnp.full((1, 2), m.cls_id, jnp.int32)
-        params = self.model.init(rng, *self.images(image), ids_bl, jnp.ones_like(ids_bl))["params"]
-        return scale_initial_weights(params, m.init_std)
-
-    def init_memory(self, rng):
-        """None."""
-        del rng
-        return {}
-
-    def prepare(self, params):
-        """Nothing is clamped."""
-        return params
 
     def teacher_of(self, params):
         """Everything."""
@@ -53,10 +34,6 @@ class Classification(Task):
         """`alpha`, the weight of the teacher's prediction."""
         o = self.objective
         return {"alpha": distillation.alpha_at(step, o.alpha, o.alpha_ramp_steps)}
-
-    def images(self, image):
-        """The images of a batch as the model takes them, a tuple."""
-        return (image,)
 
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):
         """(1 - alpha) CE + alpha CE(teacher), see `Task.loss`; nothing is drawn but dropout."""
@@ -74,11 +51,6 @@ class Classification(Task):
         correct_b = jnp.argmax(logits_bc, axis=-1) == label_b
         total = jnp.mean(loss_b)
         return total, Aux({"loss": total, "accuracy": jnp.mean(correct_b), **schedule}, {}, record)
-
-    def update_memory(self, memory, enqueue):
-        """There is none."""
-        del enqueue
-        return memory
 
     def predict_fns(self):
         """`classify(params, image, text_ids, text_mask)` -> float32 logits `[b, classes]`."""

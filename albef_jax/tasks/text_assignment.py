@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from albef_jax.errors import UserError
-from albef_jax.models.albef import scale_initial_weights
 from albef_jax.models.classification import TextAssignment as Model
 from albef_jax.objectives import matching
 from albef_jax.tasks.base import Aux, Task
@@ -40,7 +39,7 @@ class TextAssignment(Task):
     classes = 3
 
     def __init__(self, config):
-        self.objective, self.model_config = config.objective, config.model
+        self.objective = config.objective
         self.model = Model(config.model)
         if config.group_size < 3:
             raise UserError(f"group_size is {config.group_size}; text assignment shows a text "
@@ -48,31 +47,7 @@ class TextAssignment(Task):
 
     def init(self, rng):
         """See `Task.init`."""
-        m = self.model_config
-        image = jnp.zeros((1, m.image_size, m.image_size, 3), jnp.uint8)
-        ids_bl = jnp.full((1, 2), m.cls_id, jnp.int32)
-        params = self.model.init(rng, image, ids_bl, jnp.ones_like(ids_bl))["params"]
-        params = scale_initial_weights(params, m.init_std)
-        return {**params, "temp": jnp.asarray(self.objective.temperature, jnp.float32)}
-
-    def init_memory(self, rng):
-        """None."""
-        del rng
-        return {}
-
-    def prepare(self, params):
-        """Nothing is clamped."""
-        return params
-
-    def teacher_of(self, params):
-        """Nothing."""
-        del params
-        return {}
-
-    def schedule(self, step):
-        """Nothing."""
-        del step
-        return {}
+        return {**super().init(rng), "temp": jnp.asarray(self.objective.temperature, jnp.float32)}
 
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):
         """Cross-entropy of the three labels, see `Task.loss`."""
@@ -98,15 +73,6 @@ class TextAssignment(Task):
         record = {"image": image_bnd, "text": text_bld, "image_feat": feat_be,
                   "similarity": similarity_bb, "weights": weights_bb, "logits": logits_b3}
         return total, Aux(metrics, {}, record)
-
-    def update_memory(self, memory, enqueue):
-        """There is none."""
-        del enqueue
-        return memory
-
-    def predict_fns(self):
-        """None: the task is a preparation."""
-        return {}
 
     def _apply(self, params, method, *args, **kwargs):
         return self.model.apply({"params": params}, *args, method=method, **kwargs)

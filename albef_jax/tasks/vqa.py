@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from optax.losses import softmax_cross_entropy_with_integer_labels as word_losses
 
-from albef_jax.models.albef import scale_initial_weights
 from albef_jax.models.bert import CACHE
 from albef_jax.models.generation import beam_search
 from albef_jax.models.vqa import Vqa as VqaModel
@@ -25,23 +24,6 @@ class Vqa(Task):
     def __init__(self, config):
         self.objective = config.objective
         self.model = VqaModel(config.model)
-
-    def init(self, rng):
-        """See `Task.init`."""
-        m = self.model.config
-        image = jnp.zeros((1, m.image_size, m.image_size, 3), jnp.uint8)
-        ids_bl = jnp.full((1, 2), m.cls_id, jnp.int32)
-        params = self.model.init(rng, image, ids_bl, jnp.ones_like(ids_bl))["params"]
-        return scale_initial_weights(params, m.init_std)
-
-    def init_memory(self, rng):
-        """Nothing is remembered."""
-        del rng
-        return {}
-
-    def prepare(self, params):
-        """As they are."""
-        return params
 
     def teacher_of(self, params):
         """Everything."""
@@ -87,11 +69,6 @@ class Vqa(Task):
         metrics = {"loss": total, "vqa": total, "answer_accuracy": accuracy, **schedule}
         record = {"online": online, "momentum": momentum, "losses_ab": losses_ab}
         return total, Aux(metrics, {}, record)
-
-    def update_memory(self, memory, enqueue):
-        """Nothing is remembered."""
-        del enqueue
-        return memory
 
     def predict_fns(self):
         """Functions of the online parameters, without dropout.

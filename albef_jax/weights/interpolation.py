@@ -38,3 +38,13 @@ def bicubic_weights(before, after, a=-0.75):
         column = np.clip(first + tap, 0, before - 1)
         np.add.at(weights, (np.arange(after), column), np.where(t <= 1, near, far))
     return weights
+
+
+def upsample(heat_gg, height, width):
+    """A heat map at the size of its image, float64 `[height, width]`.
+
+    Bicubic as position embeddings, as in the public code.
+    """
+    rows, columns = heat_gg.shape
+    heat_gg = np.asarray(heat_gg, np.float64)
+    return bicubic_weights(rows, height) @ heat_gg @ bicubic_weights(columns, width).T

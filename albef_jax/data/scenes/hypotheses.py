@@ -56,7 +56,7 @@ def suppose(
 
 def _suppose(graph, level, kinds, label, rng):
     features, template = [key for key in FEATURES if can_hide(level, key)], rng.random()
-    propose = (_existence if template < 0.45 else _pair if template < 0.8 else
+    propose = (_existence if template < 0.62 else _pair if template < 0.88 else
                _counter(graph, features, rng))
     negated = propose in (_existence, _pair) and rng.random() < 0.5
     keys = [[key for key in pick(rng, KEYS) if key in features] for _ in range(2)]

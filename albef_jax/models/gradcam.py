@@ -7,11 +7,9 @@ model of a pre-training or retrieval run; the same ones serve the metric and the
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from albef_jax.errors import UserError
 from albef_jax.models.layers import MAPS, OFFSETS
-from albef_jax.weights.interpolation import bicubic_weights
 
 
 def itm_heat(model, params, image_bhwc, ids_bl, mask_bl, layer=-1):
@@ -113,16 +111,6 @@ def fusion_layer(config, layer):
 def grid(config):
     """Patches along each side of the image."""
     return config.image_size // config.patch_size
-
-
-def upsample(heat_gg, height, width):
-    """A heat map at the size of its image, float64 `[height, width]`.
-
-    Bicubic as in the public code: see `weights.interpolation`.
-    """
-    rows, columns = heat_gg.shape
-    heat_gg = np.asarray(heat_gg, np.float64)
-    return bicubic_weights(rows, height) @ heat_gg @ bicubic_weights(columns, width).T
 
 
 def _differentiate(score, params, path, shape):

@@ -10,9 +10,8 @@ import pytest
 
 from albef_jax.cli import main
 from albef_jax.errors import UserError
-from albef_jax.inference import gradcam
 from albef_jax.inference.explain import draw, join_pieces, make_explainer, overlay
-from albef_jax.models import bert, vit
+from albef_jax.models import bert, gradcam, vit
 
 
 def test_the_hook_is_nothing_in_training(tiny_run, monkeypatch):
