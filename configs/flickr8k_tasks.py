@@ -35,7 +35,7 @@ def get_config(variant=None):
     for name in list(config.evals):
         del config.evals[name]
     config.task = task
-    config.model.update(image_size=128, dropout=0.1, attention_dropout=0.1)
+    config.model.update(image_size=112, dropout=0.1, attention_dropout=0.1)
     config.data.update(crop_scale=(0.6, 1.0), text_length=24)
     config.objective.update(alpha_ramp_steps=200, momentum=0.98)
     config.optimizer.update(peak_lr=2e-4, warmup_steps=40)
@@ -52,14 +52,14 @@ def pack(kind, folder, split, images, **options):
 
 
 def retrieval(config, folder):
-    config.epochs = 3
+    config.epochs = 2
     data = f"{folder}/flickr8k"
     config.evals.retrieval = dict(kind="retrieval", source=pack("json", data, "dev", data), k=16,
                                   batch_size=256)
 
 
 def vqa(config, folder):
-    config.epochs = 6
+    config.epochs = 4
     data = f"{folder}/daquar"
     config.data.source = pack("vqa", data, "train", data)
     config.data.update(answer_length=8, max_answers=4, flip=0.0, text_length=32)
@@ -73,17 +73,17 @@ def nlvr_pretrain(config, folder):
 
 
 def nlvr(config, folder):
-    config.epochs = 6
+    config.epochs = 4
     data = f"{folder}/nlvr"
     views = dict(crops=LEFT_AND_RIGHT)
     config.data.source = pack("nlvr", data, "train", data, **views)
-    config.data.update(crop_scale=(1.0, 1.0), flip=0.0)
+    config.data.update(crop_scale=(), flip=0.0)
     config.evals.nlvr = dict(kind="classification", source=pack("nlvr", data, "dev", data, **views),
                              batch_size=128)
 
 
 def ve(config, folder):
-    config.epochs = 5
+    config.epochs = 4
     data, images = f"{folder}/flickr8k_ve", f"{folder}/flickr8k"
     config.data.source = pack("ve", data, "train", images)
     config.evals.ve = dict(kind="classification", source=pack("ve", data, "dev", images),
@@ -95,7 +95,7 @@ def grounding(config, folder):
     config.epochs = 1
     data, images = f"{folder}/flickr8k_grounding", f"{folder}/flickr8k"
     config.data.source = pack("grounding", data, "train", images)
-    config.data.crop_scale = (1.0, 1.0)
+    config.data.crop_scale = ()
     for mode in ("itm", "itc"):
         config.evals[mode] = dict(kind="grounding", mode=mode, batch_size=128,
                                   source=pack("grounding", data, "dev", images))
