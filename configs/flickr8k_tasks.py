@@ -59,7 +59,7 @@ def retrieval(config, folder):
 
 
 def vqa(config, folder):
-    config.epochs = 4
+    config.epochs = 3
     data = f"{folder}/daquar"
     config.data.source = pack("vqa", data, "train", data)
     config.data.update(answer_length=8, max_answers=4, flip=0.0, text_length=32)
@@ -73,7 +73,7 @@ def nlvr_pretrain(config, folder):
 
 
 def nlvr(config, folder):
-    config.epochs = 4
+    config.epochs = 3
     data = f"{folder}/nlvr"
     views = dict(crops=LEFT_AND_RIGHT)
     config.data.source = pack("nlvr", data, "train", data, **views)
@@ -92,7 +92,7 @@ def ve(config, folder):
 
 def grounding(config, folder):
     config.task = "retrieval"
-    config.epochs = 1
+    config.steps = 170  # half an epoch
     data, images = f"{folder}/flickr8k_grounding", f"{folder}/flickr8k"
     config.data.source = pack("grounding", data, "train", images)
     config.data.crop_scale = ()
