@@ -16,8 +16,8 @@ MATCHED = 0.5  # least overlap of a right box
 class GroundingEvaluator:
     """Shares of phrases in percent.
 
-    Yields `pointing_game`: the hottest pixel of the map, enlarged to the size of the image, lies
-    in the box. With proposals also `iou_0.5`: the proposal that the map chooses overlaps the box
+    Yields `pointing_game`: the middle of the hottest patch lies in the box. (Not the hottest pixel
+    of the enlarged map: bicubic enlargement is hottest at the border of a patch at the border.) With proposals also `iou_0.5`: the proposal that the map chooses overlaps the box
     by half or more. What could be had without a model stands beside them: `pointing_centre` (the
     middle of the image lies in the box), `pointing_random` (a random pixel does) and
     `iou_0.5_random` (a random proposal).
@@ -48,20 +48,18 @@ class GroundingEvaluator:
         heat = self._rows.run(self._heat, params, mesh, "phrases")
         source, rows = self._rows.data.source, range(len(heat))
         boxes, sizes = [source.box(i) for i in rows], [source.size(i) for i in rows]
-        maps = (upsample(gg, height, width) for gg, (width, height) in zip(heat, sizes))
-        pointed, chosen = [], []
-        for i, heat_hw in enumerate(maps):
-            pointed.append(inside(hottest(heat_hw), boxes[i]))
-            if self._proposals:
-                best = best_proposal(heat_hw, source.proposals(i))
-                # As in the public code a map that likes no proposal repeats the answer before.
-                chosen.append(best if best is not None else chosen[-1] if chosen else None)
-        yield "pointing_game", percent(pointed)
+        yield "pointing_game", percent(
+            inside(hottest(gg, size), box) for gg, size, box in zip(heat, sizes, boxes))
         yield "pointing_centre", percent(
             inside((w / 2, h / 2), box) for (w, h), box in zip(sizes, boxes))
         yield "pointing_random", percent(
             box[2] * box[3] / (w * h) for (w, h), box in zip(sizes, boxes))
         if self._proposals:
+            chosen = []
+            for i, (gg, (width, height)) in enumerate(zip(heat, sizes)):
+                best = best_proposal(upsample(gg, height, width), source.proposals(i))
+                # As in the public code a map that likes no proposal repeats the answer before.
+                chosen.append(best if best is not None else chosen[-1] if chosen else None)
             yield "iou_0.5", percent(box is not None and iou(truth, box) >= MATCHED
                                      for truth, box in zip(boxes, chosen))
             yield "iou_0.5_random", percent(
@@ -110,10 +108,11 @@ def iou(one, two):
     return both / (one[2] * one[3] + two[2] * two[3] - both)
 
 
-def hottest(heat_hw):
-    """The middle of the hottest pixel: x, y."""
-    y, x = np.unravel_index(np.argmax(heat_hw), heat_hw.shape)
-    return x + 0.5, y + 0.5
+def hottest(heat_gg, size):
+    """The middle of the hottest patch: x, y in pixels of an image of this (width, height)."""
+    row, column = np.unravel_index(np.argmax(heat_gg), heat_gg.shape)
+    rows, columns = heat_gg.shape
+    return (column + 0.5) * size[0] / columns, (row + 0.5) * size[1] / rows
 
 
 def inside(point, box):

@@ -39,7 +39,7 @@ def make_explainer(model, mode, layer=-1):
 
     Args:
       model: an `Albef`. mode: 'itm' or 'itc'.
-      layer: as in `gradcam`; -1: the default for texts, and the default for words.
+      layer: as in `gradcam`; -1: its default.
 
     Raises:
       UserError: there is no such mode or layer.
@@ -49,11 +49,8 @@ def make_explainer(model, mode, layer=-1):
                         "(the similarity).")
 
     def itm(params, *rows):
-        whole, logits_b2 = gradcam.itm_heat(model, params, *rows, layer=layer)
-        for_words, tokens = gradcam.default_layer(model.config, per_word=True), whole
-        if layer == -1 and for_words != gradcam.default_layer(model.config):
-            tokens, _ = gradcam.itm_heat(model, params, *rows, layer=for_words)
-        return whole.mean(axis=1), tokens, jax.nn.softmax(logits_b2)[:, 1]
+        tokens, logits_b2 = gradcam.itm_heat(model, params, *rows, layer=layer)
+        return tokens.mean(axis=1), tokens, jax.nn.softmax(logits_b2)[:, 1]
 
     def itc(params, *rows):
         heat, scaled_b = gradcam.itc_heat(model, params, *rows, block=layer)

@@ -85,13 +85,9 @@ def itc_heat(model, params, image_bhwc, ids_bl, mask_bl, block=-1):
     return _as_grid(_product(probs_bhnn[:, :, 0], grads_bhnn[:, :, 0]), c), similarity_b
 
 
-def default_layer(config, per_word=False):
-    """The third fusion layer (8 of 6 + 6), or the last one of fewer.
-
-    For the heat of words the layer before the last one instead of the last.
-    """
-    last = config.fusion_layers - (2 if per_word else 1)
-    return config.text_layers + max(0, min(2, last))
+def default_layer(config):
+    """The third fusion layer (8 of 6 + 6), or of fewer than four the one before the last."""
+    return config.text_layers + max(0, min(2, config.fusion_layers - 2))
 
 
 def fusion_layer(config, layer):

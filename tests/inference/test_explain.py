@@ -55,10 +55,10 @@ def test_heat_is_of_real_words_only(model, tiny_run):
 def test_layers(model):
     config = model.config.model.copy_and_resolve_references().unlock()
     config.update(text_layers=6, fusion_layers=6)
-    assert gradcam.default_layer(config) == gradcam.default_layer(config, per_word=True) == 8
+    assert gradcam.default_layer(config) == 8
     config.fusion_layers = 2
-    assert gradcam.default_layer(config) == 7 and gradcam.default_layer(config, True) == 6
-    assert gradcam.fusion_layer(config, -1) == 1 and gradcam.fusion_layer(config, 6) == 0
+    assert gradcam.default_layer(config) == 6
+    assert gradcam.fusion_layer(config, -1) == 0 and gradcam.fusion_layer(config, 6) == 0
     for layer in (5, 8):
         with pytest.raises(UserError, match=f"Layer {layer} reads no image; .* are 6 to 7"):
             gradcam.fusion_layer(config, layer)

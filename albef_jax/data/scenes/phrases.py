@@ -17,9 +17,15 @@ KEYS = (
     ("size", "shape"), ("texture", "shape"), ("texture", "colour"), ("size", "colour", "shape"),
     ("texture", "colour", "shape"), ("size", "texture", "colour", "shape"),
 )  # the features that a phrase names
+LOOKS = (
+    ("colour", "shape"), ("colour", "shape"), ("size", "colour", "shape"),
+    ("texture", "colour", "shape"), ("size", "texture", "colour", "shape"), ("texture", "colour"),
+    ("texture", "shape"),
+)  # the features that a phrase to be grounded names: few other scenes have such an object
 NOUNS = ("shape", "thing", "object")  # of something whose shape is not named
-PLAIN = 0.25  # share of phrases that name their object as captions do: "a red star"
+PLAIN = 0.25  # share of phrases to be grounded that name their object as captions do: "a red star"
 RELATED = 0.4  # share of phrases that name a second object, where that is possible
+POINTED_BY_RELATION = 0.12  # of phrases to be grounded: as in RefCOCO+ most speak of looks
 PLACES = {"left of": ("left", "on the left"), "right of": ("right", "on the right"),
           "above": ("upper", "at the top"), "below": ("lower", "at the bottom")}
 TRIES = 8  # choices of features, before a phrase without a second object is made instead
@@ -93,13 +99,18 @@ def point_out(graph: dict, level: Level, rng: np.random.Generator) -> tuple[str,
     objects = graph["objects"]
     while True:
         target = int(rng.random() * len(objects))
-        if rng.random() < PLAIN:
-            mention = only_mention(objects, target, rng)
-            phrase = mention and a_phrase(mention, rng)
+        if rng.random() < POINTED_BY_RELATION:
+            phrase = refer(graph, target, rng, related=1.0)
         else:
-            phrase = refer(graph, target, rng)
+            mention = only_mention(objects, target, rng, choices=LOOKS)
+            phrase = mention and pick_article(mention, rng)
         if phrase and len(phrase.split()) <= level.max_words:
             return phrase, target
+
+
+def pick_article(mention: dict, rng: np.random.Generator) -> str:
+    """"a red star" or, more often, "the red star"."""
+    return (a_phrase if rng.random() < PLAIN else the_phrase)(mention, rng)
 
 
 def refer(
@@ -122,11 +133,11 @@ def refer(
 
 
 def only_mention(
-    objects: list[dict], target: int, rng: np.random.Generator, without: str = ""
+    objects: list[dict], target: int, rng: np.random.Generator, without: str = "", choices=KEYS
 ) -> dict | None:
     """A mention that fits one object and no other, or None if none was found."""
     for _ in range(TRIES):
-        keys = [key for key in pick(rng, KEYS) if key != without]
+        keys = [key for key in pick(rng, choices) if key != without]
         mention = mention_of(objects[target], keys)
         if is_only(mention, objects[target], objects):
             return mention
