@@ -17,10 +17,11 @@ class GroundingEvaluator:
     """Shares of phrases in percent.
 
     Yields `pointing_game`: the middle of the hottest patch lies in the box. (Not the hottest pixel
-    of the enlarged map: bicubic enlargement is hottest at the border of a patch at the border.) With proposals also `iou_0.5`: the proposal that the map chooses overlaps the box
-    by half or more. What could be had without a model stands beside them: `pointing_centre` (the
-    middle of the image lies in the box), `pointing_random` (a random pixel does) and
-    `iou_0.5_random` (a random proposal).
+    of the enlarged map: bicubic enlargement is hottest at the edge of a patch at the border.) With
+    proposals also `iou_0.5`: the proposal that the map chooses overlaps the box by half or more.
+    What could be had without a model stands beside them: `pointing_centre` (the middle of the image
+    lies in the box), `pointing_random` (a random pixel does) and `iou_0.5_random` (a random
+    proposal).
 
     Fields: `mode`, 'itm' (gradient of the match logit on a fusion layer) or 'itc' (of the
     similarity on a ViT block); `layer`, counted as in `models.gradcam`, -1 for its default.

@@ -16,8 +16,8 @@ from albef_jax.errors import UserError
 SCENES = {("demo", "train"): 600, ("demo", "heldout"): 300, ("full", "heldout"): 64}
 TASKS = ("scenes_vqa", "scenes_nlvr", "scenes_ve", "scenes_grounding")
 # Of texts, labels and boxes; whoever changes what a seed gives enters the new ones.
-DIGESTS = dict(zip(TASKS, ("2b2a78734a5a63c8", "cd07e5bd1bfe1c6c", "0e480c257253cd0b",
-                           "87dd4c64d44df050")))
+DIGESTS = dict(zip(TASKS, ("2b2a78734a5a63c8", "cd07e5bd1bfe1c6c", "3eab22de6dea1b70",
+                           "50dc9d06dd712807")))
 sets = pytest.mark.parametrize("level, split", SCENES)
 
 
