@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import re
 
-RECALL = re.compile(r"(.+)_r(\d+)")
+RECALL = re.compile(r"(.+)_r(\d+)(@\d+)?")  # of a direction, at a depth; of so many candidates
 
 
 def values_table(heading: str, values: Mapping[str, float]) -> str:
@@ -11,12 +11,13 @@ def values_table(heading: str, values: Mapping[str, float]) -> str:
 
     Args:
       heading: what was measured, on what.
-      values: name -> percent; `i2t_r1` is the recall at 1 of `i2t`.
+      values: name -> percent; `i2t_r1` is the recall at 1 of `i2t`, `i2t_r1@16` with 16 candidates.
     """
     rows, depths = {}, {}
     for name, value in values.items():
         recall = RECALL.fullmatch(name)
-        row, column = recall.groups() if recall else (name, "")
+        row, column, candidates = recall.groups("") if recall else (name, "", "")
+        row += candidates
         rows.setdefault(row, {})[column] = value
         if recall:
             depths[column] = f"R@{column}"

@@ -51,7 +51,7 @@ def held_out(kind, evaluator, **fields):
 
 def retrieval(config):
     config.steps = 600
-    config.evals.retrieval = held_out("scenes", "retrieval", k=16)
+    config.evals.retrieval = held_out("scenes", "retrieval", k=16, ks=(4,))
 
 
 def vqa(config):

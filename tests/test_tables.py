@@ -14,6 +14,11 @@ retrieval
   r_mean   26.67"""
 
 
+def test_recalls_of_so_many_candidates():
+    assert values_table("retrieval", {"i2t_r1@16": 1.0, "i2t_r1": 2.0}) == (
+        "retrieval\n             R@1\n  i2t@16    1.00\n  i2t       2.00")
+
+
 def test_other_values_have_a_line_each():
     assert values_table("masked", {"mlm_top1": 12.345, "mlm_top5": 50.0}) == (
         "masked\n  mlm_top1   12.35\n  mlm_top5   50.00")
