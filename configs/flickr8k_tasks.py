@@ -53,7 +53,7 @@ def pack(kind, folder, split, images, **options):
 
 
 def retrieval(config, folder):
-    config.epochs = 2
+    config.epochs = 1
     data = f"{folder}/flickr8k"
     config.evals.retrieval = dict(kind="retrieval", source=pack("json", data, "dev", data), k=16,
                                   batch_size=256)
