@@ -63,7 +63,7 @@ def vqa(config, folder):
     config.epochs = 3
     data = f"{folder}/daquar"
     config.data.source = pack("vqa", data, "train", data)
-    config.data.update(answer_length=8, max_answers=4, flip=0.0, text_length=32)
+    config.data.update(answer_length=10, max_answers=4, flip=0.0, text_length=32)
     config.evals.vqa = dict(kind="vqa", source=pack("vqa", data, "dev", data), k=64,
                             answers=f"{data}/answer_list.json", batch_size=128)
 
