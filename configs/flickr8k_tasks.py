@@ -60,7 +60,7 @@ def retrieval(config, folder):
 
 
 def vqa(config, folder):
-    config.epochs = 3
+    config.steps = 120  # of 92 per epoch
     data = f"{folder}/daquar"
     config.data.source = pack("vqa", data, "train", data)
     config.data.update(answer_length=10, max_answers=4, flip=0.0, text_length=32)
