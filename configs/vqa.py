@@ -7,8 +7,8 @@ Paper: Li et al., https://arxiv.org/abs/2107.07651; values as in the public code
 of pretrain_4m.py or pretrain_14m.py, or an import of the published checkpoint.
 FOLDER (data/albef if left out) holds vqa_train.json, vqa_val.json, vg_qa.json, vqa_test.json and
 answer_list.json, in the format of the public code; image names are relative to FOLDER/images/vqa
-or FOLDER/images/vg. The test questions have no answers: `albef evaluate` writes those of the model, chosen
-from answer_list.json, to results/vqa_predictions.json for the evaluation server.
+or FOLDER/images/vg. The test questions have no answers: `albef evaluate` writes those of the
+model, chosen from answer_list.json, to results/vqa_predictions.json for the evaluation server.
 
 Hardware: the paper used 8 A100 GPUs, 32 questions each. Any number of devices that divides 8 gives
 the same run up to rounding; with fewer than 8 raise accumulation until it fits into memory.

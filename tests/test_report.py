@@ -30,7 +30,8 @@ from albef_jax.workdir import read_config
 
 CONFIG = Path(__file__).parent / "tiny.py"
 HELD_OUT = {"kind": "synthetic", "size": 24, "image_size": 32}
-SECTIONS = ["numbers", "pictures", "captions", "words", "teacher", "heat", "curves", "speed", "config"]
+SECTIONS = ["numbers", "pictures", "captions", "words", "teacher", "heat", "curves", "speed",
+            "config"]
 
 
 class Page(html.parser.HTMLParser):

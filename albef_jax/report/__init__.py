@@ -33,7 +33,8 @@ LABELS = {"itm_accuracy_random": "random negatives", "itm_accuracy_hard": "hard 
           "majority": "always the commonest answer",
           "majority_per_type": "always the commonest of its type",
           "consistency": "sentences right throughout", "vqa_accuracy": "VQA accuracy",
-          "exact_match": "exact match", "pointing_game": "middle of the hottest patch lies in the box",
+          "exact_match": "exact match",
+          "pointing_game": "middle of the hottest patch lies in the box",
           "pointing_centre": "middle of the image lies in the box",
           "pointing_random": "random place lies in the box", "iou_0.5": "right proposal (IoU 0.5)",
           "iou_0.5_random": "random proposal (IoU 0.5)"}
