@@ -98,3 +98,8 @@ class Rows:
         finally:
             batches.close()
         return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+def percent(shares):
+    """Mean of truths or shares, in percent."""
+    return 100.0 * float(np.mean([float(share) for share in shares]))

@@ -7,7 +7,7 @@ ALBEF section 5 ("Visual Grounding"). Maps come from `models.gradcam`, by way of
 import numpy as np
 
 from albef_jax.errors import UserError
-from albef_jax.evaluators.batches import Rows
+from albef_jax.evaluators.batches import Rows, percent
 from albef_jax.weights.interpolation import upsample
 
 MATCHED = 0.5  # least overlap of a right box
@@ -119,8 +119,3 @@ def hottest(heat_gg, size):
 def inside(point, box):
     """Whether a point x, y lies in a box x, y, width, height."""
     return (box[0] <= point[0] < box[0] + box[2]) and (box[1] <= point[1] < box[1] + box[3])
-
-
-def percent(shares):
-    """Mean of truths or shares, in percent."""
-    return 100.0 * float(np.mean([float(share) for share in shares]))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from albef_jax.data.answers import encode_answers, read_answer_list
 from albef_jax.errors import UserError
 from albef_jax.evaluators.answer_scores import RightAnswers, answer_type, normalise_answer
-from albef_jax.evaluators.batches import Rows
+from albef_jax.evaluators.batches import Rows, percent
 
 
 class VqaEvaluator:
@@ -134,8 +134,3 @@ def majority_accuracy(right):
         total.update(truth.weights)
     commonest = total.most_common(1)[0][0]
     return [truth.accuracy(commonest) for truth in right]
-
-
-def percent(shares):
-    """The mean of numbers from 0 to 1, in percent."""
-    return 100 * sum(shares) / len(shares)
