@@ -260,7 +260,7 @@ class Checkpointer:
         complete = {str(step) for step in self._manager.all_steps()}
         left = [path for path in self.directory.iterdir()
                 if HALF_WRITTEN.fullmatch(path.name) and path.name not in complete]
-        for path in left:
+        for path in left if jax.process_index() == 0 else ():
             logging.warning("Ignoring the half-written checkpoint %s: its save was interrupted.",
                             path)
         return left

@@ -54,6 +54,7 @@ def build_parser():
                        help="trace steps N to M into DIR/profile")
     train.add_argument("--init", metavar="DIR",
                        help="start from the weights of this work directory or export")
+    add_processes(train)
     train.set_defaults(run=run_train)
 
     evaluate = commands.add_parser("evaluate", help="run the evaluators of a work directory")
@@ -61,6 +62,7 @@ def build_parser():
     evaluate.add_argument("--step", type=int, help="checkpoint to use (the latest)")
     evaluate.add_argument("--config", metavar="FILE.py[:variant]",
                           help="run the evaluators of this config instead of the run's own")
+    add_processes(evaluate)
     evaluate.set_defaults(run=run_evaluate)
 
     embed = commands.add_parser("embed", help="features of a folder of images or a manifest")
@@ -152,8 +154,30 @@ def build_parser():
                                 ("batch-size", 64, "of the evaluator")):
         bench.add_argument(f"--{name}", type=positive, default=default, metavar="N",
                            help=f"{what} (%(default)s)")
+    add_processes(bench)
     bench.set_defaults(run=run_bench)
     return parser
+
+
+def add_processes(command):
+    """Arguments of the commands that several processes run together; see `processes_of`."""
+    group = command.add_argument_group(
+        "several processes", "found in a TPU pod, SLURM and Open MPI; elsewhere give all three")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    group.add_argument("--processes", type=positive, metavar="N", help="how many there are")
+    group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    group.add_argument("--process-timeout", type=positive, default=100, metavar="SECONDS",
+                       help="without a sign of life from one, all end (%(default)s)")
+    group.add_argument("--hang-timeout", type=not_negative, default=1800, metavar="SECONDS",
+                       help="without a step or evaluation batch, all end (%(default)s; 0: never)")
+
+
+def processes_of(args):
+    """This process as one of several, where there are several: a context manager."""
+    from albef_jax.processes import joined
+
+    return joined(args.coordinator, args.processes, args.process, args.process_timeout,
+                  args.hang_timeout)
 
 
 def add_inference(command, what):
@@ -176,6 +200,14 @@ def positive(text):
     return number
 
 
+def not_negative(text):
+    """A whole number of at least 0."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
 def step_range(text):
     """'N:M' as two positive numbers in order."""
     first, last = (int(part) for part in text.split(":"))
@@ -191,7 +223,8 @@ def run_train(args, overrides):
     config = load_config(args.config, overrides)
     from albef_jax.train import train
 
-    train(config, args.workdir, args.profile, args.init)
+    with processes_of(args):
+        train(config, args.workdir, args.profile, args.init)
     return 0
 
 
@@ -201,7 +234,8 @@ def run_evaluate(args, overrides):
     from albef_jax.evaluate import evaluate
 
     evals = load_config(args.config).evals if args.config else None
-    evaluate(args.workdir, args.step, overrides, evals)
+    with processes_of(args):
+        evaluate(args.workdir, args.step, overrides, evals)
     return 0
 
 
@@ -306,9 +340,11 @@ def run_bench(args, overrides):
     if args.retrieval:
         from albef_jax.bench_retrieval import bench_retrieval
 
-        bench_retrieval(config, args.images, args.texts, args.k, args.batch_size)
+        with processes_of(args):
+            bench_retrieval(config, args.images, args.texts, args.k, args.batch_size)
     else:
         from albef_jax.bench import bench
 
-        bench(config, args.steps)
+        with processes_of(args):
+            bench(config, args.steps)
     return 0

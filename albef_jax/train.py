@@ -19,6 +19,7 @@ from albef_jax.errors import UserError
 from albef_jax.evaluators import check_task, make_evaluator
 from albef_jax.metrics import MetricsWriter, Pending, StepTimer, Throughput
 from albef_jax.optim import make_optimizer, make_schedule
+from albef_jax.processes import several, wait_for_all
 from albef_jax.report import report_at_end
 from albef_jax.sharding import (
     check_groups,
@@ -109,7 +110,7 @@ def train(config, workdir, profile=None, init=None):
         stop = stack.enter_context(stop_signals())
         batches = stack.enter_context(contextlib.closing(
             pipeline.iterate(start, config.steps)))
-        trace = stack.enter_context(tracing(profile, workdir))
+        trace = stack.enter_context(tracing(profile if is_writer else None, workdir))
         stack.enter_context(readable_out_of_memory(config))
 
         step, previous = start, None
@@ -162,8 +163,16 @@ def train(config, workdir, profile=None, init=None):
 
 
 def run_tokenizer(config, workdir, source, is_writer, stored=None):
-    """The tokenizer of this run: its own, the config's, that of `stored` weights, or a new one."""
+    """The tokenizer of this run: its own, the config's, that of `stored` weights, or a new one.
+
+    Of several processes the first one chooses and saves it, and the others read what it saved.
+    """
     folder = workdir / "tokenizer"
+    if not is_writer:
+        wait_for_all("tokenizer")
+        if not folder.is_dir():
+            raise UserError(f"This process does not see {folder}, which process 0 has written; "
+                            "give all processes a --workdir that they share.")
     if folder.is_dir():
         tokenizer = load_tokenizer(str(folder))
     elif stored and stored.tokenizer and not config.data.tokenizer:
@@ -176,6 +185,8 @@ def run_tokenizer(config, workdir, source, is_writer, stored=None):
         unfinished = workdir / "tokenizer.unfinished"
         tokenizer.save(str(unfinished))
         unfinished.rename(folder)  # complete or not at all
+    if is_writer:
+        wait_for_all("tokenizer")
     return tokenizer
 
 
@@ -276,11 +287,14 @@ def run_evaluators(evaluators, params, predict_fns, mesh, stop):
 
 @contextlib.contextmanager
 def saved_on_error(checkpointer, step, state):
-    """Saves the state before a sentence about the data ends the run: nothing is lost."""
+    """Saves the state before a sentence about the data ends the run: nothing is lost.
+
+    Not one of several processes: the others are not there to save their part.
+    """
     try:
         yield
     except UserError:
-        if step:
+        if step and not several():
             checkpointer.save(step, state, wait=True)
         raise
 

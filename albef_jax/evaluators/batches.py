@@ -13,6 +13,7 @@ from tqdm import tqdm
 from albef_jax.data.eval_sets import EvalRows
 from albef_jax.data.sources import make_source
 from albef_jax.sharding import replicated, shard_batch
+from albef_jax.signals import may_stop
 
 # Batches sent ahead of the results: the host gathers the next rows while the device works.
 IN_FLIGHT = 2
@@ -36,6 +37,7 @@ def run_batches(function, params, batches, mesh, total, what):
     with tqdm(total=total, desc=f"evaluate {what}", unit="batch", leave=False,
               disable=True if jax.process_index() else None) as bar:
         for batch in batches:
+            may_stop()
             waiting.append((batch, _send(function, params, batch, mesh)))
             if len(waiting) > IN_FLIGHT:
                 yield _fetch(*waiting.popleft(), bar)
