@@ -99,17 +99,27 @@ def _start(coordinator, processes, process, timeout):
         return False
     # Signals come to `stop_signals`; JAX's own service would take SIGTERM away from it.
     jax.config.update("jax_enable_preemption_service", False)
+    where, limit = given.get("coordinator_address", "the address that JAX found"), 3 * timeout
+    sentence = (f"The {given.get('num_processes', 'other')} processes did not all meet at {where} "
+                f"within {limit} s; see the output of the others, check that this is the address "
+                "of process 0 with a free port, and start all of them again.")
+    alarm = threading.Timer(limit, _give_up, [sentence])  # the runtime would abort with a dump
+    alarm.daemon = True
+    alarm.start()
     try:
         jax.distributed.initialize(
-            **given, initialization_timeout=3 * timeout, heartbeat_timeout_seconds=timeout,
-            shutdown_timeout_seconds=3 * timeout)
+            **given, initialization_timeout=2 * limit, heartbeat_timeout_seconds=timeout,
+            shutdown_timeout_seconds=limit)
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
-        where = given.get("coordinator_address", "the address that JAX found")
-        raise UserError(
-            f"The processes did not all meet at {where} within {3 * timeout} s "
-            f"({str(error).splitlines()[0][:150]}); see the output of the others, check that the "
-            "address is that of process 0 with a free port, and start all of them again.") from None
+        raise UserError(f"{sentence} ({str(error).splitlines()[0][:150]})") from None
+    finally:
+        alarm.cancel()
     return True
+
+
+def _give_up(sentence):
+    print(f"albef: {sentence}", file=sys.stderr, flush=True)
+    os._exit(ENDED_BY_ANOTHER)
 
 
 def _given(coordinator, processes, process):
