@@ -10,8 +10,13 @@ import numpy as np
 from albef_jax import flops
 from albef_jax.config import check_model
 from albef_jax.optim import make_optimizer, make_schedule
-from albef_jax.sharding import check_groups, make_mesh, replicated, shard_batch
-from albef_jax.state import TrainState
+from albef_jax.sharding import (
+    batch_shards,
+    check_groups,
+    create_state,
+    make_mesh,
+    shard_batch,
+)
 from albef_jax.step import make_train_step
 from albef_jax.tasks import make_task, task_class
 
@@ -60,17 +65,16 @@ def bench(config, steps):
       The printed values by name (seconds, bytes, FLOP/s).
     """
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    mesh = make_mesh()
+    mesh = make_mesh(config.mesh)
     check_model(config)
-    check_groups(config.batch_size, config.group_size, config.accumulation, mesh.size)
+    check_groups(config.batch_size, config.group_size, config.accumulation, batch_shards(mesh))
     task = make_task(config)
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, max(
         config.steps, 1)))
-    state = jax.jit(lambda: TrainState.create(task, optimizer, config.seed),
-                    out_shardings=replicated(mesh))()
+    state = create_state(task, optimizer, config.seed, mesh, config.rules)
     batch = shard_batch(random_batch(config), mesh)
     step = make_train_step(
-        task, optimizer, mesh, seed=config.seed, group_size=config.group_size,
+        task, optimizer, mesh, config.rules, seed=config.seed, group_size=config.group_size,
         accumulation=config.accumulation, momentum=config.objective.momentum)
     begin = time.perf_counter()
     compiled = step.lower(state, batch, None).compile()

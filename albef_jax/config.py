@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from albef_jax.errors import UserError
 
+# Activations that can be kept where layers are recomputed, named in models/layers.py and bert.py.
+REMAT_POINTS = ("qkv", "attention", "mlp")
 
 def default_config():
     """ALBEF pre-training with the official sizes and hyper-parameters, without data.
@@ -27,12 +29,21 @@ def default_config():
     config.log_every = 50
     config.wandb = ""  # name of a Weights & Biases project
     config.matmul_precision = "default"  # 'highest' for full float32 on accelerators
+    config.mesh = dict(  # devices; -1: the rest
+        data=-1, fsdp=1,  # both split the batch, fsdp also the state
+        model=1,  # splits layers
+        slices=1)  # TPU slices on a slower network; they divide `data`
+    # Logical axes of parameters (models/placement.py) and the mesh axes that split them.
+    config.rules = (("embed", "fsdp"), ("mlp", "model"), ("heads", "model"), ("vocab", "model"))
     config.model = model = ConfigDict(dict(
         image_size=256, patch_size=16, vit_width=768, vit_depth=12, vit_heads=12,
         vit_mlp_ratio=4.0,
         text_width=768, text_layers=6, fusion_layers=6, text_heads=12, text_mlp_width=3072,
         max_positions=512, embed_dim=256, dropout=0.1, attention_dropout=0.1, dtype="bfloat16",
         init_std=0.02,  # of fresh encoder weights; narrow models want 0.02 sqrt(768 / width)
+        scan=False,  # layers as a loop: compiles sooner
+        remat=False,  # less memory: activations inside a layer are computed twice
+        remat_save=(),  # but not these of REMAT_POINTS
         # Set from the tokenizer when training starts.
         vocab_size=30522, pad_id=0, cls_id=101, mask_id=103))
     config.init = dict(  # weights that a fresh run starts from; a resumed one has its own
@@ -210,6 +221,9 @@ def check_model(config):
             raise UserError(
                 f"data.{name} {config.data[name]} exceeds model.max_positions "
                 f"{m.max_positions}; lower the first or raise the second.")
+    unknown = sorted({*m.remat_save} - {*REMAT_POINTS})
+    if unknown:
+        raise UserError(f"model.remat_save names {unknown[0]!r}; choose of {REMAT_POINTS}.")
     if m.dtype not in ("float32", "bfloat16"):
         raise UserError(f"model.dtype is {m.dtype!r}; choose 'float32' or 'bfloat16'.")
 
@@ -233,8 +247,10 @@ def from_json(text):
 
     config = ConfigDict(tuples(json.loads(text)))
     for name, block in default_config().items():
-        if name in ("objective", "data", "init", "optimizer", "checkpoint"):
+        if name in ("model", "objective", "data", "init", "optimizer", "checkpoint", "mesh"):
             config[name] = ConfigDict({**block, **config.get(name, {})})
+    if "rules" not in config:
+        config.rules = default_config().rules
     return config.lock()
 
 

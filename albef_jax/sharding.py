@@ -1,12 +1,20 @@
-"""Process start-up, the device mesh and where arrays live on it."""
+"""The device mesh and where arrays live on it."""
 
+import functools
 import os
 import pathlib
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+import optax
 
 from albef_jax.errors import UserError
+from albef_jax.models.placement import BATCH_AXES, mesh_axes
+from albef_jax.state import TrainState
+
+AXES = (*BATCH_AXES, "model")
 
 
 def use_compile_cache():
@@ -16,11 +24,69 @@ def use_compile_cache():
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "albef_jax"))
 
 
-def make_mesh(devices=None):
-    """A mesh with one axis, 'data', over all devices of all processes (or those given)."""
+def make_mesh(settings=None, devices=None):
+    """A mesh with the axes 'data', 'fsdp' and 'model'.
+
+    Args:
+      settings: `config.mesh`: devices along each axis (-1: the rest) and the number of slices;
+        None: all on 'data'.
+      devices: of all processes, or those given.
+
+    Raises:
+      UserError: the devices do not divide so.
+    """
     devices = devices or jax.devices()
+    sizes = axis_sizes(settings or {"data": -1, "fsdp": 1, "model": 1}, len(devices))
+    slices = settings.slices if settings else 1
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    else:
+        grid = sliced_grid(sizes, slices, devices)
     # Auto axes: indexing a sharded batch inside a linen module is an error on Explicit ones.
-    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def axis_sizes(settings, count):
+    """Devices along each of `AXES`.
+
+    Raises:
+      UserError: they do not multiply to `count`.
+    """
+    sizes = [settings[axis] for axis in AXES]
+    known = int(np.prod([size for size in sizes if size > 0]))
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise UserError(f"config.mesh has data, fsdp and model = {sizes}; give numbers of devices, "
+                        "and -1 for the rest at most once.")
+    sizes = [count // known if size == -1 else size for size in sizes]
+    if int(np.prod(sizes)) != count:
+        raise UserError(
+            f"config.mesh wants data x fsdp x model = {' x '.join(map(str, sizes))} devices, but "
+            f"there are {count}; set one of them to -1 and the others to divisors of {count}.")
+    return tuple(sizes)
+
+
+def sliced_grid(sizes, slices, devices):
+    """A grid of devices whose outermost steps along 'data' go from slice to slice.
+
+    Raises:
+      UserError: the devices are not in so many slices, or 'data' does not divide over them.
+    """
+    data, *inside = sizes
+    by_slice = {getattr(device, "slice_index", None) for device in devices}
+    by_process = {device.process_index for device in devices}
+    if data % slices or slices not in (len(by_slice), len(by_process)):
+        raise UserError(
+            f"config.mesh.slices is {slices}, but the devices are in {len(by_slice)} slice(s) and "
+            f"{len(by_process)} process(es), and data is {data}; slices must be one of the first "
+            "two and divide the last.")
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *inside), (slices, *[1] * len(inside)), devices,
+        process_is_granule=len(by_slice) != slices, allow_split_physical_axes=True)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """The number of parts that a batch is split into."""
+    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
 
 def replicated(mesh: Mesh):
@@ -30,18 +96,79 @@ def replicated(mesh: Mesh):
 
 def sharded_batch(mesh: Mesh):
     """Sharding of arrays whose first axis is split over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+@functools.lru_cache(maxsize=64)
+def local_rows(mesh: Mesh, batch_size: int):
+    """The rows of a global batch that this process's devices hold: int array, in order.
+
+    Where 'model' spans processes, several of them hold the same rows.
+    """
+    indices = sharded_batch(mesh).addressable_devices_indices_map((batch_size,))
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows, in indices.values()]))
 
 
 def shard_batch(batch, mesh):
-    """Places a dict of numpy arrays, this process's rows, on the mesh: axis 0 over 'data'."""
+    """Places a dict of numpy arrays, this process's `local_rows`, on the mesh."""
+    local = len(local_rows(mesh, batch_shards(mesh)))  # parts of the batch that are here
     sharding = sharded_batch(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, array)
-            for name, array in batch.items()}
+
+    def place(array):
+        rows = len(array) // local * batch_shards(mesh)
+        here = local_rows(mesh, rows)
+
+        def part(index):
+            start, stop, _ = index[0].indices(rows)
+            first = int(np.searchsorted(here, start))
+            return array[first:first + stop - start]
+
+        return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, part)
+
+    return {name: place(array) for name, array in batch.items()}
+
+
+def state_shardings(task, optimizer, mesh, rules):
+    """Where each array of a state lives: a `TrainState` of `NamedSharding`s.
+
+    Teacher and optimizer state follow their parameters; the first axis of what a task remembers
+    is called 'queue'.
+
+    Args:
+      task: a `tasks.base.Task`. optimizer: an optax transformation. mesh: from `make_mesh`.
+      rules: pairs of logical axis and mesh axis.
+    """
+    shapes = jax.eval_shape(lambda: TrainState.create(task, optimizer, 0))
+    axes, none = task.axes(), PartitionSpec()
+    names = TrainState(
+        step=none, params=axes, teacher=task.teacher_of(axes),
+        opt_state=optax.tree.map_params(optimizer, lambda _, axis: axis, shapes.opt_state, axes,
+                                        transform_non_params=lambda _: none),
+        memory=jax.tree.map(lambda x: PartitionSpec(*["queue"] * (x.ndim > 0)), shapes.memory))
+    return jax.tree.map(
+        lambda shape, axis: NamedSharding(mesh, mesh_axes(axis, shape.shape, mesh, rules)),
+        shapes, names)
+
+
+def abstract_state(task, optimizer, mesh, rules):
+    """A `TrainState` of `jax.ShapeDtypeStruct`s with shardings."""
+    shapes = jax.eval_shape(lambda: TrainState.create(task, optimizer, 0))
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes, state_shardings(task, optimizer, mesh, rules))
+
+
+def create_state(task, optimizer, seed, mesh, rules):
+    """The state of step 0, each array made where it will live."""
+    return jax.jit(lambda: TrainState.create(task, optimizer, seed),
+                   out_shardings=state_shardings(task, optimizer, mesh, rules))()
 
 
 def check_groups(batch_size, group_size, accumulation, devices):
     """Checks that a batch divides into groups, micro-steps and devices.
+
+    Args:
+      devices: `batch_shards` of the mesh.
 
     Raises:
       UserError: with the sizes that would fit.

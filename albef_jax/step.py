@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from albef_jax.models.placement import BATCH_AXES, placed_on
 from albef_jax.objectives.distillation import ema
-from albef_jax.sharding import replicated, sharded_batch
+from albef_jax.sharding import batch_shards, replicated, sharded_batch, state_shardings
 from albef_jax.state import TrainState
 
 
@@ -41,12 +42,13 @@ def join_micro_steps(tree, devices):
     return jax.tree.map(join, tree)
 
 
-def make_train_step(task, optimizer, mesh, *, seed, group_size, accumulation=1, momentum=0.995):
+def make_train_step(task, optimizer, mesh, rules=(), *, seed, group_size, accumulation=1,
+                    momentum=0.995):
     """Compiles nothing yet: returns the jitted `step(state, batch, draws)`.
 
     Args:
       task: a `tasks.base.Task`. optimizer: an optax transformation. mesh: from
-        `sharding.make_mesh`.
+        `sharding.make_mesh`. rules: of `config.rules`, where the state lives on it.
       seed: of all randomness inside the step.
       group_size: pairs that see each other; divides the batch.
       accumulation: micro-steps per step; exact, the queues are those of the step's start.
@@ -57,7 +59,7 @@ def make_train_step(task, optimizer, mesh, *, seed, group_size, accumulation=1, 
       recorded ones with a leading group axis), that returns the next state and a dict of scalar
       metrics.
     """
-    devices = mesh.size
+    devices = batch_shards(mesh)
 
     def losses_of(params, teacher, memory, groups, keys, draws, schedule):
         """Mean loss over the groups of one micro-step, with metrics and features to enqueue."""
@@ -65,7 +67,8 @@ def make_train_step(task, optimizer, mesh, *, seed, group_size, accumulation=1, 
             total, aux = task.loss(params, teacher, memory, group, key, schedule, drawn)
             return total, (aux.metrics, aux.enqueue)
 
-        totals, (metrics, enqueue) = jax.vmap(one)(groups, keys, draws)
+        totals, (metrics, enqueue) = jax.vmap(one, spmd_axis_name=BATCH_AXES)(
+            groups, keys, draws)
         return jnp.mean(totals), (jax.tree.map(jnp.mean, metrics), enqueue)
 
     def gradients(params, teacher, memory, groups, keys, draws, schedule):
@@ -96,8 +99,9 @@ def make_train_step(task, optimizer, mesh, *, seed, group_size, accumulation=1, 
         step_key = jax.random.fold_in(jax.random.key(seed), state.step)
         count = jax.tree.leaves(groups)[0].shape[0]
         keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(jnp.arange(count))
-        grads, metrics, enqueue = gradients(
-            params, teacher, state.memory, groups, keys, draws, task.schedule(state.step))
+        with placed_on(mesh, rules):
+            grads, metrics, enqueue = gradients(
+                params, teacher, state.memory, groups, keys, draws, task.schedule(state.step))
         # Every process needs the whole batch's features, in global order, for its queues.
         enqueue = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), enqueue)
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
@@ -106,6 +110,7 @@ def make_train_step(task, optimizer, mesh, *, seed, group_size, accumulation=1, 
             step=state.step + 1, params=optax.apply_updates(params, updates), teacher=teacher,
             opt_state=opt_state, memory=task.update_memory(state.memory, enqueue)), metrics
 
-    whole, rows = replicated(mesh), sharded_batch(mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(whole, rows, rows),
-                   out_shardings=(whole, whole))
+    places = state_shardings(task, optimizer, mesh, rules)
+    rows = sharded_batch(mesh)
+    return jax.jit(step, donate_argnums=0, in_shardings=(places, rows, rows),
+                   out_shardings=(places, replicated(mesh)))

@@ -22,14 +22,16 @@ from albef_jax.optim import make_optimizer, make_schedule
 from albef_jax.processes import several, wait_for_all
 from albef_jax.report import report_at_end
 from albef_jax.sharding import (
+    abstract_state,
+    batch_shards,
     check_groups,
+    create_state,
+    local_rows,
     make_mesh,
-    replicated,
     shard_batch,
     use_compile_cache,
 )
 from albef_jax.signals import Stopped, stop_signals
-from albef_jax.state import TrainState
 from albef_jax.step import make_train_step
 from albef_jax.tasks import check_fields, make_task, task_class
 from albef_jax.weights import pretrained
@@ -59,10 +61,11 @@ def train(config, workdir, profile=None, init=None):
     # ---- start -----------------------------------------------------------------------------
     use_compile_cache()
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    workdir, mesh, is_writer = epath.Path(workdir), make_mesh(), jax.process_index() == 0
     check_values(config)
     check_model(config)
-    check_groups(config.batch_size, config.group_size, config.accumulation, mesh.size)
+    workdir, mesh = epath.Path(workdir), make_mesh(config.mesh)
+    is_writer = jax.process_index() == 0
+    check_groups(config.batch_size, config.group_size, config.accumulation, batch_shards(mesh))
 
     # ---- data ------------------------------------------------------------------------------
     source = make_source(config.data.source)
@@ -71,8 +74,7 @@ def train(config, workdir, profile=None, init=None):
     stored = read_init(init, workdir)
     tokenizer = run_tokenizer(config, workdir, source, is_writer, stored)
     pipeline = TrainPipeline(source, tokenizer, config.data, config.batch_size, config.seed,
-                             jax.process_index(), jax.process_count(),
-                             task_class(config).needs)
+                             local_rows(mesh, config.batch_size), task_class(config).needs)
     config = resolve(config, source, tokenizer, pipeline.steps_per_epoch)
     evaluators = {name: make_evaluator(block, config.data, tokenizer, config.seed)
                   for name, block in config.evals.items()}
@@ -86,11 +88,11 @@ def train(config, workdir, profile=None, init=None):
     checkpointer = Checkpointer(workdir, config.checkpoint, config.to_dict())
     state, start = initial_state(config, task, optimizer, mesh, checkpointer, tokenizer)
     if stored:
-        state = take_weights(stored, state, config, mesh, workdir, is_writer)
+        state = take_weights(stored, state, config, workdir, is_writer)
     elif init:
         say(is_writer, f"--init {init} is ignored: {workdir} goes on from its own checkpoint")
     train_step = make_train_step(
-        task, optimizer, mesh, seed=config.seed, group_size=config.group_size,
+        task, optimizer, mesh, config.rules, seed=config.seed, group_size=config.group_size,
         accumulation=config.accumulation, momentum=config.objective.momentum)
     if start >= config.steps:
         say(is_writer, f"{workdir} holds step {start} of {config.steps}: nothing is left to train; "
@@ -211,27 +213,22 @@ def resolve(config, source, tokenizer, steps_per_epoch):
 
 def initial_state(config, task, optimizer, mesh, checkpointer, tokenizer):
     """The restored state and its step, or a fresh one and 0; placed on the mesh."""
-    def create():
-        return TrainState.create(task, optimizer, config.seed)
-
     with readable_out_of_memory(config):
         if checkpointer.latest_step() is None:
-            state = jax.jit(create, out_shardings=replicated(mesh))()
-            return start_from(config, state, task, mesh, tokenizer), 0
-        shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
-            jax.eval_shape(create))
-        return checkpointer.restore(shapes)
+            state = create_state(task, optimizer, config.seed, mesh, config.rules)
+            return start_from(config, state, task, tokenizer), 0
+        return checkpointer.restore(abstract_state(task, optimizer, mesh, config.rules))
 
 
-def start_from(config, state, task, mesh, tokenizer):
+def start_from(config, state, task, tokenizer):
     """A fresh state with the weights of `config.init`; its teacher starts as their copy."""
     if not (config.init.bert or config.init.vit):
         return state
     params, report = pretrained.apply(config, state.params, tokenizer)
     say(jax.process_index() == 0, report)
     # Copies: steps donate their state, and files stay mapped.
-    params = jax.device_put(jax.tree.map(jnp.array, params), replicated(mesh))
+    params = jax.tree.map(lambda new, old: jax.device_put(jnp.array(new), old.sharding),
+                          params, state.params)
     return state.replace(params=params,
                          teacher=jax.tree.map(jnp.copy, task.teacher_of(params)))
 

@@ -7,6 +7,8 @@ from albef_jax.errors import UserError
 
 # What a resumed run must agree in, beside the data: the shapes of its state and its draws.
 FIXED_KEYS = ("task", "seed", "batch_size", "group_size", "model.")
+# How the same model is computed.
+FREE_KEYS = ("model.scan", "model.remat", "model.remat_save")
 
 
 def make_writable(workdir, is_writer):
@@ -57,7 +59,7 @@ def compare_config(config, workdir, is_writer):
         raise UserError(f"{workdir} holds a run on other data: the manifests or their order have "
                         "changed since it started; give those of the run, or another --workdir.")
     for name, (before, now) in changed.items():
-        if name.startswith(FIXED_KEYS):
+        if name.startswith(FIXED_KEYS) and name not in FREE_KEYS:
             raise UserError(
                 f"{workdir} holds a run with config.{name}={before!r}, not {now!r}; use the "
                 "same value to resume it, or another --workdir for a new run.")

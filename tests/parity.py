@@ -170,7 +170,7 @@ def record_gradients():
 
 def mesh():
     """One device, however many there are."""
-    return sharding.make_mesh(jax.devices()[:1])
+    return sharding.make_mesh(devices=jax.devices()[:1])
 
 
 def make_step(case, task, optimizer):

@@ -35,7 +35,7 @@ WORKER = """
     task, optimizer, state, batch = make_tiny(tuple(sizes))
     history = {}
     for name, (devices, accumulation) in layouts.items():
-        mesh = make_mesh(jax.devices()[:devices])
+        mesh = make_mesh(devices=jax.devices()[:devices])
         step = make_train_step(task, optimizer, mesh, seed=3, group_size=2,
                                accumulation=accumulation)
         now = jax.device_put(jax.tree.map(np.asarray, state), replicated(mesh))
@@ -141,7 +141,7 @@ def test_micro_steps_take_from_every_device():
 def one_step(run, **options):
     """A step on one device: the state given to it, the state after it, and its metrics."""
     task, optimizer, state, batch = run
-    mesh = make_mesh(jax.devices()[:1])
+    mesh = make_mesh(devices=jax.devices()[:1])
     step = make_train_step(task, optimizer, mesh, seed=0, group_size=8, momentum=0.9)
     state = jax.device_put(state.replace(**options), replicated(mesh))
     return state, *step(state, batch, None)

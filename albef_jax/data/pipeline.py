@@ -1,7 +1,7 @@
 """From a step number to a batch: order, draws, loading, background prefetch, broken images.
 
-A batch is a pure function of (seed, step): there is no iterator state to save. Host h of H makes
-rows [h B/H, (h+1) B/H) of the same global batch.
+A batch is a pure function of (seed, step): there is no iterator state to save. A host makes
+the rows of the same global batch that its devices hold.
 """
 
 from __future__ import annotations
@@ -135,11 +135,11 @@ class TrainPipeline:
         data_config: the `data` block of the config.
         batch_size: global batch size B.
         seed: seed of order and augmentation.
-        process_index, process_count: which slice of the global batch to make.
+        rows: int array, which rows of the global batch to make; None: all.
         needs: fields of `Source.fields` that a batch shall have.
 
     Raises:
-        UserError: the source has fewer examples than one batch, or the processes do not divide it.
+        UserError: the source has fewer examples than one batch.
     """
 
     def __init__(
@@ -149,8 +149,7 @@ class TrainPipeline:
         data_config,
         batch_size: int,
         seed: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: np.ndarray | None = None,
         needs: Sequence[str] = (),
     ):
         if len(source) < batch_size:
@@ -158,17 +157,12 @@ class TrainPipeline:
                 f"The data source has {len(source)} examples, fewer than one batch of "
                 f"{batch_size}; lower batch_size or give more data."
             )
-        if batch_size % process_count:
-            raise UserError(
-                f"batch_size={batch_size} is not a multiple of the {process_count} processes."
-            )
         self.bad = BadImages(data_config.max_bad_share)
         self.steps_per_epoch = len(source) // batch_size
         self._source, self._tokenizer, self._config = source, tokenizer, data_config
         self._batch_size, self._seed, self._needs = batch_size, seed, needs
         self.skipped_answers: set[str] = set()  # those longer than `data.answer_length`
-        local_size = batch_size // process_count
-        self._slice = slice(process_index * local_size, (process_index + 1) * local_size)
+        self._rows = slice(None) if rows is None else rows
         self._order = functools.lru_cache(maxsize=2)(
             functools.partial(source.order, seed, rows=self.steps_per_epoch * batch_size)
         )
@@ -201,7 +195,7 @@ class TrainPipeline:
         Raises:
             UserError: too many images are broken.
         """
-        indices, passes = (rows[self._slice].tolist() for rows in self.examples(step))
+        indices, passes = (part[self._rows].tolist() for part in self.examples(step))
         images = self._load_images(passes, indices, parallel_map)
         ids_bl, mask_bl = self._tokenizer.encode(
             [self._caption(shown, index) for shown, index in zip(passes, indices)],

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from albef_jax.models.bert import Bert
 from albef_jax.models.layers import Dense
+from albef_jax.models.stack import stacking
 from albef_jax.models.vit import VisionTransformer
 
 # Channel statistics of the public code, for pixels scaled to [0, 1].
@@ -66,7 +67,8 @@ def image_tower(config):
     c = config
     return VisionTransformer(
         image_size=c.image_size, patch_size=c.patch_size, width=c.vit_width, depth=c.vit_depth,
-        heads=c.vit_heads, mlp_ratio=c.vit_mlp_ratio, dtype=jnp.dtype(c.dtype))
+        heads=c.vit_heads, mlp_ratio=c.vit_mlp_ratio, dtype=jnp.dtype(c.dtype),
+        stacking=stacking(c))
 
 
 def text_tower(config, pairs=False):
@@ -76,7 +78,7 @@ def text_tower(config, pairs=False):
         vocab_size=c.vocab_size, max_positions=c.max_positions, width=c.text_width,
         text_layers=c.text_layers, fusion_layers=c.fusion_layers * (2 if pairs else 1),
         heads=c.text_heads, mlp_width=c.text_mlp_width, dropout=c.dropout,
-        attention_dropout=c.attention_dropout, dtype=jnp.dtype(c.dtype))
+        attention_dropout=c.attention_dropout, dtype=jnp.dtype(c.dtype), stacking=stacking(c))
 
 
 class Albef(nn.Module):

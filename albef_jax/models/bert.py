@@ -9,6 +9,7 @@ once per image, whatever the number of texts that read them (PERF.md section 2.1
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from albef_jax.models.layers import (
     NORMAL_002,
@@ -23,6 +24,8 @@ from albef_jax.models.layers import (
     padding_bias,
     visible,
 )
+from albef_jax.models.placement import gathered, named
+from albef_jax.models.stack import Stacking
 
 LAYER_NORM_EPS = 1e-12
 CACHE = "cache"  # collection of the keys and values of earlier words; see `SelfAttention`
@@ -41,14 +44,15 @@ class BertEmbeddings(nn.Module):
     dtype: Dtype
 
     def setup(self):
-        self.word = self.param("word", NORMAL_002, (self.vocab_size, self.width))
+        self.word = self.param("word", named(NORMAL_002, "vocab", "embed"),
+                               (self.vocab_size, self.width))
         self.position = self.param("position", NORMAL_002, (self.max_positions, self.width))
         self.token_type = self.param("token_type", NORMAL_002, (2, self.width))
         self.norm = LayerNorm(LAYER_NORM_EPS, self.dtype)
         self.drop = Dropout(self.dropout)
 
     def __call__(self, ids_bl, deterministic, first=0):
-        words = self.word[ids_bl]
+        words = gathered(self.word, "vocab", "embed")[ids_bl]
         # torch's padding_idx: looking up [PAD] (id 0) sends no gradient to its row.
         words = jnp.where(ids_bl[..., None] == 0, jax.lax.stop_gradient(words), words)
         position = jax.lax.dynamic_slice_in_dim(self.position, first, ids_bl.shape[1])
@@ -78,8 +82,8 @@ class SelfAttention(nn.Module):
         probs = attention_probs(q[:, :query_len], k, bias)
         probs = Dropout(self.attention_dropout)(probs, deterministic).astype(v.dtype)
         y = jnp.einsum("bhqn,bnhk->bqhk", probs, v)
-        y = y.reshape(*y.shape[:2], width)
-        y = Dense(width, self.dtype, name="output")(y)
+        y = checkpoint_name(y.reshape(*y.shape[:2], width), "attention")
+        y = Dense(width, self.dtype, axes=("heads", "embed"), name="output")(y)
         y = Dropout(self.dropout)(y, deterministic)
         return LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm")(x_bld[:, :query_len] + y)
 
@@ -101,7 +105,7 @@ class CrossAttention(nn.Module):
     def setup(self):
         self.query = HeadsDense(1, self.width, self.heads, self.dtype)
         self.key_value = HeadsDense(2, self.width, self.heads, self.dtype)
-        self.output = Dense(self.width, self.dtype)
+        self.output = Dense(self.width, self.dtype, axes=("heads", "embed"))
         self.norm = LayerNorm(LAYER_NORM_EPS, self.dtype)
         self.drop = Dropout(self.dropout)
         self.drop_probs = Dropout(self.attention_dropout)
@@ -126,7 +130,7 @@ class CrossAttention(nn.Module):
         else:
             own = [self._read(q[:-1], k, v, deterministic)] if len(q) > 1 else []
             y = jnp.concatenate([*own, self._read(q[-1:], k[swap_b], v[swap_b], deterministic)])
-        y = self.drop(self.output(y), deterministic)
+        y = self.drop(self.output(checkpoint_name(y, "attention")), deterministic)
         return self.norm(x_sbld + y)
 
     def _read(self, q_sblhk, k_bnhk, v_bnhk, deterministic, bias=None):
@@ -219,8 +223,10 @@ class MlmHead(nn.Module):
     def __call__(self, x, word_vd):
         h = Dense(x.shape[-1], self.dtype, name="dense")(x)
         h = LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm")(gelu(h))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.vocab_size,))
-        logits = jnp.einsum("...d,vd->...v", h, word_vd.astype(self.dtype),
+        bias = self.param("bias", named(nn.initializers.zeros_init(), "vocab"),
+                          (self.vocab_size,))
+        word_vd = gathered(word_vd.astype(self.dtype), "vocab", "embed")
+        logits = jnp.einsum("...d,vd->...v", h, word_vd,
                             preferred_element_type=jnp.float32)
         return logits + bias
 
@@ -233,7 +239,7 @@ class Bert(nn.Module):
       width: channels d. text_layers, fusion_layers: depth of the two encoders.
       heads: attention heads. mlp_width: MLP channels.
       dropout, attention_dropout: rates in training.
-      dtype: of the matrix products.
+      dtype: of the matrix products. stacking: how the layers of each encoder are run.
     """
 
     vocab_size: int
@@ -246,6 +252,7 @@ class Bert(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     dtype: Dtype = jnp.float32
+    stacking: Stacking = Stacking()
 
     def setup(self):
         layer = (self.heads, self.mlp_width, self.dropout, self.attention_dropout, self.dtype)
@@ -257,11 +264,9 @@ class Bert(nn.Module):
 
     def encode(self, ids_bl, mask_bl, deterministic=True):
         """Text encoder: ids and mask `[b, l]` -> states `[b, l, d]`."""
-        x = self.embeddings(ids_bl, deterministic)
         bias = padding_bias(mask_bl)
-        for layer in self.text:
-            x = layer(x, bias, deterministic)
-        return x
+        return self.stacking.run(self.text, self.embeddings(ids_bl, deterministic),
+                                 lambda layer, x: layer(x, bias, deterministic))
 
     def fuse(self, x_sbld, mask_sbl, image_bnd, swap_b=None, deterministic=True, query_len=None):
         """Fusion encoder: text states `[s, b, l, d]` and image tokens -> `[s, b, l, d]`.
@@ -316,10 +321,11 @@ class Bert(nn.Module):
 
     def _fusion_trunk(self, x_sbld, mask_sbl, image_bnd, swap_b, deterministic):
         bias = padding_bias(mask_sbl.reshape(-1, mask_sbl.shape[-1]))
-        for layer in self.fusion[:-1]:
-            kv = layer.project_image(image_bnd)
-            x_sbld = layer(x_sbld, bias, kv, swap_b, deterministic)
-        return x_sbld, bias
+
+        def fuse(layer, x):
+            return layer(x, bias, layer.project_image(image_bnd), swap_b, deterministic)
+
+        return self.stacking.run(self.fusion[:-1], x_sbld, fuse), bias
 
     def predict_words(self, x):
         """MLM head: states `[..., d]` -> float32 logits `[..., v]`."""

@@ -11,6 +11,9 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from albef_jax.models.placement import constrain, gathered, is_split, named
 
 Dtype = jnp.dtype
 NORMAL_002 = nn.initializers.normal(0.02)
@@ -89,18 +92,37 @@ gelu.defvjp(_gelu_forward, lambda slope, grad: (slope * grad,))
 
 
 class Dense(nn.Module):
-    """Affine layer `[..., i] -> [..., features]`; see `dense`."""
+    """Affine layer `[..., i] -> [..., features]`; see `dense`.
+
+    Attributes:
+      axes: names of the kernel's axes; see `models.placement`.
+    """
 
     features: int
     dtype: Dtype
     kernel_init: nn.initializers.Initializer = NORMAL_002
     bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+    axes: tuple[str | None, str | None] = ("embed", None)
 
     @nn.compact
-    def __call__(self, x):
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", self.bias_init, (self.features,))
-        return dense(x, kernel, bias, self.dtype)
+    def __call__(self, x, parts=1):
+        """With `parts`, a list of equal parts of the output."""
+        kernel = self.param("kernel", named(self.kernel_init, *self.axes),
+                            (x.shape[-1], self.features))
+        # A vector of the model's width is too small to be worth gathering.
+        bias_axis = None if self.axes[1] == "embed" else self.axes[1]
+        bias = self.param("bias", named(self.bias_init, bias_axis), (self.features,))
+        kernel = kernel.astype(self.dtype)
+
+        def product(kernel, bias):
+            return dense(x, gathered(kernel, *self.axes), bias, self.dtype)
+
+        if parts > 1 and is_split(self.axes[1]):
+            # A share of the output as a whole would not be a share of each part.
+            return [product(*pair) for pair in zip(jnp.split(kernel, parts, axis=1),
+                                                   jnp.split(bias, parts))]
+        y = product(kernel, bias)
+        return y if parts == 1 else jnp.split(y, parts, axis=-1)
 
 
 class LayerNorm(nn.Module):
@@ -203,8 +225,10 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        h = gelu(Dense(self.hidden, self.dtype, self.kernel_init, name="fc1")(x))
-        return Dense(x.shape[-1], self.dtype, self.kernel_init, name="fc2")(h)
+        h = Dense(self.hidden, self.dtype, self.kernel_init, axes=("embed", "mlp"), name="fc1")(x)
+        h = gelu(checkpoint_name(h, "mlp"))
+        return Dense(x.shape[-1], self.dtype, self.kernel_init, axes=("mlp", "embed"),
+                     name="fc2")(h)
 
 
 class HeadsDense(nn.Module):
@@ -221,6 +245,10 @@ class HeadsDense(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        y = Dense(self.parts * self.width, self.dtype, self.kernel_init, name="dense")(x)
-        y = y.reshape(*x.shape[:-1], self.parts, self.heads, self.width // self.heads)
-        return tuple(y[..., part, :, :] for part in range(self.parts))
+        projected = Dense(self.parts * self.width, self.dtype, self.kernel_init,
+                          axes=("embed", "heads"), name="dense")(x, self.parts)
+        if self.parts == 1:
+            projected = [projected]
+        heads = [y.reshape(*y.shape[:-1], self.heads, -1) for y in projected]
+        return tuple(checkpoint_name(constrain(y, *[None] * (y.ndim - 2), "heads", None), "qkv")
+                     for y in heads)

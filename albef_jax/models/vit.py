@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from albef_jax.models.layers import (
     Dense,
@@ -12,6 +13,7 @@ from albef_jax.models.layers import (
     attention_probs,
     visible,
 )
+from albef_jax.models.stack import Stacking
 
 TRUNCATED_002 = nn.initializers.truncated_normal(0.02)
 LAYER_NORM_EPS = 1e-6
@@ -37,7 +39,8 @@ class VitAttention(nn.Module):
         q, k, v = HeadsDense(3, width, self.heads, self.dtype, TRUNCATED_002, name="qkv")(x_bnd)
         probs = visible(self, attention_probs(q, k)).astype(v.dtype)
         x = jnp.einsum("bhqn,bnhk->bqhk", probs, v).reshape(x_bnd.shape)
-        return Dense(width, self.dtype, TRUNCATED_002, name="proj")(x)
+        x = checkpoint_name(x, "attention")
+        return Dense(width, self.dtype, TRUNCATED_002, axes=("heads", "embed"), name="proj")(x)
 
 
 class VitBlock(nn.Module):
@@ -62,7 +65,7 @@ class VisionTransformer(nn.Module):
       image_size: side of the square input, pixels; fixes the number of position embeddings.
       patch_size: side of a patch, pixels; must divide `image_size`.
       width: channels d. depth: blocks. heads: attention heads. mlp_ratio: MLP width / d.
-      dtype: of the matrix products.
+      dtype: of the matrix products. stacking: how the blocks are run.
     """
 
     image_size: int
@@ -72,18 +75,20 @@ class VisionTransformer(nn.Module):
     heads: int
     mlp_ratio: float
     dtype: Dtype = jnp.float32
+    stacking: Stacking = Stacking()
 
     @nn.compact
     def __call__(self, image_bhwc):
         """Normalised images `[b, s, s, 3]` -> all tokens after the last norm `[b, 1+n, d]`."""
         patches = patchify(image_bhwc.astype(self.dtype), self.patch_size)
         fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        x = Dense(self.width, self.dtype, fan_in_uniform, name="patch_embed")(patches)
+        x = Dense(self.width, self.dtype, fan_in_uniform, axes=(None, "embed"),
+                  name="patch_embed")(patches)
         cls = self.param("cls_token", TRUNCATED_002, (1, 1, self.width))
         pos = self.param("pos_embed", TRUNCATED_002, (1, 1 + x.shape[1], self.width))
         cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
         x = (jnp.concatenate([cls, x], axis=1) + pos).astype(self.dtype)
-        for i in range(self.depth):
-            x = VitBlock(self.heads, int(self.width * self.mlp_ratio), self.dtype,
-                         name=f"block_{i}")(x)
+        blocks = [VitBlock(self.heads, int(self.width * self.mlp_ratio), self.dtype,
+                           name=f"block_{i}") for i in range(self.depth)]
+        x = self.stacking.run(blocks, x, lambda block, x: block(x))
         return LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm")(x)

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from albef_jax.models.albef import scale_initial_weights
+from albef_jax.models.placement import axis_names
 
 
 class Aux(NamedTuple):
@@ -41,12 +43,27 @@ class Task:
 
     def init(self, rng):
         """Fresh online parameters; all shapes are in the config."""
+        return scale_initial_weights(nn.unbox(self._model_init(rng)), self.model.config.init_std)
+
+    def axes(self):
+        """The names of the parameters' axes: a tree as of `init`, of `PartitionSpec`s."""
+        def names(path, leaf):
+            del leaf
+            known = named
+            for key in path:
+                known = known.get(key.key, PartitionSpec()) if isinstance(known, dict) else known
+            return known
+
+        rng = jax.random.key(0)
+        named = axis_names(jax.eval_shape(self._model_init, rng))
+        return jax.tree_util.tree_map_with_path(names, jax.eval_shape(self.init, rng))
+
+    def _model_init(self, rng):
         m = self.model.config
         views = (self.views,) if self.views > 1 else ()
         image = jnp.zeros((1, *views, m.image_size, m.image_size, 3), jnp.uint8)
         ids_bl = jnp.full((1, 2), m.cls_id, jnp.int32)
-        params = self.model.init(rng, *self.images(image), ids_bl, jnp.ones_like(ids_bl))["params"]
-        return scale_initial_weights(params, m.init_std)
+        return self.model.init(rng, *self.images(image), ids_bl, jnp.ones_like(ids_bl))["params"]
 
     def images(self, image):
         """The images of a batch as the model takes them, a tuple."""

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
@@ -139,7 +140,8 @@ class Kind:
         image = jnp.zeros((1, model.image_size, model.image_size, 3), jnp.uint8)
         ids_bl = jnp.zeros((1, 2), jnp.int32)
         images = [image] * (2 if self.name == "nlvr" else 1)
-        params = self.module(model).init(rng, *images, ids_bl, jnp.ones_like(ids_bl))["params"]
+        params = nn.unbox(
+            self.module(model).init(rng, *images, ids_bl, jnp.ones_like(ids_bl))["params"])
         return {**params, "temp": jnp.asarray(0.07)} if self.temp else params
 
     def shapes(self, config):

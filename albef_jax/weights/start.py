@@ -6,7 +6,6 @@ import jax.numpy as jnp
 
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.sharding import replicated
 from albef_jax.weights.importer import REPORT_FILE as IMPORT_REPORT
 from albef_jax.weights.report import Report, flatten, unflatten
 from albef_jax.weights.stored import PARTS, read_stored
@@ -51,14 +50,14 @@ def check_tokenizers(tokenizer, stored):
                         "latter, or leave it empty if it is saved there.")
 
 
-def take_weights(stored, state, config, mesh, workdir, is_writer):
+def take_weights(stored, state, config, workdir, is_writer):
     """A fresh state with the weights of another run; step and optimizer stay fresh.
 
     What went where is printed and kept in the work directory.
 
     Args:
       stored: the weights. state: a fresh `TrainState`. config: of the new run.
-      mesh: where the state lives. workdir: of the new run. is_writer: on the first process.
+      workdir: of the new run. is_writer: on the first process.
 
     Raises:
       UserError: `config.init` names weights too, or see `transfer`.
@@ -73,6 +72,6 @@ def take_weights(stored, state, config, mesh, workdir, is_writer):
         (epath.Path(workdir) / REPORT_FILE).write_text(f"{report}\n")
         print(report, flush=True)
     # Copies: steps donate their state, and files stay mapped.
-    placed = {path: jax.device_put(jnp.array(leaves[path]), replicated(mesh))
+    placed = {path: jax.device_put(jnp.array(leaves[path]), leaf.sharding)
               if path in leaves else leaf for path, leaf in fresh.items()}
     return state.replace(**{part: {} for part in PARTS} | unflatten(placed))

@@ -112,10 +112,11 @@ def test_captions_and_crops_change_from_epoch_to_epoch(source, tokenizer, data_c
 
 def test_hosts_make_slices_of_one_global_batch(make_pipeline):
     whole = make_pipeline().batch(3)
-    parts = [make_pipeline(process_index=i, process_count=2).batch(3) for i in range(2)]
-    for name in whole:
-        joined = np.concatenate([part[name] for part in parts])
-        np.testing.assert_array_equal(joined, whole[name])
+    size = len(whole["image_id"])
+    for rows in (np.arange(size // 2), np.arange(1, size, 2)):  # of a host, in any order of hosts
+        part = make_pipeline(rows=rows).batch(3)
+        for name in whole:
+            np.testing.assert_array_equal(part[name], whole[name][rows])
 
 
 @pytest.mark.skipif(not HAS_TF, reason="needs TensorFlow")
@@ -178,8 +179,6 @@ def test_bad_share_counts_and_tolerance():
 def test_wrong_sizes_and_engines(source, tokenizer, data_config):
     with pytest.raises(UserError, match="22 examples, fewer than one batch of 23"):
         TrainPipeline(source, tokenizer, data_config, 23, 0)
-    with pytest.raises(UserError, match="not a multiple of the 3 processes"):
-        TrainPipeline(source, tokenizer, data_config, 4, 0, process_count=3)
     data_config.engine = "dali"
     with pytest.raises(UserError, match="data.engine='dali' is unknown"):
         make_engine(data_config)

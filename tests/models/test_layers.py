@@ -34,7 +34,7 @@ def assert_same_derivatives(ours, plain, params, x, rtol=1e-5):
 def test_dense(shape):
     x = jax.random.normal(jax.random.key(0), shape)
     layer = Dense(6, jnp.float32)
-    params = layer.init(jax.random.key(1), x)["params"]
+    params = nn.unbox(layer.init(jax.random.key(1), x)["params"])
     assert params["kernel"].shape == (5, 6)
     params["bias"] = jnp.arange(6.0)
     assert_same_derivatives(lambda p, x: layer.apply({"params": p}, x),

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 import shutil
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -136,9 +137,9 @@ def test_minilm_gives_the_recorded_states(text_layers, fusion_layers, name):
     texts = ["unbelievably, tokenization of naïve café words", "x", ""]
     np.testing.assert_array_equal(tokenizer.encode(texts, ids.shape[1], sep=True)[0], ids)
 
-    fresh = {"text_encoder": jax.eval_shape(
+    fresh = {"text_encoder": nn.unbox(jax.eval_shape(
         lambda: model.init(jax.random.key(0), ids, mask, np.zeros((3, 2, 32), np.float32),
-                           method=every_parameter))["params"]}
+                           method=every_parameter))["params"])}
     params, report = pretrained.apply(config, fresh, tokenizer)
     assert "101 tensors used, 3 ignored" in report
     used = {part: tree for part, tree in params["text_encoder"].items()
