@@ -241,6 +241,8 @@ def run_evaluate(args, overrides):
 
 def run_import(args, overrides):
     """`albef import`: the sentence about the tokenizer comes last, where it is seen."""
+    from etils import epath
+
     from albef_jax.config import load_config
     from albef_jax.weights.importer import import_file
 
@@ -249,7 +251,7 @@ def run_import(args, overrides):
     config = load_config(args.config, overrides) if args.config else None
     print(import_file(args.path, args.out, args.kind, args.heads, args.image_size,
                       args.tokenizer, config))
-    if not os.path.isdir(os.path.join(args.out, "tokenizer")):
+    if not (epath.Path(args.out) / "tokenizer").is_dir():
         print(f"{args.out} has no tokenizer, which everything with text needs: import with "
               "--tokenizer bert-base-uncased, or the folder of the one it was trained with",
               file=sys.stderr)

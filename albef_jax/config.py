@@ -3,11 +3,13 @@
 import ast
 import json
 import pathlib
+import re
 import runpy
 
 from ml_collections import ConfigDict
 
 from albef_jax.errors import UserError
+from albef_jax.files import local_copy
 
 # Activations that can be kept where layers are recomputed, named in models/layers.py and bert.py.
 REMAT_POINTS = ("qkv", "attention", "mlp")
@@ -98,11 +100,12 @@ def load_config(path, overrides=()):
     Raises:
       UserError: missing file or function, unknown key or a value of another type.
     """
-    name, _, variant = str(path).partition(":")
-    if not pathlib.Path(name).is_file():
+    name, variant = re.fullmatch(r"((?:\w+://)?[^:]*):?(.*)", str(path), re.DOTALL).groups()
+    local = local_copy(name)
+    if not pathlib.Path(local).is_file():
         raise UserError(f"The config file {name} does not exist; give the path of a file such as "
                         "configs/flickr8k.py.")
-    get_config = runpy.run_path(name).get("get_config")
+    get_config = runpy.run_path(local).get("get_config")
     if get_config is None:
         raise UserError(f"The config file {name} has no function get_config(variant=None); "
                         "configs/own_data.py is an example.")

@@ -17,6 +17,7 @@ from albef_jax.data.sources import make_source
 from albef_jax.data.text import load_tokenizer, make_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluators import check_task, make_evaluator
+from albef_jax.files import uploaded
 from albef_jax.metrics import MetricsWriter, Pending, StepTimer, Throughput
 from albef_jax.optim import make_optimizer, make_schedule
 from albef_jax.processes import several, wait_for_all
@@ -342,16 +343,17 @@ def tracing(profile, workdir):
         nonlocal running
         wanted = profile is not None and profile[0] <= step <= profile[1]
         if wanted and not running:
-            jax.profiler.start_trace(str(workdir / "profile"))
+            jax.profiler.start_trace(folder)
         elif running and not wanted:
             jax.block_until_ready(previous)
             jax.profiler.stop_trace()
         running = wanted
 
-    try:
-        yield before
-    finally:
-        before(0, None)
+    with uploaded(workdir / "profile") as folder:  # the profiler knows no object store
+        try:
+            yield before
+        finally:
+            before(0, None)
 
 
 def report_skipped(pipeline, is_writer):

@@ -4,6 +4,7 @@ import sys
 
 from albef_jax.config import differences, from_json, to_json
 from albef_jax.errors import UserError
+from albef_jax.files import read_bytes, readable_errors
 
 # What a resumed run must agree in, beside the data: the shapes of its state and its draws.
 FIXED_KEYS = ("task", "seed", "batch_size", "group_size", "model.")
@@ -20,10 +21,11 @@ def make_writable(workdir, is_writer):
     if not is_writer:
         return
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
-        probe.write_text("")
-        probe.unlink()
+        with readable_errors(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            probe = workdir / ".writable"
+            probe.write_text("")
+            probe.unlink()
     except OSError as error:
         raise UserError(f"The work directory {workdir} cannot be written ({error.strerror}); give "
                         "another --workdir, or mend the cause.") from error
@@ -37,10 +39,13 @@ def read_config(workdir):
     """
     path = workdir / "config.json"
     try:
-        return from_json(path.read_text())
+        return from_json(read_bytes(path).decode("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give the work directory of a training run, the "
                         "one given to `albef train --workdir`.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); mend the cause, or give "
+                        "another work directory.") from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); restore it from a copy of the "
                         "run.") from None
