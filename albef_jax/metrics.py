@@ -15,9 +15,11 @@ import jax
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import register_writer_factory
 from tqdm import tqdm
 
 from albef_jax.errors import UserError
+from albef_jax.files import GrowingFile, absolute, is_remote
 from albef_jax.tables import evaluation_tables
 
 # What a line of training shows, in this order; everything else is in metrics.jsonl.
@@ -157,8 +159,8 @@ class MetricsWriter:
         workdir.mkdir(parents=True, exist_ok=True)
         self._total_steps = total_steps
         self._wandb = _start_wandb(config, workdir) if config.get("wandb") else None
-        self._jsonl = workdir / "metrics.jsonl"
-        _forget_after(self._jsonl, start_step)
+        _forget_after(workdir / "metrics.jsonl", start_step)
+        self._jsonl = GrowingFile(workdir / "metrics.jsonl")
         self._tensorboard = _start_tensorboard(workdir, start_step)
         self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True,
                          disable=not sys.stderr.isatty())
@@ -200,6 +202,7 @@ class MetricsWriter:
             return
         self._bar.close()
         with contextlib.suppress(OSError):  # a full disk, which `log` has told
+            self._jsonl.close()
             self._tensorboard.close()
         if self._wandb:
             self._wandb.finish()
@@ -207,8 +210,8 @@ class MetricsWriter:
     def _append_jsonl(self, step, values):
         # JSON knows no NaN; null keeps the line readable for every parser.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with self._jsonl.open("a") as file:
-            file.write(json.dumps({"step": step} | finite, allow_nan=False) + "\n")
+        line = json.dumps({"step": step} | finite, allow_nan=False) + "\n"
+        self._jsonl.write(line.encode())
 
     def _append_event(self, step, values):
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
@@ -267,11 +270,19 @@ def _is_before(line, start_step):
         return False
 
 
+class _RemoteEvents:
+    """How tensorboardX writes on object stores: by epath, as everything else."""
+
+    open = GrowingFile
+
+
 def _start_tensorboard(workdir, start_step):
     """Opens an event file that outdates the events of later steps in the files before it.
 
     Not `SummaryWriter`: its thread dies of a full disk, and the run would then hang on its queue.
     """
+    if is_remote(workdir):
+        register_writer_factory(str(workdir).partition(":")[0], _RemoteEvents)
     events = EventsWriter(str(workdir / "events"), filename_suffix=f".{start_step}")
     events.write_event(Event(step=start_step + 1, wall_time=time.time(),
                              session_log=SessionLog(status=SessionLog.START)))
@@ -285,6 +296,6 @@ def _start_wandb(config, workdir):
         raise UserError(f"config.wandb is {config.wandb!r} but the package wandb is not "
                         "installed; run `pip install wandb`, or set --config.wandb=''.") from error
     # The same folder continues the same W&B run.
-    run_id = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
+    run_id = hashlib.sha256(absolute(workdir).encode()).hexdigest()[:16]
     return wandb.init(project=config.wandb, name=workdir.name, id=run_id, resume="allow",
-                      dir=str(workdir), config=config.to_dict())
+                      dir=None if is_remote(workdir) else str(workdir), config=config.to_dict())

@@ -9,6 +9,7 @@ import numpy as np
 
 from albef_jax.data.text import Tokenizer
 from albef_jax.errors import UserError
+from albef_jax.files import read_bytes
 
 
 def read_answer_list(path: str) -> list[str]:
@@ -18,8 +19,7 @@ def read_answer_list(path: str) -> list[str]:
         UserError: it cannot be read, or is no list of texts with at least one.
     """
     try:
-        with open(path, "rb") as file:
-            answers = json.load(file)
+        answers = json.loads(read_bytes(path))
     except OSError as error:
         raise UserError(f"The answer list {path} cannot be read ({error.strerror}); give the path "
                         "of a JSON list of texts.") from None

@@ -16,6 +16,7 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from albef_jax.data.sources.base import Source
 from albef_jax.errors import UserError
+from albef_jax.files import local_copy, uploaded
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PREFIX = "##"  # marks a piece that continues a word
@@ -110,9 +111,10 @@ class Tokenizer:
 
     def save(self, folder: str) -> None:
         """Writes tokenizer.json (read by `load_tokenizer`) and vocab.txt (read by other tools)."""
-        os.makedirs(folder, exist_ok=True)
-        self._pieces.save(os.path.join(folder, "tokenizer.json"))
-        self._pieces.model.save(folder)
+        with uploaded(folder) as local:
+            os.makedirs(local, exist_ok=True)
+            self._pieces.save(os.path.join(local, "tokenizer.json"))
+            self._pieces.model.save(local)
 
 
 def load_tokenizer(name_or_folder: str) -> Tokenizer:
@@ -121,6 +123,7 @@ def load_tokenizer(name_or_folder: str) -> Tokenizer:
     Raises:
         UserError: there is neither such a folder nor such a name.
     """
+    name_or_folder = local_copy(name_or_folder)
     if not os.path.isdir(name_or_folder):
         return Tokenizer(_from_hub(name_or_folder))
     path = os.path.join(name_or_folder, "tokenizer.json")

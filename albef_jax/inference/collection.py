@@ -1,14 +1,14 @@
 """What the shell commands look through: a folder of images, a manifest, or encoded features."""
 
 import dataclasses
-import os
-import pathlib
 import zipfile
 
 import numpy as np
+from etils import epath
 
 from albef_jax.data.sources.json_source import JsonSource
 from albef_jax.errors import UserError
+from albef_jax.files import absolute, completed, is_remote, local_copy
 from albef_jax.inference.features import Index
 from albef_jax.inference.inputs import StoredImage
 
@@ -43,10 +43,10 @@ def open_collection(path, image_root=None):
     Raises:
       UserError: there is no such file, or no image in it.
     """
-    path = pathlib.Path(path)
+    path = epath.Path(path)
     if path.is_dir():
         return _open_folder(path)
-    if path.suffix != ".json" or not path.is_file():
+    if path.suffix != ".json" or not path.exists():
         raise UserError(f"{path} is neither a folder of images nor a manifest .json; give one of "
                         "these.")
     source = JsonSource([str(path)], [image_root] if image_root else [], merge_images=True)
@@ -55,17 +55,25 @@ def open_collection(path, image_root=None):
                       [source.name(i) for i in range(len(source))],
                       [text for texts in captions for text in texts],
                       np.repeat(np.arange(len(source)), [len(texts) for texts in captions]),
-                      os.path.abspath(path), os.path.abspath(image_root) if image_root else "")
+                      absolute(path), absolute(image_root) if image_root else "")
 
 
 def _open_folder(path):
-    images = sorted(file for file in path.rglob("*")
-                    if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    images = sorted(_images_in(path))
     if not images:
         raise UserError(f"The folder {path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); "
                         "give another one, or a manifest .json.")
     return Collection(images, [str(file.relative_to(path)) for file in images], [],
-                      np.zeros(0, np.int64), os.path.abspath(path))
+                      np.zeros(0, np.int64), absolute(path))
+
+
+def _images_in(folder):
+    for path in folder.iterdir():
+        # On an object store every question costs a request, and no folder is named so.
+        if path.suffix.lower() in IMAGE_SUFFIXES and (is_remote(path) or not path.is_dir()):
+            yield path
+        elif path.is_dir():
+            yield from _images_in(path)
 
 
 @dataclasses.dataclass
@@ -94,12 +102,9 @@ class Features:
         Raises:
           UserError: it cannot be written.
         """
-        path = pathlib.Path(path)
-        unfinished = path.with_name(path.name + ".unfinished")
         try:
-            with open(unfinished, "wb") as file:
+            with completed(path) as unfinished, open(unfinished, "wb") as file:
                 np.savez(file, **dataclasses.asdict(self))
-            unfinished.replace(path)
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror}); give another --out, or "
                             "mend the cause.") from None
@@ -112,7 +117,7 @@ class Features:
           UserError: it is something else.
         """
         try:
-            with np.load(path) as arrays:
+            with np.load(local_copy(path)) as arrays:
                 fields = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             reason = getattr(error, "strerror", None) or "not features of `albef embed`"

@@ -9,6 +9,7 @@ import numpy as np
 
 from albef_jax.data.image import BrokenImage, decode, open_image
 from albef_jax.errors import UserError
+from albef_jax.files import is_remote, uploaded
 from albef_jax.inference.api import load
 from albef_jax.inference.collection import Features, open_collection
 from albef_jax.inference.explain import draw
@@ -31,7 +32,7 @@ def embed(workdir, source, out, image_root=None, **options):
     Raises:
       UserError: nothing can be read or written.
     """
-    if os.path.isdir(out) or not os.path.isdir(os.path.dirname(out) or "."):
+    if not can_write(out):
         raise UserError(f"{out} cannot be written: give --out a file name in a folder that exists.")
     use_compile_cache()
     collection = open_collection(source, image_root)
@@ -104,15 +105,21 @@ def explain(workdir, image, text, out, mode="itm", layer=-1):
     except BrokenImage as error:
         raise UserError(f"The image {image} cannot be read ({error}); give a complete picture in "
                         "a format that Pillow knows.") from None
-    if os.path.splitext(out)[1].lower() not in PICTURES or not os.path.isdir(
-            os.path.dirname(out) or "."):
+    if os.path.splitext(out)[1].lower() not in PICTURES or not can_write(out):
         raise UserError(f"{out} cannot be written: give --out a file name that ends in one of "
                         f"{', '.join(PICTURES)}, in a folder that exists.")
     use_compile_cache()
     explained = load(workdir).explain(picture, text, mode, layer)
-    draw(picture, explained, text).save(out)
+    with uploaded(out) as file:
+        draw(picture, explained, text).save(file)
     what = "probability of a match" if mode == "itm" else "cosine similarity"
     print(f"{what} {explained.score:.3f}: {out}")
+
+
+def can_write(out):
+    """Whether a path is a new or old file in a folder that exists; object stores have none."""
+    return is_remote(out) or (not os.path.isdir(out)
+                              and os.path.isdir(os.path.dirname(out) or "."))
 
 
 def encode_collection(model, collection):

@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import os
 
-from etils import epath
 import numpy as np
 from PIL import Image
 
@@ -13,6 +12,7 @@ from albef_jax.data.image import BrokenImage, decode, load_eval, read
 from albef_jax.data.sources.base import Source
 from albef_jax.data.text import clean
 from albef_jax.errors import UserError
+from albef_jax.files import read_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +131,11 @@ def load_image(image, size):
 def read_file(path):
     """A file as bytes; raises BrokenImage."""
     try:
-        return epath.Path(path).read_bytes()
+        return read_bytes(path)
     except FileNotFoundError:
         raise BrokenImage("missing") from None
     except OSError as error:
-        raise BrokenImage(error.strerror or str(error)) from None
+        raise BrokenImage(error.strerror) from None
 
 
 def name_of(image, number):

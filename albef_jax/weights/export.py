@@ -2,13 +2,14 @@
 
 import json
 import os
-import shutil
 
+from etils import epath
 import numpy as np
 
 from albef_jax.config import to_json
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
+from albef_jax.files import absolute, completed
 from albef_jax.weights.kinds import kind_of
 from albef_jax.weights.report import Report, as_path, fault
 from albef_jax.weights.salesforce import to_tensors
@@ -41,22 +42,20 @@ def export(workdir, out, form, weights="online", step=None):
     if form not in FORMATS or weights not in WEIGHTS:
         raise UserError(f"export got format {form!r} and weights {weights!r}; choose one of "
                         f"{', '.join(FORMATS)} and one of {', '.join(WEIGHTS)}.")
-    out = os.path.abspath(out)
-    if os.path.exists(out):
+    out = absolute(out)
+    if epath.Path(out).exists():
         raise UserError(f"{out} exists; give a new path, so that nothing is overwritten.")
     stored = read_workdir(workdir, step)
     kind, leaves = kind_of(stored.config.task), dict(stored.leaves)
     report = Report(f"{workdir} ({kind.name}, {weights}) -> {os.path.basename(out)}")
     if weights == "momentum":
         put_momentum_first(leaves, workdir)
-    unfinished = f"{out}.unfinished"
-    os.makedirs(os.path.dirname(out), exist_ok=True)
-    if form == "salesforce":
-        write_torch_file(unfinished, official_tensors(leaves, kind, stored.config, report))
-    else:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of an export that was interrupted
-        write_folder(unfinished, leaves, stored, report)
-    os.replace(unfinished, out)
+    epath.Path(out).parent.mkdir(parents=True, exist_ok=True)
+    with completed(out) as unfinished:
+        if form == "salesforce":
+            write_torch_file(unfinished, official_tensors(leaves, kind, stored.config, report))
+        else:
+            write_folder(unfinished, leaves, stored, report)
     return report
 
 

@@ -5,6 +5,7 @@ import os
 
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
+from albef_jax.files import local_copy
 from albef_jax.weights import bert, vit
 from albef_jax.weights.torch_file import read_tensors
 
@@ -56,6 +57,7 @@ def open_weights(name):
     Raises:
       UserError: there is no such thing, or it is incomplete.
     """
+    name = local_copy(name)
     if os.path.isfile(name):
         return read_tensors(name), {}, os.path.dirname(name)
     folder = name if os.path.isdir(name) else download(name)

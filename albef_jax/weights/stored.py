@@ -72,7 +72,7 @@ def read_parts(workdir, config, parts, step=None):
 def is_export(path):
     """Whether a path is what `albef export --format safetensors` wrote, or the file in it."""
     file = _weights_file(path)
-    if not os.path.isfile(file) or not file.endswith(".safetensors"):
+    if not file.endswith(".safetensors") or not epath.Path(file).exists():
         return False
     return read_metadata(file).get("format") == FORMAT
 
@@ -98,8 +98,8 @@ def read_export(path, report):
 
 
 def _weights_file(path):
-    path = os.fspath(path)
-    return os.path.join(path, WEIGHTS_FILE) if os.path.isdir(path) else path
+    path = epath.Path(path)
+    return os.fspath(path / WEIGHTS_FILE if path.is_dir() else path)
 
 
 def _tokenizer_of(folder):

@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from albef_jax.errors import UserError
+from albef_jax.files import local_copy
 
 STORAGES = {
     "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
@@ -55,7 +56,7 @@ def read_tensors(path):
       UserError: not such a file, cut short, damaged, or a pickle that holds anything else than
         tensors and plain values.
     """
-    path = os.fspath(path)
+    path = local_copy(path)
     if os.path.isdir(path):
         raise UserError(f"{path} is a folder; give the file with the weights.")
     try:
@@ -277,7 +278,7 @@ def read_metadata(path):
     Raises:
       UserError: the file is damaged.
     """
-    return _open_safetensors(os.fspath(path))[0].get("__metadata__", {})
+    return _open_safetensors(local_copy(path))[0].get("__metadata__", {})
 
 
 def _open_safetensors(path):

@@ -9,6 +9,7 @@ import numpy as np
 
 from albef_jax.data.sources.base import Source
 from albef_jax.errors import UserError
+from albef_jax.files import local_copy
 
 
 class ArraySource(Source):
@@ -64,7 +65,7 @@ def _is_captions(array: np.ndarray) -> bool:
 
 def _load(path: str) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(local_copy(path), allow_pickle=False) as file:
             return dict(file)
     except OSError as error:
         raise UserError(

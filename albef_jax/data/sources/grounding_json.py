@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 from albef_jax.data.sources.manifest import ManifestSource, fields_of
 from albef_jax.errors import UserError
+from albef_jax.files import read_bytes
 
 TOLERANCE = 1.0  # pixels by which annotators' boxes may reach out of the image
 NUMBER = (int, float)
@@ -146,8 +148,7 @@ class _Plain(pickle.Unpickler):
 def _read_refs(folder: str) -> list:
     path = os.path.join(folder, "refs(unc).p")
     try:
-        with open(path, "rb") as file:
-            return _Plain(file, encoding="latin1").load()
+        return _Plain(io.BytesIO(read_bytes(path)), encoding="latin1").load()
     except (OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise UserError(
             f"The references {path} cannot be read ({error}); give the folder of a REFER data "
@@ -157,8 +158,7 @@ def _read_refs(folder: str) -> list:
 
 def _read_json(path: str) -> dict:
     try:
-        with open(path, encoding="utf-8") as file:
-            contents = json.load(file)
+        contents = json.loads(read_bytes(path))
     except (OSError, ValueError) as error:
         raise UserError(f"The file {path} cannot be read as JSON: {error}.") from None
     if not isinstance(contents, dict):

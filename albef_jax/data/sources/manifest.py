@@ -8,10 +8,12 @@ import os
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from etils import epath
 
 from albef_jax.data.sources.base import Source
 from albef_jax.data.sources.tar import TarFolder
 from albef_jax.errors import UserError
+from albef_jax.files import is_remote, read_bytes
 
 
 class WrongManifest(UserError):
@@ -155,8 +157,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """Contents of one file; raises OSError."""
-        with open(os.path.join(self.path, name), "rb") as file:
-            return file.read()
+        return read_bytes(name if is_remote(name) else os.path.join(self.path, name))
 
 
 def fields_of(row, **types: type | tuple[type, ...]) -> list:
@@ -174,17 +175,17 @@ def fields_of(row, **types: type | tuple[type, ...]) -> list:
 
 
 def _open_root(path: str) -> Folder | TarFolder:
-    if os.path.isdir(path):
+    root = epath.Path(path)
+    if root.is_dir():
         return Folder(path)
-    if os.path.isfile(path):
+    if root.exists():
         return TarFolder(path)
     raise UserError(f"The image root {path} does not exist; give a folder or a .tar file.")
 
 
 def _read_manifest(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return read_bytes(path)
     except OSError as error:
         raise UserError(
             f"The manifest {path} cannot be read ({error.strerror}); check data.source.files."

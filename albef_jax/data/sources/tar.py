@@ -7,13 +7,15 @@ import posixpath
 import tarfile
 
 from albef_jax.errors import UserError
+from albef_jax.files import local_copy
 
 
 class TarFolder:
     """Reads members of an uncompressed tar as if it were a folder.
 
     The index is built once. Reads use `os.pread`, which has no file position to share: any number
-    of threads or forked processes can read at the same time.
+    of threads or forked processes can read at the same time. One on an object store is copied to
+    this machine first.
 
     Raises:
         UserError: the file is not a plain tar.
@@ -22,7 +24,8 @@ class TarFolder:
     def __init__(self, path: str):
         self.path = path
         try:
-            with tarfile.open(path, "r:") as tar:
+            local = local_copy(path)
+            with tarfile.open(local, "r:") as tar:
                 self._members = {
                     posixpath.normpath(member.name): (member.offset_data, member.size)
                     for member in tar
@@ -33,7 +36,7 @@ class TarFolder:
                 f"{path} is not a readable, uncompressed tar file; give a folder or a plain .tar "
                 "(unpack a compressed one first)."
             )
-        self._file = open(path, "rb", buffering=0)
+        self._file = open(local, "rb", buffering=0)
 
     def __len__(self) -> int:
         return len(self._members)
