@@ -18,7 +18,8 @@ CONFIGS = sorted(FOLDER.glob("*.py"))
 FINE_TUNING = ("retrieval", "vqa", "nlvr_pretrain", "nlvr", "ve", "grounding")
 NEEDS_VARIANT = {name: FINE_TUNING for name in ("demo_tasks.py", "flickr8k_tasks.py")}
 VARIANTS = NEEDS_VARIANT | {"retrieval_flickr30k.py": (None, "zero_shot"),
-                            "demo.py": (None, "noise")}
+                            "demo.py": (None, "noise"),
+                            "pretrain_14m.py": ("paper", "pod", "large", "huge,folder")}
 
 
 @pytest.fixture(params=[(path, variant) for path in CONFIGS

@@ -20,25 +20,33 @@ from albef_jax.step import join_micro_steps, make_train_step, micro_steps, split
 
 TESTS = Path(__file__).parent
 SIZES = ("batch_size=32", "group_size=2", "optimizer.warmup_steps=1", "optimizer.peak_lr=1e-3")
-# name -> devices, micro-steps
-LAYOUTS = {"eight": (8, 1), "eight_accumulated": (8, 2), "one": (1, 1), "one_accumulated": (1, 4)}
+# name -> devices, micro-steps, overrides of config.mesh
+FAST = {"one": (1, 1, {}), "eight": (8, 1, {}), "eight_accumulated": (8, 2, {}),
+        "mixed": (8, 1, {"fsdp": 2, "model": 2})}
+SLOW = {"one": (1, 1, {}), "one_accumulated": (1, 4, {}), "fsdp_2": (8, 1, {"fsdp": 2}),
+        "fsdp_8": (8, 1, {"fsdp": 8}), "model_2": (8, 1, {"model": 2}),
+        "fsdp_accumulated": (8, 2, {"fsdp": 4})}
 STEPS = 5
 WORKER = """
     import json, pathlib, sys
     import jax, numpy as np
     from conftest import make_tiny
-    from albef_jax.bench import random_batch
-    from albef_jax.sharding import make_mesh, replicated, shard_batch
+    from albef_jax.config import default_config
+    from albef_jax.sharding import make_mesh, shard_batch, state_shardings
     from albef_jax.step import make_train_step
 
     folder, sizes, layouts, steps = pathlib.Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
     task, optimizer, state, batch = make_tiny(tuple(sizes))
-    history = {}
-    for name, (devices, accumulation) in layouts.items():
-        mesh = make_mesh(devices=jax.devices()[:devices])
-        step = make_train_step(task, optimizer, mesh, seed=3, group_size=2,
+    history, rules = {}, default_config().rules
+    for name, (devices, accumulation, axes) in layouts.items():
+        settings = default_config().mesh
+        settings.update(axes)
+        mesh = make_mesh(settings, jax.devices()[:devices])
+        step = make_train_step(task, optimizer, mesh, rules, seed=3, group_size=2,
                                accumulation=accumulation)
-        now = jax.device_put(jax.tree.map(np.asarray, state), replicated(mesh))
+        now = jax.device_put(jax.tree.map(np.asarray, state),
+                             state_shardings(task, optimizer, mesh, rules))
+        local = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(now))
         first = shard_batch(batch, mesh)
         compiled = step.lower(now, first, None).compile()
         (folder / f"{name}.hlo").write_text(compiled.as_text())
@@ -46,31 +54,42 @@ WORKER = """
         for i in range(steps):
             rolled = {key: np.roll(value, i, axis=0) for key, value in batch.items()}
             now, metrics = compiled(now, shard_batch(rolled, mesh), None)
-            history[name].append({key: float(value) for key, value in metrics.items()})
+            history[name].append({"state_bytes": local} | {
+                key: float(value) for key, value in metrics.items()})
         np.savez(folder / f"{name}.npz", **jax.device_get(now.memory))
     (folder / "history.json").write_text(json.dumps(history))
     """
 
 
-@pytest.fixture(scope="module")
-def layouts(tmp_path_factory):
-    """A folder with the metrics of five steps, the final queues and the program of each layout."""
-    folder = tmp_path_factory.mktemp("layouts")
+def run_layouts(layouts, folder):
+    """Metrics of five steps, the final queues and the program of each layout, in a folder."""
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(WORKER), str(folder),
-         *map(json.dumps, (SIZES, LAYOUTS, STEPS))], check=True, cwd=TESTS.parent,
+         *map(json.dumps, (SIZES, layouts, STEPS))], check=True, cwd=TESTS.parent,
         env=os.environ | {"JAX_NUM_CPU_DEVICES": "8",
                           "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"})
     return folder
 
 
-def test_the_same_losses_on_any_layout(layouts):
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory):
+    """The folder of `FAST`."""
+    return run_layouts(FAST, tmp_path_factory.mktemp("layouts"))
+
+
+@pytest.fixture(scope="module")
+def slow_layouts(tmp_path_factory):
+    """The folder of `SLOW`."""
+    return run_layouts(SLOW, tmp_path_factory.mktemp("slow_layouts"))
+
+
+def assert_same_losses(folder):
     """Five steps in float32 with dropout 0.1: within 1e-5, the project's promise."""
-    history = json.loads((layouts / "history.json").read_text())
+    history = json.loads((folder / "history.json").read_text())
     one = history["one"]
     assert len({step["loss"] for step in one}) == STEPS
-    for name in LAYOUTS:
-        for ours, reference in zip(history[name], one, strict=True):
+    for name, steps in history.items():
+        for ours, reference in zip(steps, one, strict=True):
             for term in ("loss", "itc", "itm", "mlm", "mi_bound", "temperature"):
                 assert ours[term] == pytest.approx(reference[term], rel=1e-5), (name, term)
             assert ours["grad_norm"] == pytest.approx(reference["grad_norm"], rel=1e-4)
@@ -79,13 +98,27 @@ def test_the_same_losses_on_any_layout(layouts):
                 assert ours[term] == pytest.approx(reference[term], abs=1e-6), (name, term)
 
 
-def test_the_queues_are_in_global_order_on_any_layout(layouts):
-    reference = np.load(layouts / "one.npz")
-    for name in LAYOUTS:
-        memory = np.load(layouts / f"{name}.npz")
+def assert_queues_in_global_order(folder):
+    reference = np.load(folder / "one.npz")
+    for path in folder.glob("*.npz"):
+        memory = np.load(path)
         assert memory["pointer"] == 32 * STEPS % 64
         for queue in ("image_queue", "text_queue"):
             np.testing.assert_allclose(memory[queue], reference[queue], atol=2e-5)
+
+
+def test_the_same_losses_on_any_layout(layouts):
+    assert_same_losses(layouts)
+
+
+def test_the_queues_are_in_global_order_on_any_layout(layouts):
+    assert_queues_in_global_order(layouts)
+
+
+@pytest.mark.slow
+def test_more_layouts(slow_layouts):
+    assert_same_losses(slow_layouts)
+    assert_queues_in_global_order(slow_layouts)
 
 
 def collectives(text):
@@ -96,6 +129,27 @@ def collectives(text):
     return [(kind, [math.prod(map(int, filter(None, dims.split(","))))
                     for dims in re.findall(r"\w+\[([\d,]*)\]", result)])
             for result, kind in found]
+
+
+@pytest.mark.slow
+def test_state_is_spread_over_the_devices(slow_layouts):
+    """Vectors stay whole, matrices do not."""
+    history = json.loads((slow_layouts / "history.json").read_text())
+    size = {name: steps[0]["state_bytes"] for name, steps in history.items()}
+    for name, devices in (("fsdp_2", 2), ("model_2", 2), ("fsdp_accumulated", 4), ("fsdp_8", 8)):
+        assert size["one"] / devices < size[name] < 1.7 * size["one"] / devices
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, fsdp", [("fsdp_2", 2), ("fsdp_8", 8)])
+def test_parameters_travel_and_activations_do_not(slow_layouts, tiny_run, name, fsdp):
+    moved = collectives((slow_layouts / f"{name}.hlo").read_text())
+    task, _, state, _ = tiny_run(*SIZES)
+    parameters = {leaf.size // part for leaf in jax.tree.leaves(state.params)
+                  for part in (1, fsdp)}
+    features = 32 * task.model.config.embed_dim
+    assert {kind for kind, _ in moved} == {"all-gather", "all-reduce"}
+    assert {size for _, sizes in moved for size in sizes} <= {*parameters, features, 1}
 
 
 @pytest.mark.parametrize("name", ["eight", "eight_accumulated"])
@@ -174,6 +228,24 @@ def test_order_of_a_step_and_donation(tiny_run):
     np.testing.assert_array_equal(after.memory["id_queue"],
                                   np.where(np.arange(64) < 16, np.arange(64) // 2, -1))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
+
+
+DEEP = ("model.vit_depth=2", "model.text_layers=2", "model.fusion_layers=3")
+NO_DROPOUT = ("model.dropout=0.0", "model.attention_dropout=0.0")
+
+
+@pytest.mark.parametrize("fixed, switches", [
+    (NO_DROPOUT, ("model.remat=True", "model.scan=True", "model.remat_save=('qkv', 'mlp')")),
+    pytest.param((), ("model.remat=True",), marks=pytest.mark.slow),  # dropout draws stay
+], ids=["scan", "remat"])
+def test_scan_and_remat_change_no_value(tiny_run, fixed, switches):
+    """Losses, and gradients as the optimizer has seen them."""
+    (_, plain, metrics), (_, changed, others) = (
+        one_step(tiny_run(*DEEP, *fixed, *more)) for more in ((), switches))
+    for name, value in metrics.items():
+        assert float(others[name]) == pytest.approx(float(value), rel=1e-5), name
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(
+        a, b, atol=1e-5 * np.abs(a).max()), plain.opt_state, changed.opt_state)
 
 
 def test_without_itc(tiny_run):
