@@ -6,13 +6,15 @@ import json
 from etils import epath
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from albef_jax.checkpoint import open_to_read
 from albef_jax.config import apply_overrides, to_json
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluators import check_task, make_evaluator
-from albef_jax.sharding import make_mesh, replicated, use_compile_cache
+from albef_jax.models.placement import mesh_axes
+from albef_jax.sharding import make_mesh, use_compile_cache
 from albef_jax.state import TrainState
 from albef_jax.tables import values_table
 from albef_jax.tasks import make_task
@@ -54,7 +56,7 @@ def evaluate(workdir, step=None, overrides=(), evals=None):
     tokenizer = load_tokenizer(str(workdir / "tokenizer"))
     evaluators = {name: make_evaluator(block, config.data, tokenizer, config.seed)
                   for name, block in config.evals.items()}
-    task, mesh = make_task(config), make_mesh()
+    task, mesh = make_task(config), mesh_of(config)
     predict_fns = task.predict_fns()
     check_task(config.evals, config.task, predict_fns)
     params, step = restore_params(workdir, config, task, mesh, step)
@@ -79,14 +81,22 @@ def with_evals(config, evals):
     return config.lock()
 
 
+def mesh_of(config):
+    """The mesh of a run, if it fits the devices that are here, else all of them side by side."""
+    try:
+        return make_mesh(config.get("mesh"))
+    except UserError:
+        return make_mesh()
+
+
 def restore_params(workdir, config, task, mesh, step=None):
-    """The online parameters of a checkpoint, a copy on every device, and its step.
+    """The online parameters of a checkpoint, placed by the rules of the config, and its step.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged or of another config.
     """
     params = jax.eval_shape(lambda: task.init(jax.random.key(config.seed)))
-    restored, step = restore_parts(workdir, config, {"params": params}, mesh, step)
+    restored, step = restore_parts(workdir, config, task, {"params": params}, mesh, step)
     return restored["params"], step
 
 
@@ -99,16 +109,21 @@ def restore_state(workdir, config, task, mesh, step=None):
     shapes = {"step": jax.ShapeDtypeStruct((), jnp.int32), "params": params,
               "teacher": jax.eval_shape(task.teacher_of, params),
               "memory": jax.eval_shape(lambda: task.init_memory(jax.random.key(config.seed)))}
-    restored, step = restore_parts(workdir, config, shapes, mesh, step)
+    restored, step = restore_parts(workdir, config, task, shapes, mesh, step)
     return TrainState(**restored, opt_state=()), step
 
 
-def restore_parts(workdir, config, shapes, mesh, step=None):
-    """Parts of a checkpoint by name, a copy on every device, and its step."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype,
-                                                         sharding=replicated(mesh)), shapes)
+def restore_parts(workdir, config, task, shapes, mesh, step=None):
+    """Parts of a checkpoint by name, and its step; what has no axis names is whole everywhere."""
+    axes, rules = task.axes(), config.get("rules", ())
+    names = {"params": axes, "teacher": task.teacher_of(axes)}
+    placed = {part: jax.tree.map(
+        lambda x, axis: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(
+            mesh, mesh_axes(axis, x.shape, mesh, rules))),
+        tree, names.get(part) or jax.tree.map(lambda _: PartitionSpec(), tree))
+        for part, tree in shapes.items()}
     with open_to_read(workdir, config.checkpoint) as checkpointer:
-        return checkpointer.restore(shapes, step, partial=True)
+        return checkpointer.restore(placed, step, partial=True)
 
 
 def fingerprint(config):

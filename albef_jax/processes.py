@@ -52,6 +52,7 @@ def joined(coordinator=None, processes=None, process=None, timeout=TIMEOUT,
     _watch = watch = Watch(timeout, hang_timeout)
     try:
         yield
+        watch.wait_for_all("end")  # process 0 may still write its report
     except BaseException as error:
         watch.fail(error)
     watch.close()
@@ -245,16 +246,21 @@ class Watch:
             self._stop_at = max(ticks) + 1
 
     def _say_stuck(self, said):
-        """Those that wait for a stuck one are stuck too: it is the one with the fewest ticks."""
+        """Names the one that holds up the others: it has the fewest ticks, and does not wait.
+
+        They wait for it inside JAX.
+        """
         if self._stuck_since is None:
             self._stuck_since = time.monotonic()
+            waits, where = where_main_is()
             self._client.key_value_set(f"albef/stuck/{self._me}",
-                                       f"{self._ticks} {where_main_is()}")
+                                       f"{self._ticks} {waits:d} {where}")
         elif time.monotonic() - self._stuck_since > 5 * self._every:  # all have said it by now
-            stuck = {int(key.removeprefix("stuck/")): value.split(" ", 1)
-                     for key, value in said.items() if key.startswith("stuck/")}
-            behind = min(stuck, key=lambda process: int(stuck[process][0]))
-            sentence = (f"It made no progress for {self._hang_timeout:g} s, at {stuck[behind][1]}; "
+            stuck = [(*map(int, value.split()[:2]), int(key.removeprefix("stuck/")), value)
+                     for key, value in said.items() if key.startswith("stuck/")]
+            *_, behind, value = min(stuck)
+            sentence = (f"It made no progress for {self._hang_timeout:g} s, at "
+                        f"{value.split(' ', 2)[2]}; "
                         "mend what it waits for, or raise --hang-timeout.")
             self._client.key_value_set(f"albef/failed/{behind}", sentence, allow_overwrite=True)
 
@@ -271,10 +277,11 @@ class Watch:
 
 
 def where_main_is():
-    """The line of this package that the main thread is in, as FILE:LINE and function."""
-    frame = sys._current_frames()[threading.main_thread().ident]
-    here = frame
+    """Whether the main thread is inside JAX, and its place in this package: FILE:LINE (function)."""
+    frame = innermost = sys._current_frames()[threading.main_thread().ident]
     while frame and "albef_jax" not in frame.f_code.co_filename:
         frame = frame.f_back
-    code = (frame or here).f_code
-    return f"{os.path.basename(code.co_filename)}:{(frame or here).f_lineno} ({code.co_name})"
+    place = frame or innermost
+    return (f"{os.sep}jax{os.sep}" in innermost.f_code.co_filename,
+            f"{os.path.basename(place.f_code.co_filename)}:{place.f_lineno} "
+            f"({place.f_code.co_name})")

@@ -1,7 +1,7 @@
 """Batches from the host through a compiled function and back, a few of them under way.
 
-Every batch is sharded over the mesh's `data` axis, every result is replicated and brought to the
-host.
+Every batch is sharded over the mesh, every result is replicated and brought to the host. Several
+processes run the same batches, and each sends the rows of its devices.
 """
 
 from collections import deque
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from albef_jax.data.eval_sets import EvalRows
 from albef_jax.data.sources import make_source
-from albef_jax.sharding import replicated, shard_batch
+from albef_jax.sharding import local_rows, replicated, shard_batch
 from albef_jax.signals import may_stop
 
 # Batches sent ahead of the results: the host gathers the next rows while the device works.
@@ -46,8 +46,7 @@ def run_batches(function, params, batches, mesh, total, what):
 
 
 def _send(function, params, batch, mesh):
-    rows = len(next(iter(batch.values()))) // jax.process_count()
-    mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+    mine = local_rows(mesh, len(next(iter(batch.values()))))
     arrays = {key: value[mine] for key, value in batch.items() if key not in NOT_SENT}
     return function(params, *shard_batch(arrays, mesh).values())
 

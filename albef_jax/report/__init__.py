@@ -16,13 +16,13 @@ import jinja2
 import albef_jax
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.evaluate import restore_state
+from albef_jax.evaluate import mesh_of, restore_state
 from albef_jax.report import panels
 from albef_jax.report.examples import Examples
 from albef_jax.report.heat import find_heat
 from albef_jax.report.history import read_history
 from albef_jax.report.rows import find_rows
-from albef_jax.sharding import make_mesh, use_compile_cache
+from albef_jax.sharding import make_mesh, replicated, use_compile_cache
 from albef_jax.tasks import make_task
 from albef_jax.workdir import read_config
 
@@ -56,22 +56,35 @@ def report(workdir):
 def report_at_end(workdir, config, tokenizer, state, predict_fns, mesh):
     """Writes the page of a run that has just ended, and says where; every process calls it.
 
-    The run is over and saved: whatever goes wrong here is told in a line and nothing more.
+    The run is over and saved: whatever goes wrong here is told in a line and nothing more. Of
+    several processes the first makes the page alone.
     """
     try:
-        examples = find_examples(config, tokenizer, state.params, state.teacher, predict_fns, mesh)
-        line = (f"the report is {write_page(workdir, config, examples)}"
-                if jax.process_index() == 0 else "")
+        params, teacher = state.params, state.teacher
+        if jax.process_count() > 1:
+            params, teacher = local_copies((params, teacher), mesh)
+            mesh = make_mesh(devices=jax.local_devices())
+        if jax.process_index():
+            return
+        examples = find_examples(config, tokenizer, params, teacher, predict_fns, mesh)
+        line = f"the report is {write_page(workdir, config, examples)}"
     except (Exception, KeyboardInterrupt) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         line = f"no report was written ({reason}); `albef report {workdir}` tries again"
-    if jax.process_index() == 0:
-        print(line, file=sys.stderr, flush=True)
+    print(line, file=sys.stderr, flush=True)
+
+
+def local_copies(tree, mesh):
+    """The arrays of a tree on `mesh`, whole on each device of this process; every one calls it."""
+    whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    here = replicated(make_mesh(devices=jax.local_devices()))
+    return jax.tree.map(lambda x: jax.make_array_from_single_device_arrays(
+        x.shape, here, [shard.data for shard in x.addressable_shards]), whole)
 
 
 def examples_of_checkpoint(workdir, config):
     """The examples of the latest checkpoint, or the sentence that says why there are none."""
-    mesh, task = make_mesh(), make_task(config)
+    mesh, task = mesh_of(config), make_task(config)
     try:
         if not (workdir / "tokenizer").is_dir():
             raise UserError(f"{workdir} has no folder tokenizer; copy it from where the run was "
