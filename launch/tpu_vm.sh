@@ -22,6 +22,7 @@
 #   TPU_TYPE       for create and queue, such as v5litepod-8, v6e-64, v4-32
 #   RUNTIME        software version (by TPU_TYPE)
 #   SLICES         joined by the data centre's network (1), with queue; set config.mesh.slices too
+#   COMPILE_CACHE  for run: gs:// folder of compiled programs, which new machines then find
 #   GCLOUD_FLAGS   more flags for create and queue, such as "--spot --network=mine"
 set -euo pipefail
 
@@ -130,11 +131,12 @@ python3 -m uv pip install --quiet --python .venv/bin/python -e ".[tf,tpu]"'
 
 start() {
   local command
-  printf -v command ' %q' "$@"
+  printf -v command ' %q' env JAX_COMPILATION_CACHE_DIR="${COMPILE_CACHE-}" \
+    .venv/bin/albef train "$@"
   on_machines all "cd albef || exit 2
 if [ -f ../albef.pid ] && kill -0 \$(cat ../albef.pid) 2>/dev/null; then
   echo 'a job is running on '\$(hostname)'; stop it first' >&2; exit 2; fi
-nohup setsid launch/keep_running.sh .venv/bin/albef train$command >>../albef.log 2>&1 </dev/null &
+nohup setsid launch/keep_running.sh$command >>../albef.log 2>&1 </dev/null &
 echo \$! >../albef.pid"
 }
 

@@ -142,6 +142,7 @@ def test_wrong_settings_are_one_sentence(shell, variables, sentence):
 
 def test_every_value_to_fill_in_is_documented():
     text = (LAUNCH / "gke.sh").read_text()
-    for name in ("NAME", "IMAGE", "TOPOLOGY", "ACCELERATOR", "CHIPS", "SLICES", "SERVICE_ACCOUNT"):
+    for name in ("NAME", "IMAGE", "TOPOLOGY", "ACCELERATOR", "CHIPS", "SLICES", "SERVICE_ACCOUNT",
+                 "COMPILE_CACHE"):
         assert f"${{{name}}}" in (LAUNCH / "gke.yaml").read_text()
         assert f"\n#   {name} " in text

@@ -76,11 +76,10 @@ def test_missing_environment_is_one_sentence(shell, name):
 
 def test_gpu_local_trains_with_memory_and_devices(shell):
     shell.program("nvidia-smi", "print('NVIDIA H100, 81559 MiB')")
-    shell.program("venv/bin/albef", "print(os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'], "
+    shell.program("venv/bin/albef", "print(os.environ['XLA_CLIENT_MEM_FRACTION'], "
                   "os.environ['CUDA_VISIBLE_DEVICES'])")
-    code, out, err = shell.run("gpu_local.sh", *ARGUMENTS, GPUS="0,1", MEM_FRACTION="0.8",
-                               VENV=str(shell.folder / "venv"))
-    assert (code, out, err) == (0, "0.8 0,1\n", "NVIDIA H100, 81559 MiB\n")
+    code, out, err = shell.run("gpu_local.sh", *ARGUMENTS, GPUS="0,1", VENV=str(shell.folder / "venv"))
+    assert (code, out, err) == (0, "0.9 0,1\n", "NVIDIA H100, 81559 MiB\n")
     assert shell.calls()[-1] == ["albef", "train", *ARGUMENTS]
 
 

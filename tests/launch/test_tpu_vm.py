@@ -98,11 +98,14 @@ if sys.argv[4] == "scp":
 def test_run_starts_every_machine_with_the_very_arguments(shell):
     shell.program("gcloud", GCLOUD)
     for worker in "01":
-        machine(shell, "albef", worker, "")
-    code, _, err = shell.run("tpu_vm.sh", "run", *ARGUMENTS, **SETTINGS)
+        machine(shell, "albef", worker,
+                "open('cache', 'w').write(os.environ['JAX_COMPILATION_CACHE_DIR'])")
+    code, _, err = shell.run("tpu_vm.sh", "run", *ARGUMENTS, **SETTINGS, COMPILE_CACHE="gs://b/c")
     assert code == 0, err
     until(lambda: len(albef_calls(shell)) == 2)
     assert albef_calls(shell) == [["albef", "train", *ARGUMENTS]] * 2
+    caches = [shell.folder / f"albef.{worker}" / "albef" / "cache" for worker in "01"]
+    until(lambda: all(cache.exists() and cache.read_text() == "gs://b/c" for cache in caches))
 
 
 def test_second_run_is_refused_and_stop_waits_for_the_checkpoint(shell):
