@@ -1,19 +1,23 @@
 """The tf.data engine: the same pictures as `image.py`, made by TensorFlow's C++ threads.
 
 Only `pipeline.make_engine` imports this file. One graph call does a whole batch, with a parallel
-tf.data map inside; all random choices and rectangles come ready-made from numpy.
+tf.data map inside; all random choices and rectangles come ready-made from numpy. Decoding and
+resizing, where every image has another shape, are TensorFlow operations; what follows has one
+shape and is compiled by XLA, which makes one loop of the many passes over the pixels.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its start-up notes are not for our console
 import tensorflow as tf  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from albef_jax.data import randaugment
 from albef_jax.data.image import (
@@ -30,20 +34,20 @@ from albef_jax.data.image import (
 )
 from albef_jax.data.sources.base import Source
 
-# What a reader thread hands to the graph for one image.
+# What a reader thread hands to the graph for one image; `k` operations.
 _SIGNATURE = {
     "row": ((), np.int32),
-    "contents": ((), object),  # a JPEG file, or raw RGB pixels
-    "is_jpeg": ((), np.bool_),
-    "shape": ((2,), np.int32),  # height and width of raw pixels
-    "reduction": ((), np.int32),  # index into _REDUCTIONS
+    "contents": ((), object),  # a JPEG file, or the raw RGB pixels of the box
+    "form": ((), np.int32),  # index into _FORMS
     "box": ((4,), np.int32),  # top, left, height, width after the reduction
     "flip": ((), np.bool_),
-    "operations": ((None,), np.int32),  # index into _OPERATIONS
-    "arguments": ((None, 8), np.float64),  # a factor, or an affine map (row-major, 3x3 without 1)
+    "operations": (("k",), np.int32),  # index into _OPERATIONS
+    "arguments": (("k", 6), np.float64),  # a factor, or an affine map
 }
-_REDUCTIONS = (1, 2, 4, 8)
+_FORMS = (1, 2, 4, 8, "raw")  # by what a JPEG is reduced while it is decoded
 _OPERATIONS = ("Identity", "AutoContrast", "Equalize", "Brightness", "Sharpness", "Affine")
+_END_OF_JPEG = b"\xff\xd9"
+_TAIL = 64  # bytes; cameras and editors append a few zeros
 
 
 class TfEngine:
@@ -58,15 +62,10 @@ class TfEngine:
 
     def __init__(self, size: int, workers: int):
         _keep_to_cpu(workers)
-        self.size = size
-        signature = {
-            name: tf.TensorSpec([None, *shape], tf.string if kind is object else kind)
-            for name, (shape, kind) in _SIGNATURE.items()
-        }
-        self._load_batch = tf.function(
-            functools.partial(_load_batch, size=size, workers=workers),
-            input_signature=[signature],
-        )
+        self.size, self._workers = size, workers
+        with _own_xla_flags():
+            self._finish, self._operations = _compile(size)
+        self._load_batch = functools.cache(self._make_load_batch)  # by number of operations
 
     def load(
         self,
@@ -86,18 +85,59 @@ class TfEngine:
         prepared = list(parallel_map(prepare, range(len(indices)), indices, draws))
         problems = [item if isinstance(item, str) else None for item in prepared]
         items = [item for item in prepared if not isinstance(item, str)]
+        if not items:
+            return np.zeros((len(indices), self.size, self.size, 3), np.uint8), problems
+        columns = {
+            name: np.array([item[name] for item in items], kind)
+            for name, (_, kind) in _SIGNATURE.items()
+        }
+        load_batch = self._load_batch(columns["operations"].shape[1])
+        rows, loaded = (tensor.numpy()[1:] for tensor in load_batch(columns))  # without the blank
+        if len(rows) == len(indices):
+            return loaded, problems
         images = np.zeros((len(indices), self.size, self.size, 3), np.uint8)
-        if items:
-            columns = {
-                name: np.array([item[name] for item in items], kind)
-                for name, (_, kind) in _SIGNATURE.items()
-            }
-            rows, loaded = (tensor.numpy() for tensor in self._load_batch(columns))
-            rows, loaded = rows[1:], loaded[1:]  # without the blank
-            images[rows] = loaded
-            for row in set(columns["row"].tolist()) - set(rows.tolist()):
-                problems[row] = "damaged or cut short"
+        images[rows] = loaded
+        for row in set(columns["row"].tolist()) - set(rows.tolist()):
+            problems[row] = "damaged or cut short"
         return images, problems
+
+    def _make_load_batch(self, operations: int) -> Callable:
+        """The graph of a batch whose images get this number of operations."""
+        signature = {
+            name: tf.TensorSpec(
+                [None, *(operations if side == "k" else side for side in shape)],
+                tf.string if kind is object else kind,
+            )
+            for name, (shape, kind) in _SIGNATURE.items()
+        }
+        return tf.function(self._load_rows, input_signature=[signature])
+
+    def _load_rows(self, columns: dict) -> tuple[tf.Tensor, tf.Tensor]:
+        """Rows int32 [1 + n] and images uint8 [1 + n, size, size, 3] of the n good ones.
+
+        An image that cannot be decoded drops out. The first entry is blank, so that there always
+        is something to return.
+        """
+        blank = tf.data.Dataset.from_tensors((-1, tf.zeros((self.size, self.size, 3), tf.uint8)))
+        good = (
+            tf.data.Dataset.from_tensor_slices(columns)
+            .map(self._load_row, num_parallel_calls=self._workers)
+            .ignore_errors()
+        )
+        length = tf.shape(columns["row"], out_type=tf.int64)[0] + 1
+        return blank.concatenate(good).batch(length).get_single_element()
+
+    def _load_row(self, item: dict) -> tuple[tf.Tensor, tf.Tensor]:
+        forms = [functools.partial(_pixels, item["contents"], item["box"], form) for form in _FORMS]
+        image = _resize(tf.switch_case(item["form"], forms), item["box"], self.size)
+        image = self._finish(image, item["flip"])
+        for i in range(item["operations"].shape[0]):
+            apply = [
+                functools.partial(operation, image, item["arguments"][i])
+                for operation in self._operations
+            ]
+            image = tf.switch_case(item["operations"][i], apply)
+        return item["row"], tf.ensure_shape(image, (self.size, self.size, 3))
 
 
 def _keep_to_cpu(workers: int) -> None:
@@ -109,87 +149,113 @@ def _keep_to_cpu(workers: int) -> None:
         pass  # TensorFlow already runs in this process: its settings stay
 
 
+@contextlib.contextmanager
+def _own_xla_flags() -> Iterator[None]:
+    """Hides XLA_FLAGS, which are JAX's: TensorFlow ends the process over one it does not know.
+
+    It reads them once, at its first compilation.
+    """
+    flags = os.environ.pop("XLA_FLAGS", None)
+    try:
+        yield
+    finally:
+        if flags is not None:
+            os.environ["XLA_FLAGS"] = flags
+
+
+def _compile(size: int) -> tuple[Callable, list[Callable]]:
+    """`_finish` and the operations, in order of `_OPERATIONS`, for images of one size."""
+    def compiled(function, *signature):
+        function = tf.function(function, input_signature=signature, jit_compile=True)
+        function(*(tf.zeros(spec.shape, spec.dtype) for spec in signature))  # compiles it now
+        return function
+
+    image = tf.TensorSpec((size, size, 3), tf.uint8)
+    arguments = tf.TensorSpec((6,), tf.float64)
+    resized = tf.TensorSpec((size, size, 3), tf.float32)
+    finish = compiled(_finish, resized, tf.TensorSpec((), tf.bool))
+    changes = (_autocontrast, _equalize, _brightness, _sharpness, _warp)
+    return finish, [
+        lambda image, arguments: image, *(compiled(change, image, arguments) for change in changes)
+    ]
+
+
 def _prepare(row: int, data: bytes | np.ndarray, draw: Draw | None, size: int) -> dict:
     """What `_SIGNATURE` lists. Everything but plain JPEG is decoded here, by Pillow."""
     image = open_image(data)
     width, height = image.size
-    is_jpeg = is_plain_jpeg(image)
+    is_jpeg = is_plain_jpeg(image) and _is_whole(data)
     box = Box(0, 0, height, width) if draw is None else crop_box(draw, height, width)
     factor = reduction(box, size) if is_jpeg and draw is not None else 1
     operations = () if draw is None else draw.operations
     kinds, arguments = zip(*(_operation(*o, size) for o in operations)) if operations else ((), ())
     return {
         "row": row,
-        "contents": data if is_jpeg else decode(image).tobytes(),
-        "is_jpeg": is_jpeg,
-        "shape": (height, width),
-        "reduction": _REDUCTIONS.index(factor),
+        "contents": data if is_jpeg else _crop(decode(image), box).tobytes(),
+        "form": _FORMS.index(factor if is_jpeg else "raw"),
         "box": box if factor == 1 else reduce_box(box, factor, height, width),
         "flip": draw is not None and draw.flip,
         "operations": np.array(kinds, np.int32),
-        "arguments": np.array(arguments, np.float64).reshape(-1, 8),
+        "arguments": np.array(arguments, np.float64).reshape(-1, 6),
     }
+
+
+def _is_whole(jpeg: bytes) -> bool:
+    """Whether a file ends as it should; others go to Pillow, which says what is wrong.
+
+    TensorFlow decodes no further than the lower edge of the box and would not notice.
+    """
+    return jpeg[-_TAIL:].rstrip(b"\0\r\n ").endswith(_END_OF_JPEG)
+
+
+def _crop(image: Image.Image, box: Box) -> Image.Image:
+    return image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
 
 
 def _operation(name: str, value: float, size: int) -> tuple[int, tuple[float, ...]]:
     coefficients = randaugment.affine(name, value, size, size)
     if coefficients is not None:
-        return _OPERATIONS.index("Affine"), (*coefficients, 0.0, 0.0)
-    return _OPERATIONS.index(name), (value,) + (0.0,) * 7
+        return _OPERATIONS.index("Affine"), coefficients
+    return _OPERATIONS.index(name), (value,) + (0.0,) * 5
 
 
-def _load_batch(columns: dict, size: int, workers: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Rows int32 [1 + n] and images uint8 [1 + n, size, size, 3] of the n good ones.
+def _pixels(contents: tf.Tensor, box: tf.Tensor, form: int | str) -> tf.Tensor:
+    """The box of an image, uint8 [h, w, 3]."""
+    if form == "raw":
+        return tf.reshape(tf.io.decode_raw(contents, tf.uint8), [box[2], box[3], 3])
+    return tf.io.decode_and_crop_jpeg(
+        contents, box, channels=3, ratio=form, dct_method="INTEGER_ACCURATE"
+    )
 
-    An image that cannot be decoded drops out. The first entry is blank, so that there always is
-    something to return.
+
+def _resize(pixels: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
+    """Resizes uint8 [h, w, 3] to float32 [size (x), size (y), 3], which is transposed.
+
+    The same values as `tf.image.resize(..., "bicubic", antialias=True)`, which sums up the pixels
+    of a row three channels at a time; here whole rows, then whole columns are summed up.
     """
-    blank = tf.data.Dataset.from_tensors((-1, tf.zeros((size, size, 3), tf.uint8)))
-    good = (
-        tf.data.Dataset.from_tensor_slices(columns)
-        .map(functools.partial(_load, size=size), num_parallel_calls=workers)
-        .ignore_errors()
-    )
-    length = tf.shape(columns["row"], out_type=tf.int64)[0] + 1
-    return blank.concatenate(good).batch(length).get_single_element()
+    rows = _resize_rows(tf.reshape(pixels, [box[2], box[3] * 3]), size)
+    columns = tf.transpose(tf.reshape(rows, [size, box[3], 3]), [1, 0, 2])
+    return tf.reshape(_resize_rows(tf.reshape(columns, [box[3], size * 3]), size), [size, size, 3])
 
 
-def _load(item: dict, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    top, left, height, width = tf.unstack(item["box"])
-    pixels = tf.cond(
-        item["is_jpeg"],
-        lambda: _decode_jpeg(item["contents"], item["reduction"]),
-        lambda: tf.reshape(
-            tf.io.decode_raw(item["contents"], tf.uint8), tf.concat([item["shape"], [3]], 0)
-        ),
-    )
-    pixels = pixels[top : top + height, left : left + width]
-    image = _round(tf.image.resize(pixels, (size, size), "bicubic", antialias=True))
-    image = tf.cond(item["flip"], lambda: tf.reverse(image, [1]), lambda: image)
-    for i in tf.range(tf.shape(item["operations"])[0]):  # AutoGraph makes this a while_loop
-        image = _apply_operation(image, item["operations"][i], item["arguments"][i])
-    return item["row"], tf.ensure_shape(image, (size, size, 3))
+def _resize_rows(image: tf.Tensor, size: int) -> tf.Tensor:
+    """[h, n] to float32 [size, n]; the n values of a row count as the channels of one pixel."""
+    height, channels = tf.unstack(tf.shape(image))
+    return tf.raw_ops.ScaleAndTranslate(
+        images=tf.reshape(image, [1, height, 1, channels]),
+        size=[size, 1],
+        scale=tf.stack([size / tf.cast(height, tf.float32), 1.0]),
+        translation=[0.0, 0.0],
+        kernel_type="keyscubic",
+        antialias=True,
+    )[0, :, 0]
 
 
-def _decode_jpeg(contents: tf.Tensor, reduction_index: tf.Tensor) -> tf.Tensor:
-    def branch(ratio: int):
-        return lambda: tf.io.decode_jpeg(
-            contents, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
-        )
-
-    return tf.switch_case(reduction_index, [branch(ratio) for ratio in _REDUCTIONS])
-
-
-def _apply_operation(image: tf.Tensor, kind: tf.Tensor, argument: tf.Tensor) -> tf.Tensor:
-    branches = {
-        "Identity": lambda: image,
-        "AutoContrast": lambda: _map_channels(_autocontrast, image),
-        "Equalize": lambda: _map_channels(_equalize, image),
-        "Brightness": lambda: _truncate(tf.cast(image, tf.float64) * argument[0]),
-        "Sharpness": lambda: _sharpness(image, argument[0]),
-        "Affine": lambda: _warp(image, argument),
-    }
-    return tf.switch_case(kind, [branches[name] for name in _OPERATIONS])
+def _finish(image: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
+    """What `_resize` returns, as uint8 [size (y), size (x), 3], mirrored or not."""
+    image = _round(tf.transpose(image, [1, 0, 2]))
+    return tf.where(flip, tf.reverse(image, [1]), image)
 
 
 def _truncate(values: tf.Tensor) -> tf.Tensor:
@@ -200,48 +266,63 @@ def _round(values: tf.Tensor) -> tf.Tensor:
     return _truncate(tf.round(values))
 
 
-def _map_channels(function, image: tf.Tensor) -> tf.Tensor:
-    return tf.stack([function(channel) for channel in tf.unstack(image, axis=-1)], axis=-1)
-
-
-def _autocontrast(channel: tf.Tensor) -> tf.Tensor:
+def _autocontrast(image: tf.Tensor, unused: tf.Tensor) -> tf.Tensor:
     """As `randaugment.autocontrast_table`, also where that differs from a plain stretch."""
-    values = tf.cast(channel, tf.float64)
-    low, high = tf.reduce_min(values), tf.reduce_max(values)
-    stretched = (values + tf.math.floormod(-low, 256)) * (255 / (high - low))
-    return tf.where(high > low, _truncate(stretched), channel)
+    del unused
+    low, high = (tf.cast(reduce(image, [0, 1]), tf.float64)
+                 for reduce in (tf.reduce_min, tf.reduce_max))
+    offset = tf.math.floormod(-low, 256)
+    stretched = (tf.cast(image, tf.float64) + offset) * (255 / (high - low))
+    return tf.where(high > low, _truncate(stretched), image)
 
 
-def _equalize(channel: tf.Tensor) -> tf.Tensor:
+def _equalize(image: tf.Tensor, unused: tf.Tensor) -> tf.Tensor:
     """As Pillow's ImageOps.equalize."""
-    flat = tf.reshape(tf.cast(channel, tf.int32), [-1])
-    histogram = tf.math.bincount(flat, minlength=256, maxlength=256)
-    last = histogram[tf.reduce_max(flat)]
-    step = (tf.size(flat) - last) // 255
-    table = (step // 2 + tf.cumsum(histogram, exclusive=True)) // tf.maximum(step, 1)
-    return tf.where(step > 0, _truncate(tf.gather(table, tf.cast(channel, tf.int32))), channel)
+    del unused
+    levels = tf.range(256)
+    values = tf.reshape(tf.cast(image, tf.int32), [-1, 3])
+    places = tf.reshape(values + 256 * tf.range(3), [-1])  # in the three tables, end to end
+    counts = tf.raw_ops.DenseBincount(input=places, size=3 * 256, weights=np.array([], np.int32))
+    counts = tf.reshape(counts, [3, 256])
+    highest = tf.reduce_max(values, 0)[:, None]
+    last = tf.reduce_sum(tf.where(levels == highest, counts, 0), 1, keepdims=True)
+    step = (tf.shape(values)[0] - last) // 255
+    table = (step // 2 + tf.cumsum(counts, axis=1, exclusive=True)) // tf.maximum(step, 1)
+    table = tf.where(step > 0, table, levels)
+    return tf.reshape(_truncate(tf.gather(tf.reshape(table, [-1]), places)), image.shape)
 
 
-def _sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+def _brightness(image: tf.Tensor, arguments: tf.Tensor) -> tf.Tensor:
+    return _truncate(tf.cast(image, tf.float64) * arguments[0])
+
+
+def _sharpness(image: tf.Tensor, arguments: tf.Tensor) -> tf.Tensor:
     pixels = tf.cast(image, tf.float32)
-    kernel = np.ones((3, 3), np.float32)
-    kernel[1, 1] = 5
-    kernel = np.tile((kernel / 13)[:, :, None, None], (1, 1, 3, 1))
-    smooth = tf.nn.depthwise_conv2d(pixels[None], kernel, (1, 1, 1, 1), "VALID")[0]
+    rows = pixels[:-2] + pixels[1:-1] + pixels[2:]
     inner = pixels[1:-1, 1:-1]
-    smooth = tf.floor(smooth + 0.5)
-    sharp = _truncate(smooth + tf.cast(factor, tf.float32) * (inner - smooth))
+    sums = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * inner
+    smooth = tf.floor(sums / 13 + 0.5)
+    sharp = _truncate(smooth + tf.cast(arguments[0], tf.float32) * (inner - smooth))
     middle = tf.concat([image[1:-1, :1], sharp, image[1:-1, -1:]], 1)  # borders stay
     return tf.concat([image[:1], middle, image[-1:]], 0)
 
 
-def _warp(image: tf.Tensor, coefficients: tf.Tensor) -> tf.Tensor:
-    warped = tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.cast(image, tf.float32)[None],
-        transforms=tf.cast(coefficients, tf.float32)[None],
-        output_shape=tf.shape(image)[:2],
-        fill_value=float(randaugment.FILL),
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )
-    return _round(warped[0])
+def _warp(image: tf.Tensor, arguments: tf.Tensor) -> tf.Tensor:
+    """Bilinear warp that fades into the fill colour at the border, which is two pixels wide."""
+    height, width, _ = image.shape
+    a, b, c, d, e, f = tf.unstack(tf.cast(arguments, tf.float32))
+    y, x = (tf.range(side, dtype=tf.float32) for side in (height, width))
+    x, y = a * x + b * y[:, None] + c, d * x + e * y[:, None] + f
+    x, y = tf.clip_by_value(x, -2.0, width), tf.clip_by_value(y, -2.0, height)
+    left, top = tf.floor(x), tf.floor(y)
+    x, y = (x - left)[..., None], (y - top)[..., None]
+    framed = tf.pad(image, [[2, 2], [2, 2], [0, 0]], constant_values=randaugment.FILL)
+    stride = width + 4
+    first = (tf.cast(top, tf.int32) + 2) * stride + tf.cast(left, tf.int32) + 2
+
+    def corner(offset: int) -> tf.Tensor:
+        return tf.cast(tf.gather(tf.reshape(framed, [-1, 3]), first + offset), tf.float32)
+
+    upper = (1 - x) * corner(0) + x * corner(1)
+    lower = (1 - x) * corner(stride) + x * corner(stride + 1)
+    return _round((1 - y) * upper + y * lower)
