@@ -237,6 +237,9 @@ class Watch:
             self._agree_on_stop()
         if self._hang_timeout and time.monotonic() - self._progress > self._hang_timeout:
             self._say_stuck(said)
+        elif self._stuck_since:  # it went on
+            self._stuck_since = None
+            self._client.key_value_delete(f"albef/stuck/{self._me}")
 
     def _agree_on_stop(self):
         with self._lock:
@@ -277,11 +280,11 @@ class Watch:
 
 
 def where_main_is():
-    """Whether the main thread is inside JAX, and its place in this package: FILE:LINE (function)."""
+    """Whether the main thread waits for other processes, and its place in this package."""
     frame = innermost = sys._current_frames()[threading.main_thread().ident]
     while frame and "albef_jax" not in frame.f_code.co_filename:
         frame = frame.f_back
-    place = frame or innermost
-    return (f"{os.sep}jax{os.sep}" in innermost.f_code.co_filename,
+    place, code = frame or innermost, innermost.f_code
+    return (f"{os.sep}jax{os.sep}" in code.co_filename or code.co_name == "wait_for_all",
             f"{os.path.basename(place.f_code.co_filename)}:{place.f_lineno} "
             f"({place.f_code.co_name})")

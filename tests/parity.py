@@ -97,7 +97,7 @@ class Case:
                 fusion_layers=c["bert_layers"] - c["fusion_layer"],
                 text_heads=c["bert_heads"], text_mlp_width=c["bert_inter"],
                 vocab_size=c["vocab"], max_positions=c["max_pos"], embed_dim=c["embed_dim"],
-                dropout=0.0, attention_dropout=0.0, dtype="float32",
+                dropout=0.0, attention_dropout=0.0, dtype="float32", init_std=0.02,
                 pad_id=special.get("pad", 0), cls_id=special.get("cls", 2),
                 mask_id=special.get("mask", 4)),
             objective=dict(
@@ -169,8 +169,8 @@ def record_gradients():
 
 
 def mesh():
-    """One device, however many there are."""
-    return sharding.make_mesh(devices=jax.devices()[:1])
+    """One device of this process, however many there are."""
+    return sharding.make_mesh(devices=jax.local_devices()[:1])
 
 
 def make_step(case, task, optimizer):

@@ -65,4 +65,5 @@ def _is_looked_into(layer):
 
 def stacking(config):
     """The `Stacking` of a config's `model` block."""
-    return Stacking(config.scan, config.remat, tuple(config.remat_save))
+    return Stacking(config.get("scan", False), config.get("remat", False),
+                    tuple(config.get("remat_save", ())))  # runs of earlier versions have none
