@@ -258,7 +258,8 @@ class Checkpointer:
     def _find_half_written(self):
         """Names what an interrupted save left behind; nobody reads it."""
         complete = {str(step) for step in self._manager.all_steps()}
-        left = [path for path in self.directory.iterdir()
+        found = self.directory.iterdir() if self.directory.is_dir() else ()  # object stores
+        left = [path for path in found
                 if HALF_WRITTEN.fullmatch(path.name) and path.name not in complete]
         for path in left if jax.process_index() == 0 else ():
             logging.warning("Ignoring the half-written checkpoint %s: its save was interrupted.",
