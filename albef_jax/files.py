@@ -47,6 +47,8 @@ def readable_errors(path):
         yield
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path)) from None
+    except UserError:
+        raise
     except Exception as error:  # of TensorFlow, gcsfs, or an ImportError
         if isinstance(error, OSError) and error.strerror:
             raise

@@ -1,10 +1,12 @@
 """An object store in memory that speaks as much of Google Cloud Storage's JSON API as is used here.
 
-The real clients talk to it over HTTP: gcsfs and tensorstore by an address in the environment, and
-TensorFlow, which has no such setting, through a proxy for HTTPS with a certificate of our own.
+The real clients talk to it over HTTP: gcsfs, tensorstore (checkpoints) and array_record by an
+address in the environment, and TensorFlow, which has no such setting, through a proxy for HTTPS
+with a certificate of our own.
 """
 
 import base64
+import contextlib
 import datetime
 import hashlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,6 +37,7 @@ class Store(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.environment = {
             "STORAGE_EMULATOR_HOST": self.url, "TENSORSTORE_GCS_HTTP_URL": self.url,
+            "CLOUD_STORAGE_EMULATOR_ENDPOINT": self.url,
             "https_proxy": self.url, "no_proxy": "", "CURL_CA_BUNDLE": str(certificate),
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "token", "NO_GCE_CHECK": "true"}
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -95,7 +98,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(BrokenPipeError):  # a client may have read enough
+            self.wfile.write(body)
 
     def body(self):
         if self.headers.get("Transfer-Encoding") == "chunked":

@@ -1,19 +1,23 @@
 """gs:// wherever a path is taken, with the real clients over HTTP: TensorFlow's, and gcsfs."""
 
+import io
 import json
 import os
 from pathlib import Path
+import string
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 from PIL import Image
 import pytest
+import tensorflow_datasets as tfds
 
 from fake_gcs import Store, write_certificate
 
 ROOT = Path(__file__).parents[1]
-CLIENTS = ["tensorflow", "gcsfs"]
+CLIENTS = [pytest.param("tensorflow", marks=pytest.mark.slow), "gcsfs"]
 CONFIG = '''
 import runpy
 def get_config(folder):
@@ -35,7 +39,7 @@ class Bucket:
     def __init__(self, store, client):
         self.store = store
         self.environment = os.environ | store.environment | {
-            "EPATH_USE_TF": str(client == "tensorflow").lower(), "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
+            "EPATH_USE_TF": str(client == "tensorflow").lower(), "PYTHONPATH": str(ROOT),
             "TF_CPP_MIN_LOG_LEVEL": "2", "JAX_PLATFORMS": "cpu"}
 
     def put(self, name, contents):
@@ -70,17 +74,13 @@ def bucket(request, tmp_path_factory):
 
 
 def jpeg(seed):
-    import io
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), np.uint8)).save(
-        file, "jpeg")
+    pixels, file = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), np.uint8), io.BytesIO()
+    Image.fromarray(pixels).save(file, "jpeg")
     return file.getvalue()
 
 
 def add_pairs(bucket):
     """24 pairs: images in a folder, in a tar, and one by its full name; names with spaces."""
-    import io
-    import tarfile
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
         for number in range(12, 23):
@@ -93,8 +93,8 @@ def add_pairs(bucket):
     bucket.put("else/where.jpg", jpeg(23))
     names = [*(f"an image {n}.jpg" for n in range(12)), *(f"{n}.jpg" for n in range(12, 23)),
              "gs://bucket/else/where.jpg"]
-    rows = [{"image": name, "caption": f"a picture of {'abcdefghijklmnopqrstuvwxyz'[n]}"}
-            for n, name in enumerate(names)]
+    rows = [{"image": name, "caption": f"a picture of {letter}"}
+            for name, letter in zip(names, string.ascii_letters)]
     bucket.put("my pairs/train.json", json.dumps(rows).encode())
     bucket.put("my config.py", CONFIG.encode())
 
@@ -129,7 +129,7 @@ def sentence(call, argument):
     return str(caught.value)
 missing = "gs://bucket/nothing.json"
 assert sentence(make_source, dict(kind="json", files=(missing,))).startswith(
-    f"The manifest {missing} cannot be read (No such file or directory)")
+    f"The manifest {missing} cannot be read (")
 assert "The image root gs://bucket/no does not exist" in sentence(
     make_source, dict(kind="json", files=("gs://bucket/rows.json",),
                       image_roots=("gs://bucket/no",)))
@@ -139,8 +139,36 @@ assert "The weights gs://bucket/a.pth cannot be read (No such" in sentence(
 ''')
 
 
+class Greys(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Five pictures with captions."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(), "caption": tfds.features.Text()}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": ((i, {"image": np.full((6, 7, 3), i, np.uint8), "caption": f"grey {i}"})
+                          for i in range(5))}
+
+
 @pytest.mark.slow
-def test_a_run_and_what_becomes_of_it(bucket, tmp_path):
+def test_array_records(bucket, tmp_path):
+    Greys(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            bucket.put(f"tfds/{path.relative_to(tmp_path)}", path.read_bytes())
+    out = bucket.python('''
+from albef_jax.data.sources import make_source
+source = make_source(dict(kind="tfds", name="greys", data_dir="gs://bucket/tfds"))
+print(sorted(source.captions(row)[0] for row in range(len(source))), source.image(2)[1:4])
+''')
+    assert "['grey 0', 'grey 1', 'grey 2', 'grey 3', 'grey 4'] b'PNG'" in out
+
+
+@pytest.mark.slow
+def test_a_run_and_what_becomes_of_it(bucket):
     add_pairs(bucket)
     config, run = "gs://bucket/my config.py:gs://bucket/my pairs", "gs://bucket/runs/a run"
     train = ["train", "--config", config, "--workdir", run]
@@ -148,7 +176,7 @@ def test_a_run_and_what_becomes_of_it(bucket, tmp_path):
     assert "resuming at step 2" in bucket.albef(*train)
     lines = [json.loads(line) for line in bucket.get("runs/a run/metrics.jsonl").splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
-    events = [name for name in bucket.names("runs/a run/events.out.tfevents")]
+    events = bucket.names("runs/a run/events.out.tfevents")
     assert len(events) == 2 and all(len(bucket.get(name)) > 100 for name in events)
     assert any(name.endswith(".xplane.pb") for name in bucket.names("runs/a run/profile"))
     assert not [name for name in bucket.names("runs/a run") if "unfinished" in name]

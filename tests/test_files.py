@@ -1,0 +1,66 @@
+"""Local files through the functions that know object stores too; those are in test_object_store."""
+
+import os
+
+import pytest
+
+from albef_jax.config import load_config
+from albef_jax.files import GrowingFile, absolute, completed, local_copy, read_bytes, uploaded
+
+
+def test_completed_file_is_there_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a file"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), completed(path) as unfinished:
+        with open(unfinished, "w", encoding="utf-8") as file:
+            file.write("ne")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    with completed(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+        file.write("new")
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["a file"]
+
+
+def test_completed_folder_forgets_one_that_was_interrupted(tmp_path):
+    path = tmp_path / "folder"
+    (tmp_path / "folder.unfinished").mkdir()
+    (tmp_path / "folder.unfinished" / "left").touch()
+    with completed(path) as unfinished:
+        os.makedirs(unfinished)
+    assert os.listdir(tmp_path) == ["folder"] and not os.listdir(path)
+
+
+def test_growing_file_is_on_disk_after_each_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"1\n")
+    file = GrowingFile(path)
+    file.write(b"2\n")
+    assert path.read_bytes() == b"1\n2\n"
+    file.close()
+    assert path.read_bytes() == b"1\n2\n"
+
+
+def test_local_paths_are_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert local_copy("bert-base-uncased") == "bert-base-uncased"
+    with uploaded("out.png") as path:
+        assert path == "out.png"
+    assert absolute("a") == str(tmp_path / "a") and absolute("gs://b/a") == "gs://b/a"
+
+
+def test_errors_say_why(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        read_bytes(tmp_path / "none")
+    assert caught.value.strerror == "No such file or directory"
+    with pytest.raises(IsADirectoryError) as caught:
+        read_bytes(tmp_path)
+    assert caught.value.strerror == "Is a directory"
+
+
+def test_variant_of_a_config_may_be_a_path_with_colons(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text("from albef_jax.config import default_config\n"
+                    "def get_config(variant):\n    config = default_config()\n"
+                    "    config.wandb = variant or 'none'\n    return config\n")
+    assert load_config(f"{path}:gs://bucket/my pairs").wandb == "gs://bucket/my pairs"
+    assert load_config(path).wandb == "none"
