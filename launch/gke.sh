@@ -38,7 +38,6 @@ CHIPS=${CHIPS:-4} SLICES=${SLICES:-1}
 [[ $SLICES =~ ^[1-9][0-9]*$ ]] || fail "SLICES is '$SLICES'; give a number of slices"
 chips=$((${TOPOLOGY//x/*}))
 ((chips % CHIPS == 0)) || fail "TOPOLOGY $TOPOLOGY has $chips chips, not a multiple of CHIPS=$CHIPS"
-command -v envsubst >/dev/null || fail "envsubst is not installed; it is in the package gettext"
 
 # As a JSON list, which is YAML too: spaces and quotes survive.
 ARGS=''
@@ -49,13 +48,16 @@ for arg in "${args[@]}"; do
   arg=${arg//\$/\$\$}
   ARGS+=", \"${arg//\"/\\\"}\""
 done
-export NAME IMAGE TOPOLOGY CHIPS SLICES ARGS="[${ARGS#, }]" HOSTS=$((chips / CHIPS))
-export ACCELERATOR=${ACCELERATOR:-tpu-v5-lite-podslice} SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default}
-export COMPILE_CACHE=${COMPILE_CACHE-}
+# shellcheck disable=SC2034  # they are used by name
+ARGS="[${ARGS#, }]" HOSTS=$((chips / CHIPS)) COMPILE_CACHE=${COMPILE_CACHE-}
+# shellcheck disable=SC2034
+ACCELERATOR=${ACCELERATOR:-tpu-v5-lite-podslice} SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default}
 
-# shellcheck disable=SC2016  # envsubst wants the names, not the values
-names='$NAME $IMAGE $TOPOLOGY $CHIPS $SLICES $ARGS $HOSTS $ACCELERATOR $SERVICE_ACCOUNT'
-job=$(envsubst "$names \$COMPILE_CACHE" <"$(dirname "${BASH_SOURCE[0]}")/gke.yaml")
+job=$(<"$(dirname "${BASH_SOURCE[0]}")/gke.yaml")
+for name in NAME IMAGE TOPOLOGY CHIPS SLICES HOSTS ACCELERATOR SERVICE_ACCOUNT COMPILE_CACHE \
+  ARGS; do
+  job=${job//"\${$name}"/"${!name}"}
+done
 if [[ $dry_run ]]; then
   echo "$job"
   exit

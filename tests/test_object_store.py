@@ -142,6 +142,7 @@ assert "The weights gs://bucket/a.pth cannot be read (No such" in sentence(
 class Greys(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Five pictures with captions."""
 
+    name = "greys"
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
@@ -149,8 +150,11 @@ class Greys(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
-        return {"train": ((i, {"image": np.full((6, 7, 3), i, np.uint8), "caption": f"grey {i}"})
-                          for i in range(5))}
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(5):
+            yield i, {"image": np.full((6, 7, 3), i, np.uint8), "caption": f"grey {i}"}
 
 
 @pytest.mark.slow

