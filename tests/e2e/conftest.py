@@ -44,6 +44,13 @@ class Commands:
             [*COMMAND, "train", "--config", "tests/tiny.py", "--workdir", str(workdir),
              *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **self.options)
 
+    def launch(self, processes, devices, *arguments):
+        """Starts `albef` in several processes; the process has the pipe stdout, of all lines."""
+        return subprocess.Popen(
+            [sys.executable, "launch/local_processes.py", "--processes", str(processes),
+             "--devices-per-process", str(devices), "--", *COMMAND, *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **self.options)
+
 
 @pytest.fixture(scope="session")
 def albef():
