@@ -139,8 +139,8 @@ class GrowingFile:
     """
 
     def __init__(self, path):
-        self._path, self._remote = epath.Path(path), is_remote(path)
-        self._contents = self._path.read_bytes() if self._remote and self._path.exists() else b""
+        self.path, self._remote = epath.Path(path), is_remote(path)
+        self._contents = self.path.read_bytes() if self._remote and self.path.exists() else b""
         self._stored, self._when = len(self._contents), -REWRITE_SECONDS
 
     def write(self, data: bytes) -> None:
@@ -149,7 +149,7 @@ class GrowingFile:
             self._contents += data
             self.flush()
         else:
-            with self._path.open("ab") as file:
+            with self.path.open("ab") as file:
                 file.write(data)
 
     def flush(self) -> None:
@@ -160,6 +160,6 @@ class GrowingFile:
     def close(self) -> None:
         """Writes everything; raises OSError."""
         if len(self._contents) > self._stored:
-            with readable_errors(self._path):
-                self._path.write_bytes(self._contents)
+            with readable_errors(self.path):
+                self.path.write_bytes(self._contents)
             self._stored, self._when = len(self._contents), time.monotonic()

@@ -184,7 +184,7 @@ class MetricsWriter:
             self._append_event(step, values)
         except OSError as error:
             raise UserError(
-                f"Could not write metrics to {self._jsonl.parent} ({error.strerror or error}); "
+                f"Could not write metrics to {self._jsonl.path.parent} ({error.strerror or error}); "
                 "complete checkpoints are intact: make room or mend the cause, and run the same "
                 "command again to go on.") from error
         if self._wandb:
@@ -201,9 +201,9 @@ class MetricsWriter:
         if not self._is_writer:
             return
         self._bar.close()
-        with contextlib.suppress(OSError):  # a full disk, which `log` has told
-            self._jsonl.close()
-            self._tensorboard.close()
+        for file in (self._jsonl, self._tensorboard):
+            with contextlib.suppress(OSError):  # a full disk, which `log` has told
+                file.close()
         if self._wandb:
             self._wandb.finish()
 
