@@ -144,6 +144,19 @@ def build_parser():
                       help="check the sources of this config, by its limits")
     look.set_defaults(run=run_data_check)
 
+    plan = commands.add_parser("plan", help="memory, time and cost of a config on a TPU slice, "
+                               "GPUs or this CPU, before it runs")
+    plan.add_argument("--config", required=True, metavar="FILE.py[:variant]")
+    plan.add_argument("--target", required=True,
+                      help="v5e:2x4, v6e:4x4, v4:2x2x2, v5p:2x2x2, gpu[:N] or cpu[:N]")
+    plan.add_argument("--hbm", type=memory_size, metavar="SIZE",
+                      help="memory of a device, such as 16GiB, if not the target's")
+    plan.add_argument("--examples", type=positive, default=0, metavar="N",
+                      help="examples in an epoch (config.data.examples)")
+    plan.add_argument("--suggest", action="store_true",
+                      help="if it does not fit, plan it again with what should make it fit")
+    plan.set_defaults(run=run_plan)
+
     bench = commands.add_parser("bench", help="measure the training step of a config")
     bench.add_argument("--config", required=True, metavar="FILE.py[:variant]")
     bench.add_argument("--steps", type=positive, default=10, help="steps to time (%(default)s)")
@@ -198,6 +211,15 @@ def positive(text):
     if number < 1:
         raise ValueError(text)
     return number
+
+
+def memory_size(text):
+    """Bytes of a text such as '16GiB' or '80GB'."""
+    unit = 2**30 if text.endswith("GiB") else 10**9
+    number = float(text.removesuffix("GiB").removesuffix("GB"))
+    if number <= 0 or not text.endswith("B"):
+        raise ValueError(text)
+    return number * unit
 
 
 def not_negative(text):
@@ -332,6 +354,16 @@ def run_data_check(args, rest):
     if not problems:
         print("training would start")
     return 2 if problems else 0
+
+
+def run_plan(args, overrides):
+    """`albef plan`: 0 if the step fits."""
+    from albef_jax.config import load_config
+    from albef_jax.plan import plan
+
+    config = load_config(args.config, overrides)
+    result = plan(config, args.target, args.hbm, args.examples, args.suggest)
+    return 0 if result["fits"] else 1
 
 
 def run_bench(args, overrides):

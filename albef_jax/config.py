@@ -78,6 +78,7 @@ def default_config():
         tokenizer="",  # a Hugging Face name or a folder; '': train one on the captions
         vocab_size=30522,  # of a trained one, at most
         max_bad_share=0.01, workers=0,
+        examples=0,  # in an epoch, for `albef plan`, which reads no data
         fingerprint="")  # of the source; set when training starts
     config.evals = ConfigDict()
     config.checkpoint = dict(every=5000, keep_latest=2, keep_every=0, best_metric="",

@@ -15,7 +15,7 @@ BACKWARD = 3  # a forward pass plus a backward pass of twice its cost
 
 # Dense bfloat16 FLOP/s of one JAX device, by `device_kind`. One device of TPU v2, v3 and 7x is a
 # core, half a chip; of v4 and v5p a whole chip. Volta has no bfloat16 units, so V100 is not here.
-_PEAK_BF16 = {
+PEAK_BF16 = {
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA A100-PCIE-40GB": 312e12,
@@ -39,7 +39,7 @@ _PEAK_BF16 = {
 
 def peak_flops(device) -> float | None:
     """Returns the peak dense bfloat16 FLOP/s of a `jax.Device`, None where it is not known."""
-    return _PEAK_BF16.get(device.device_kind)
+    return PEAK_BF16.get(device.device_kind)
 
 
 def attention_flops(queries: int, keys: int, width: int) -> int:

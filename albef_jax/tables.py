@@ -44,3 +44,20 @@ def evaluation_tables(step: int, measured: Mapping[str, float]) -> str:
         blocks.setdefault(evaluator, {})[name] = value
     return "\n".join(values_table(f"{evaluator} at step {step}", values)
                      for evaluator, values in blocks.items())
+
+
+def aligned(rows, indent: int = 0) -> str:
+    """Rows of cells as lines: numbers to the right, other cells to the left.
+
+    Args:
+      rows: tuples of equal length, of numbers and texts. indent: spaces before each line.
+    """
+    def is_number(cell):
+        return str(cell).replace(".", "").isdigit()
+
+    columns = list(zip(*rows))
+    widths = [max(len(str(cell)) for cell in column) for column in columns]
+    right = [all(map(is_number, column[1:])) and len(column) > 1 for column in columns]
+    return "\n".join((" " * indent + "  ".join(
+        f"{cell:>{width}}" if number else f"{cell:<{width}}"
+        for cell, width, number in zip(row, widths, right))).rstrip() for row in rows)

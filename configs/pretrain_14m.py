@@ -31,6 +31,7 @@ def get_config(variant=None):
     if name not in VARIANTS:
         name, folder = "paper", variant
     config = BASE["get_config"](folder, (*BASE["MANIFESTS"], "cc12m"))
+    config.data.examples = 14_100_000  # unique images, section 3.3; a caption is drawn for each
     VARIANTS[name](config)
     return config
 

@@ -36,6 +36,7 @@ def get_config(folder=None, manifests=MANIFESTS):
     config.data.source.update(files=tuple(f"{folder}/{name}.json" for name in manifests),
                               image_roots=images)
     config.data.tokenizer = "bert-base-uncased"
+    config.data.examples = 4_000_000  # unique images, section 3.3; a caption is drawn for each
     held_out = dict(kind="json", files=(f"{folder}/flickr30k_val.json",), image_roots=images)
     config.evals.retrieval = dict(kind="retrieval", source=held_out, every=10000, k=128)
     config.checkpoint.update(every=5000, keep_every=50000)

@@ -1,0 +1,325 @@
+"""Reading a compiled program: what it multiplies, moves and communicates, loops counted in full.
+
+XLA's own cost analysis counts the body of a loop once, and says nothing about collectives. Here
+the text of the optimised program (`compiled.as_text()`, HLO) is read: one device's share of the
+work, an instruction a line. Every instruction counts as often as the loops around it run.
+"""
+
+from collections.abc import Iterator
+import functools
+import math
+import re
+from typing import NamedTuple
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
+               "ragged-all-to-all", "collective-broadcast")
+# Names for values that exist already, or the second half of something counted at its start.
+_FREE = frozenset(("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while",
+                   "conditional", "call", "async-start", "after-all", "partition-id",
+                   "replica-id", "opt-barrier", "custom-call", "reshape"))
+_SLICES = ("dynamic-slice", "slice", "gather")
+
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\](\{[^}]*\})?")
+_OPERAND = re.compile(r"%([\w.\-]+)")
+_CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations|true_computation|"
+                     r"false_computation)=(?:\{([^}]*)\}|(%?[\w.\-]+))")
+_DIMS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+
+
+class Array(NamedTuple):
+    """An array in a program.
+
+    Attributes:
+      dims: sizes. size: bytes without padding. main_memory: False in on-chip memory (VMEM, flags).
+    """
+
+    dims: tuple[int, ...]
+    size: int
+    main_memory: bool
+
+
+class Instruction(NamedTuple):
+    """One line: `name = arrays opcode(operands), rest`."""
+
+    name: str
+    arrays: tuple[Array, ...]
+    opcode: str
+    operands: tuple[str, ...]
+    rest: str
+
+    def attribute(self, pattern: str) -> str | None:
+        """The first group of a pattern in the attributes, or None."""
+        found = re.search(pattern, self.rest)
+        return found and found.group(1)
+
+    def called(self) -> list[str]:
+        """Names of the computations that it runs."""
+        return [name for listed, single in _CALLED.findall(self.rest)
+                for name in re.findall(r"[\w.\-]+", listed or single)]
+
+
+class Collective(NamedTuple):
+    """A kind of collective at one place of the program.
+
+    Attributes:
+      kind: of `COLLECTIVES`. times: per step. payload: bytes of the whole array that is reduced,
+        gathered or exchanged, per device and time. group: devices that take part in one.
+      source: the operation of the model that it comes from.
+    """
+
+    kind: str
+    times: int
+    payload: int
+    group: int
+    source: str
+
+    @property
+    def wire(self) -> float:
+        """Bytes that a device sends in a step by the best known algorithm (rings).
+
+        An all-reduce is a reduce-scatter and an all-gather.
+        """
+        if self.kind == "collective-permute":
+            return self.times * self.payload
+        passes = 2 if self.kind == "all-reduce" else 1
+        return self.times * passes * self.payload * (self.group - 1) / self.group
+
+
+class Work(NamedTuple):
+    """What a leaf instruction costs, once: FLOPs of products, bytes to and from main memory."""
+
+    instruction: Instruction
+    times: int
+    flops: float
+    moved: float
+
+
+class Program:
+    """The parsed text of a compiled program."""
+
+    def __init__(self, text: str):
+        """Takes `compiled.as_text()`."""
+        self.computations, self.entry = {}, None
+        current = None
+        for line in text.splitlines():
+            if line.startswith("  "):
+                if current is not None and " = " in line:
+                    instruction = _parse(line)
+                    current[instruction.name] = instruction
+            elif header := _HEADER.match(line):
+                current = self.computations[header.group(2)] = {}
+                if header.group(1):
+                    self.entry = header.group(2)
+            else:
+                current = None
+
+    def leaves(self, name: str | None = None, times: int = 1) -> Iterator[tuple]:
+        """Yields `(computation, instruction, times)` of what runs; a fusion is one instruction."""
+        computation = self.computations[name or self.entry]
+        for instruction in computation.values():
+            inside = instruction.called()
+            if instruction.opcode == "while":
+                for body in inside:
+                    yield from self.leaves(body, times * self.trips(computation, instruction))
+            elif instruction.opcode in ("call", "conditional", "async-start"):
+                for body in inside:
+                    yield from self.leaves(body, times)
+            else:
+                yield computation, instruction, times
+
+    def trips(self, computation: dict, loop: Instruction) -> int:
+        """How often a loop runs: as the compiler says, or its bound less its start; else 1."""
+        known = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"')
+        if known:
+            return int(known)
+        condition = self.computations[loop.attribute(r"condition=%?([\w.\-]+)")]
+        bounds = [_integer(i) for i in condition.values() if _integer(i) is not None]
+        counter = next((i for i in condition.values() if i.opcode == "get-tuple-element"), None)
+        if len(bounds) != 1 or counter is None:
+            return 1
+        start = self._initial(computation, loop, int(counter.attribute(r"index=(\d+)")))
+        return max(bounds[0] - start, 1)
+
+    def _initial(self, computation, loop, index):
+        source = computation.get(computation[loop.operands[0]].operands[index])
+        while source is not None and source.opcode in ("copy", "bitcast"):
+            source = computation.get(source.operands[0])
+        return (source and _integer(source)) or 0
+
+    def collectives(self) -> list[Collective]:
+        """All collectives; the compiler may overlap one with many fusions, it is counted once."""
+        found, seen = [], set()
+        for outer, leaf, times in self.leaves():
+            for computation, instruction in self._inside(leaf, outer):
+                kind = instruction.opcode.removesuffix("-start")
+                channel = instruction.attribute(r"channel_id=(\d+)") or instruction.name
+                if kind in COLLECTIVES and (channel, times) not in seen:
+                    seen.add((channel, times))
+                    found.append(_collective(kind, instruction, computation, times))
+        return found
+
+    def _inside(self, leaf, computation):
+        """A leaf of `leaves`, or what it fuses: `(computation, instruction)`."""
+        if leaf.opcode != "fusion":
+            yield computation, leaf
+            return
+        for name in leaf.called():
+            inner = self.computations[name]
+            for instruction in inner.values():
+                yield from self._inside(instruction, inner)
+
+    def work(self) -> Iterator[Work]:
+        """Yields the cost of every leaf; FLOPs are those of matrix products and convolutions."""
+        for computation, leaf, times in self.leaves():
+            if leaf.opcode.endswith("-done") or leaf.opcode.removesuffix(
+                    "-start") in COLLECTIVES:
+                continue
+            flops = sum(_flops(i, inner) for inner, i in self._inside(leaf, computation))
+            moved = 0 if leaf.opcode in _FREE else self._moved(leaf, computation)
+            if flops or moved:
+                yield Work(leaf, times, flops, moved)
+
+    def _moved(self, leaf, computation):
+        """Bytes that a leaf reads from and writes to main memory."""
+        if leaf.opcode == "fusion":
+            return self._moved_by_fusion(leaf, computation)
+        if leaf.opcode in _SLICES:
+            return 2 * _bytes(leaf.arrays)
+        if leaf.opcode == "dynamic-update-slice":
+            return 2 * _bytes(computation[leaf.operands[1]].arrays)
+        written = leaf.arrays[:1] if leaf.opcode.endswith("-start") else leaf.arrays
+        return _bytes(written) + sum(_bytes(computation[name].arrays) for name in leaf.operands
+                                     if name in computation)
+
+    def _moved_by_fusion(self, leaf, computation):
+        """As `_moved`: slices that are read, and pieces that are written, count for themselves."""
+        body = self.computations[leaf.called()[0]]
+        root = list(body.values())[-1]
+        outputs = [body.get(name) for name in root.operands] if root.opcode == "tuple" else [root]
+        moved, updated = 0, set()
+        for array, output in zip(leaf.arrays, outputs):
+            if output is not None and output.opcode == "dynamic-update-slice":
+                updated.add(output.operands[0])
+                moved += array.main_memory * sum(
+                    a.size for a in body[output.operands[1]].arrays)
+            elif output is None or output.opcode != "parameter":
+                moved += _bytes((array,))
+        for name, read in body.items():
+            if read.opcode != "parameter" or name in updated:
+                continue
+            users = [i for i in body.values() if name in i.operands]
+            size = _bytes(read.arrays)
+            if users and all(i.opcode in _SLICES and i.operands[0] == name for i in users):
+                size = min(size, sum(a.size for i in users for a in i.arrays))
+            moved += size
+        return moved
+
+
+def _parse(line):
+    """An `Instruction` of a line; shapes of several arrays are in parentheses."""
+    left, right = line.strip().removeprefix("ROOT ").split(" = ", 1)
+    end = _closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
+    call = right.index("(", end + 1)
+    close = _closing(right, call)
+    inside = right[call + 1:close]
+    return Instruction(
+        left.removeprefix("%"), _arrays(right[:end]), right[end + 1:call].strip(),
+        tuple(_OPERAND.findall(inside)) or (inside,), right[close + 1:])
+
+
+def _closing(text, start):
+    """Position of the parenthesis that closes the one at `start`."""
+    depth = 0
+    for match in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if match.group() == "(" else -1
+        if depth == 0:
+            return match.start()
+    raise ValueError(f"unbalanced parentheses in {text[:200]!r}")
+
+
+@functools.lru_cache(maxsize=4096)
+def _arrays(shape):
+    return tuple(
+        Array(sizes, math.prod(sizes) * _bits(kind) // 8, not re.search(r"S\([1-9]", layout))
+        for kind, dims, layout in _ARRAY.findall(shape)
+        for sizes in [tuple(int(d) for d in dims.replace("<=", "").split(",") if d)])
+
+
+def _bits(kind):
+    """Bits of an element: the first number in the name of its type."""
+    number = re.search(r"\d+", kind)
+    return {"pred": 8, "token": 0}.get(kind) or (int(number.group()) if number else 0)
+
+
+def _bytes(arrays):
+    return sum(array.size for array in arrays if array.main_memory)
+
+
+def _integer(instruction):
+    """The value of an integer constant, else None."""
+    if instruction.opcode == "constant" and re.fullmatch(r"-?\d+", instruction.operands[0]):
+        return int(instruction.operands[0])
+    return None
+
+
+def _collective(kind, instruction, computation, times):
+    sent = sum(a.size for name in instruction.operands for a in computation[name].arrays)
+    group = _group_size(instruction.rest)
+    source = instruction.attribute(r'op_name="([^"]*)"') or instruction.name
+    return Collective(kind, times, sent * group if kind == "all-gather" else sent, group, source)
+
+
+def _group_size(attributes):
+    """Devices that take part in one instance, in each of the three notations of HLO."""
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named.group(1)))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named.group(2)))
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
+        return int(iota.group(1))
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
+        return listed.group(1).count(",") + 1
+    return 2  # a permutation has pairs
+
+
+def _flops(instruction, computation):
+    """FLOPs of a product or convolution, 2 per multiply-add; 0 for everything else."""
+    if instruction.opcode == "dot":
+        left = computation[instruction.operands[0]].arrays[0].dims
+        contracted = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}").split(",")
+        return 2 * math.prod(instruction.arrays[0].dims) * math.prod(
+            left[int(axis)] for axis in contracted if axis)
+    if instruction.opcode == "convolution":
+        return _convolution_flops(instruction, computation)
+    return 0
+
+
+def _convolution_flops(instruction, computation):
+    """FLOPs of a convolution, positions in padding and between dilated ones left out.
+
+    TPUs write all products as convolutions, batch axes as windows that overlap in one place.
+    """
+    left, right, out = (dict(zip(labels, array.dims)) for labels, array in zip(
+        re.search(_DIMS, instruction.rest).groups(),
+        (*(computation[name].arrays[0] for name in instruction.operands),
+         instruction.arrays[0])))
+    groups = int(instruction.attribute(r"batch_group_count=(\d+)") or 1)
+    products = right["i"] * out["f"] * (left["b"] // groups)
+    window = instruction.attribute(r"window=\{([^}]*)\}") or ""
+    for axis in sorted(set(left) - {"b", "f"}):
+        products *= _positions(window, int(axis), left[axis], right[axis], out[axis])
+    return 2 * products
+
+
+@functools.lru_cache(maxsize=4096)
+def _positions(window, axis, size, kernel, out):
+    """Pairs of output and kernel position that meet an element of the input, along one axis."""
+    def along(name, default):
+        found = re.search(rf"\b{name}=([\d_x\-]+)", window)
+        return found.group(1).split("x")[axis] if found else default
+
+    stride, low = int(along("stride", 1)), int(along("pad", "0_0").split("_")[0])
+    gap, spread = int(along("lhs_dilate", 1)), int(along("rhs_dilate", 1))
+    return sum(0 <= place <= (size - 1) * gap and place % gap == 0
+               for k in range(kernel) for place in range(
+                   k * spread - low, k * spread - low + out * stride, stride))
