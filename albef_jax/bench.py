@@ -14,6 +14,7 @@ from albef_jax.sharding import (
     batch_shards,
     check_groups,
     create_state,
+    local_rows,
     make_mesh,
     shard_batch,
 )
@@ -72,7 +73,8 @@ def bench(config, steps):
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, max(
         config.steps, 1)))
     state = create_state(task, optimizer, config.seed, mesh, config.rules)
-    batch = shard_batch(random_batch(config), mesh)
+    rows = local_rows(mesh, config.batch_size)
+    batch = shard_batch({key: x[rows] for key, x in random_batch(config).items()}, mesh)
     step = make_train_step(
         task, optimizer, mesh, config.rules, seed=config.seed, group_size=config.group_size,
         accumulation=config.accumulation, momentum=config.objective.momentum)
@@ -87,7 +89,8 @@ def bench(config, steps):
         jax.block_until_ready(state)
         seconds.append(time.perf_counter() - begin)
     result = summary(config, mesh, seconds[WARM_UP:], compile_seconds, compiled)
-    report(config, mesh, result, last)
+    if jax.process_index() == 0:
+        report(config, mesh, result, last)
     return result
 
 
@@ -96,7 +99,7 @@ def summary(config, mesh, seconds, compile_seconds, compiled):
     median = float(np.median(seconds))
     per_sample = flops.step_flops(config)["total"]
     rate = per_sample * config.batch_size / median / mesh.size
-    device = mesh.devices.flat[0]
+    device = mesh.local_devices[0]
     peak = flops.peak_flops(device) or measured_peak(jnp.dtype(config.model.dtype))
     return {
         "samples_per_second": config.batch_size / median, "median": median,

@@ -12,7 +12,7 @@ import numpy as np
 from albef_jax.data.sources.base import Source
 from albef_jax.data.text import train_tokenizer
 from albef_jax.evaluators.retrieval import SCORES, RetrievalEvaluator
-from albef_jax.sharding import make_mesh
+from albef_jax.sharding import make_mesh, replicated
 from albef_jax.tasks import make_task
 
 WORDS = 100  # different ones
@@ -93,17 +93,19 @@ def bench_retrieval(config, images, texts, k, batch_size):
     settings = dict(k=k, ks=(), max_images=0, batch_size=batch_size)
     evaluator = RetrievalEvaluator(source, settings, data, tokenizer, config.seed)
     task, mesh = make_task(config), make_mesh()
-    params, fns = jax.jit(task.init)(jax.random.key(config.seed)), task.predict_fns()
+    init = jax.jit(task.init, out_shardings=replicated(mesh))
+    params, fns = init(jax.random.key(config.seed)), task.predict_fns()
     dict(evaluator.run(params, fns, mesh))  # compiles
     compiled = evaluator.held_out.compiled
     recorder = compiled["pairs"] = Recorder(compiled["pairs"])
     dict(evaluator.run(params, fns, mesh))
     result = {"phases": dict(evaluator.seconds), "pairs": evaluator.num_pairs,
               "compute": recorder.seconds()}
-    device = mesh.devices.flat[0].device_kind
-    print(f"{images} images, {texts} texts, k={k}, batch {batch_size}, {config.model.dtype} on "
-          f"{mesh.size} x {device}, after a run that compiles")
-    report(**result)
+    if jax.process_index() == 0:
+        device = mesh.devices.flat[0].device_kind
+        print(f"{images} images, {texts} texts, k={k}, batch {batch_size}, {config.model.dtype} "
+              f"on {mesh.size} x {device}, after a run that compiles")
+        report(**result)
     return result
 
 

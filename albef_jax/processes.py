@@ -209,7 +209,7 @@ class Watch:
             print("albef: interrupted; complete checkpoints are intact, and the same command goes "
                   "on from the last one.", file=sys.stderr)
         else:
-            code, sentence = 1, f"{type(error).__name__}: {str(error).splitlines()[:1]}"
+            code, sentence = 1, traceback.format_exception_only(error)[0].splitlines()[0]
             traceback.print_exception(error)
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # it may be the store that is gone
             self._client.key_value_set(f"albef/failed/{self._me}", sentence, allow_overwrite=True)
