@@ -19,6 +19,7 @@ from albef_jax.errors import UserError
 from albef_jax.files import local_copy, uploaded
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+TRAINED_ON = 500_000  # examples, evenly spread over the source, that a tokenizer is trained on
 PREFIX = "##"  # marks a piece that continues a word
 
 _DELETED = re.compile(r"[,.'!?\"()*#:;~]")
@@ -172,10 +173,14 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def make_tokenizer(data_config, source: Source) -> Tokenizer:
-    """The tokenizer of a config: loaded by name or folder, or trained on the source's texts."""
+    """The tokenizer of a config: loaded by name or folder, or trained on the source's texts.
+
+    Of a large source, on those of every n-th example.
+    """
     if data_config.tokenizer:
         return load_tokenizer(data_config.tokenizer)
-    texts = (clean(text, source.cleaning, data_config.max_words) for text in source.words())
+    words = source.words(step=-(-len(source) // TRAINED_ON))
+    texts = (clean(text, source.cleaning, data_config.max_words) for text in words)
     return train_tokenizer(texts, data_config.vocab_size)
 
 

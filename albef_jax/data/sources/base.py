@@ -54,6 +54,10 @@ class Source(abc.ABC):
     def image_id(self, index: int) -> int:
         """A number that two examples share if and only if they show the same image."""
 
+    def image_ids(self) -> np.ndarray:
+        """`image_id` of all examples, integer [n]."""
+        return np.fromiter(map(self.image_id, range(len(self))), np.int64, len(self))
+
     @abc.abstractmethod
     def image(self, index: int) -> bytes | np.ndarray:
         """The encoded file, or pixels uint8 [h, w, 3]; raises OSError if it cannot be read."""
@@ -117,9 +121,9 @@ class Source(abc.ABC):
         """Boxes to choose from, as `box`; may be empty; for sources with the field 'proposals'."""
         raise NotImplementedError
 
-    def words(self) -> Iterator[str]:
-        """Every text that a tokenizer should know, not cleaned."""
-        for index in range(len(self)):
+    def words(self, step: int = 1) -> Iterator[str]:
+        """Every text that a tokenizer should know, not cleaned; of every `step`-th example."""
+        for index in range(0, len(self), step):
             yield from self.captions(index)
             if "answers" in self.fields:
                 yield from (answer for answer, _ in self.answers(index))
@@ -150,7 +154,7 @@ class Source(abc.ABC):
             example is cropped, augmented and captioned anew in every pass.
         """
         generator = np.random.Generator(np.random.Philox([seed, epoch]))
-        return generator.permutation(len(self))[:rows], np.full(rows, epoch)
+        return generator.permutation(len(self))[:rows], np.broadcast_to(epoch, rows)
 
     def __getitem__(self, index: int) -> dict:
         return {

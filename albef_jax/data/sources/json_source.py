@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from albef_jax.data.sources.index import Row, open_index
 from albef_jax.data.sources.manifest import ManifestSource
 
 
 class JsonSource(ManifestSource):
     """Rows `{"image": name, "caption": text or [texts]}` of one or several manifests.
 
-    Made for millions of rows: the parsed rows are turned into two plain lists and dropped.
+    Made for millions of rows: names and captions are columns in files, see `index`.
 
     Args:
         files, image_roots: see `ManifestSource`.
@@ -26,27 +29,55 @@ class JsonSource(ManifestSource):
         merge_images: bool = False,
     ):
         self._merge_images = merge_images
-        self._captions: list[str | list[str]] = []
         super().__init__(files, image_roots, f"json merge={bool(merge_images)}")
 
-    def add(self, row) -> None:
-        try:
-            name, caption = row["image"], row["caption"]
-        except (TypeError, KeyError):
-            name = caption = None
-        is_text = isinstance(caption, str) or _is_list_of_texts(caption)
-        if not is_text or not isinstance(name, str):
-            raise ValueError(_what_is_wrong(row))
-        self.names.append(name)
-        self._captions.append(caption)
-
-    def finish(self) -> None:
+    def read_manifests(self, files: list[str]) -> tuple[dict[str, bytes], list[str]]:
+        self._index = open_index(files, _parse, self.row_format)
+        # The rows of example i are _order[_starts[i] : _starts[i + 1]].
+        image_ids = self._index.image_ids
         if self._merge_images:
-            self.names, self._captions = _merge(self.names, self._captions)
+            self._order = np.argsort(image_ids, kind="stable")
+            self._starts = np.concatenate([[0], np.cumsum(np.bincount(image_ids))])
+        else:
+            self._order = self._starts = range(len(image_ids) + 1)
+        return self._index.digests, list(self._index.problems)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def name(self, index: int) -> str:
+        return self._index.names[self._order[self._starts[index]]]
 
     def captions(self, index: int) -> list[str]:
-        captions = self._captions[index]
-        return [captions] if isinstance(captions, str) else captions
+        rows, texts = self._index.rows, self._index.captions
+        return [
+            texts[caption]
+            for row in self._order[self._starts[index] : self._starts[index + 1]]
+            for caption in range(rows[row], rows[row + 1])
+        ]
+
+    def image_id(self, index: int) -> int:
+        return int(self._index.image_ids[self._order[self._starts[index]]])
+
+    def image_ids(self) -> np.ndarray:
+        return np.arange(len(self), dtype=np.int32) if self._merge_images else self._index.image_ids
+
+    def image(self, index: int) -> bytes:
+        return self.read(self.name(index))
+
+
+def _parse(row) -> Row:
+    """Name and captions of a row; raises ValueError."""
+    try:
+        name, caption = row["image"], row["caption"]
+    except (TypeError, KeyError):
+        name = caption = None
+    if isinstance(name, str):
+        if isinstance(caption, str):
+            return name, [caption]
+        if _is_list_of_texts(caption):
+            return name, caption
+    raise ValueError(_what_is_wrong(row))
 
 
 def _is_list_of_texts(value) -> bool:
@@ -60,11 +91,3 @@ def _what_is_wrong(row) -> str:
         'must be an object with "image" (a text) and "caption" (a text or a list of texts), '
         f"but is {str(row)[:100]}"
     )
-
-
-def _merge(names: list[str], captions: list) -> tuple[list[str], list[list[str]]]:
-    """One entry per image name, in order of first appearance."""
-    merged: dict[str, list[str]] = {}
-    for name, caption in zip(names, captions):
-        merged.setdefault(name, []).extend([caption] if isinstance(caption, str) else caption)
-    return list(merged), list(merged.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Hashable, Sequence
 
@@ -11,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from albef_jax.data.sources.base import Source
+from albef_jax.data.sources.json_rows import read_rows
 from albef_jax.data.sources.tar import TarFolder
 from albef_jax.errors import UserError
 from albef_jax.files import is_remote, read_bytes
@@ -54,32 +54,42 @@ class ManifestSource(Source):
     def __init__(self, files: Sequence[str], image_roots: Sequence[str], kind: str):
         files = [files] if isinstance(files, str) else list(files)
         image_roots = [image_roots] if isinstance(image_roots, str) else list(image_roots)
-        digest = hashlib.blake2b(kind.encode(), digest_size=16)
-        self.names: list[Hashable] = []
-        self._folders: list[Folder | TarFolder] = []
-        problems, folders = [], []
-        for path in files:
-            try:
-                contents = _read_manifest(path)
-                rows = self._parse(path, contents)
-            except UserError as error:
-                problems.append(str(error))
-                continue
-            digest.update(hashlib.blake2b(contents).digest())
-            folders.append(os.path.dirname(path) or ".")
-            problems += self._add_rows(path, rows)
-        if not self.names and not problems:
+        digests, problems = self.read_manifests(files)
+        if not len(self) and not problems:
             problems.append(f"The manifest {files} holds no rows; give one with {self.row_format}.")
         self.finish()
-        self._image_ids = _number(self.names)
-        for root in image_roots or dict.fromkeys(folders):
+        self._folders: list[Folder | TarFolder] = []
+        for root in image_roots or dict.fromkeys(os.path.dirname(path) or "." for path in digests):
             try:
                 self._folders.append(_open_root(root))
             except UserError as error:
                 problems.append(str(error))
+        digest = hashlib.blake2b(kind.encode(), digest_size=16)
+        for path in files:
+            digest.update(digests.get(path, b""))
         self.fingerprint = digest.hexdigest()
         if problems:
             raise WrongManifest(problems, self)
+
+    def read_manifests(self, files: list[str]) -> tuple[dict[str, bytes], list[str]]:
+        """Reads all rows.
+
+        Returns:
+            The digest of each manifest that can be read, by path; and a sentence about each
+            manifest and row that is wrong, which is left out.
+        """
+        self.names: list[Hashable] = []
+        digests, problems = {}, []
+        for path in files:
+            digest = hashlib.blake2b()
+            try:
+                blocks = read_rows(path, digest.update, self.row_format)
+                problems += self._add_rows(path, [row for rows in blocks for row in rows])
+                digests[path] = digest.digest()
+            except UserError as error:
+                problems.append(str(error))
+        self._image_ids = _number(self.names)
+        return digests, problems
 
     def add(self, row) -> None:
         """Appends a row of a manifest to `names` and to the lists of the subclass.
@@ -90,7 +100,7 @@ class ManifestSource(Source):
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Called once when all rows are there."""
+        """Called once when all rows are there; before the image roots are opened."""
 
     @classmethod
     def checked(cls, **options) -> tuple[ManifestSource, list[str]]:
@@ -114,6 +124,9 @@ class ManifestSource(Source):
     def image_id(self, index: int) -> int:
         return int(self._image_ids[index])
 
+    def image_ids(self) -> np.ndarray:
+        return self._image_ids
+
     def image(self, index: int) -> bytes:
         return self.read(self.names[index])
 
@@ -125,18 +138,6 @@ class ManifestSource(Source):
             except FileNotFoundError:
                 continue
         raise FileNotFoundError("not found in any image root")
-
-    def _parse(self, path: str, contents: bytes) -> list:
-        try:
-            rows = json.loads(contents)
-        except ValueError as error:
-            raise UserError(f"The manifest {path} is not valid JSON: {error}.") from None
-        if not isinstance(rows, list):
-            raise UserError(
-                f"The manifest {path} must be a JSON list of rows, but is {type(rows).__name__}; "
-                f"write it as [{self.row_format}, ...]."
-            )
-        return rows
 
     def _add_rows(self, path: str, rows: list) -> list[str]:
         """Adds what the rows hold; returns a sentence about each wrong row, which is left out."""
@@ -181,15 +182,6 @@ def _open_root(path: str) -> Folder | TarFolder:
     if root.exists():
         return TarFolder(path)
     raise UserError(f"The image root {path} does not exist; give a folder or a .tar file.")
-
-
-def _read_manifest(path: str) -> bytes:
-    try:
-        return read_bytes(path)
-    except OSError as error:
-        raise UserError(
-            f"The manifest {path} cannot be read ({error.strerror}); check data.source.files."
-        ) from None
 
 
 def _number(names: list[Hashable]) -> np.ndarray:

@@ -125,8 +125,7 @@ def _number(parts: Sequence[Source]) -> np.ndarray:
     """Image ids int32 of all examples; those of different parts differ."""
     numbered, start = [], 0
     for part in parts:
-        ids = np.fromiter(map(part.image_id, range(len(part))), np.int64, len(part))
-        unique, own = np.unique(ids, return_inverse=True)
+        unique, own = np.unique(part.image_ids(), return_inverse=True)
         numbered.append(own + start)
         start += len(unique)
     return np.concatenate(numbered).astype(np.int32)

@@ -106,9 +106,9 @@ class ScenesSource(Source):
     def describes(self, owner: int, caption: int, index: int) -> bool:
         return is_true(self.form(owner, caption), self.graph(index))
 
-    def words(self) -> Iterator[str]:
-        """All captions, and the words of the tasks on scenes: all learn with one vocabulary."""
-        for index in range(self._size):
+    def words(self, step: int = 1) -> Iterator[str]:
+        """Captions, and the words of the tasks on scenes: all learn with one vocabulary."""
+        for index in range(0, self._size, step):
             yield from (text for text, _ in self._captions(index))
         yield from WORD_COPIES * task_words(self._level)
 
