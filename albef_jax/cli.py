@@ -134,7 +134,8 @@ def build_parser():
     report.set_defaults(run=run_report)
 
     data = commands.add_parser("data", help="look at data before training does")
-    look = data.add_subparsers(required=True, metavar="COMMAND").add_parser(
+    data = data.add_subparsers(required=True, metavar="COMMAND")
+    look = data.add_parser(
         "check", help="count rows and captions, find broken and repeated images")
     look.add_argument("manifests", nargs="*", metavar="MANIFEST",
                       help="a .json file, tfds:NAME:SPLIT or scenes:LEVEL:SPLIT")
@@ -143,6 +144,16 @@ def build_parser():
     look.add_argument("--config", metavar="FILE.py[:variant]",
                       help="check the sources of this config, by its limits")
     look.set_defaults(run=run_data_check)
+    shards = data.add_parser(
+        "shard", help="write image-text pairs as ArrayRecord, with smaller images")
+    shards.add_argument("source", metavar="MANIFEST",
+                        help="a .json file, tfds:NAME:SPLIT or scenes:LEVEL:SPLIT")
+    shards.add_argument("--image-roots", nargs="+", default=(), metavar="PATH",
+                        help="folders and .tar files with the images (the manifest's own folder)")
+    shards.add_argument("--out", required=True, metavar="DIR", help="read it as tfds:DIR")
+    shards.add_argument("--short-side", type=positive, default=288, metavar="N",
+                        help="pixels to which larger images are resized (%(default)s)")
+    shards.set_defaults(run=run_data_shard)
 
     plan = commands.add_parser("plan", help="memory, time and cost of a config on a TPU slice, "
                                "GPUs or this CPU, before it runs")
@@ -364,6 +375,18 @@ def run_plan(args, overrides):
     config = load_config(args.config, overrides)
     result = plan(config, args.target, args.hbm, args.examples, args.suggest)
     return 0 if result["fits"] else 1
+
+
+def run_data_shard(args, rest):
+    """`albef data shard`."""
+    from albef_jax.data.check import source_block
+    from albef_jax.data.shard import shard
+    from albef_jax.data.sources import make_source
+
+    named(args, rest)  # nothing may be left over
+    source = make_source(source_block(args.source, args.image_roots))
+    print(shard(source, args.out, args.short_side))
+    return 0
 
 
 def run_bench(args, overrides):

@@ -30,7 +30,8 @@ def write_manifest(path, rows):
         for start in range(0, rows, CHUNK):
             count = min(CHUNK, rows - start)
             lengths, chosen = rng.integers(5, 16, count), rng.integers(0, WORDS, (count, 15))
-            texts = [" ".join(words[i] for i in row[:n]) for row, n in zip(chosen.tolist(), lengths)]
+            texts = (" ".join(words[i] for i in row[:n])
+                     for row, n in zip(chosen.tolist(), lengths))
             file.write(",\n" if start else "\n")
             file.write(",\n".join(
                 f'{{"image": "{row // 10_000:05d}/{row:09d}.jpg", "caption": "{text}"}}'
@@ -64,8 +65,10 @@ def start(folder, images):
     say("imports")
     source = make_source(dict(kind="json", files=(f"{folder}/rows.json",), image_roots=(images,)))
     say(f"source of {len(source)} rows")
-    pipeline = TrainPipeline(source, make_tokenizer(config, source), config, BATCH, seed=0)
-    say("tokenizer and engine")
+    tokenizer = make_tokenizer(config, source)
+    say("tokenizer, trained")
+    pipeline = TrainPipeline(source, tokenizer, config, BATCH, seed=0)
+    say("image engine")
     examples = pipeline.examples(0)[0].tolist()
     say("order of the first epoch")
     write_images([Path(images, source.name(index)) for index in examples])

@@ -81,7 +81,7 @@ def check(manifests: Sequence[str], image_roots: Sequence[str] = (), config=None
     Raises:
         UserError: there is nothing to check.
     """
-    parts = [_open(name, _manifest(name, image_roots)) for name in dict.fromkeys(manifests)]
+    parts = [_open(name, source_block(name, image_roots)) for name in dict.fromkeys(manifests)]
     own = _parts_of(config) if config else []
     parts += own
     if not parts:
@@ -98,7 +98,7 @@ def check(manifests: Sequence[str], image_roots: Sequence[str] = (), config=None
     return problems + (_refusals(config, *own) if config else [])
 
 
-def _manifest(name: str, image_roots: Sequence[str]) -> Mapping | str:
+def source_block(name: str, image_roots: Sequence[str]) -> Mapping | str:
     """The source that an argument of the command names."""
     if name.partition(":")[0] in KINDS and not os.path.exists(name):
         return name

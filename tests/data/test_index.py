@@ -129,7 +129,8 @@ def test_rows_of_any_list(tmp_path, monkeypatch, text, size):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_encodings(tmp_path, encoding):
-    (tmp_path / "rows.json").write_bytes(json.dumps(["ü", "漢"], ensure_ascii=False).encode(encoding))
+    text = json.dumps(["ü", "漢"], ensure_ascii=False)
+    (tmp_path / "rows.json").write_bytes(text.encode(encoding))
     assert list(json_rows.read_rows(str(tmp_path / "rows.json"), len, "{}")) == [["ü", "漢"]]
 
 

@@ -8,6 +8,9 @@ import re
 import threading
 from collections.abc import Iterator
 
+import numpy as np
+from etils import epath
+
 from albef_jax.data.sources.base import Source
 from albef_jax.errors import UserError
 
@@ -15,7 +18,10 @@ REMEMBERED = 50_000  # examples whose captions are kept once their image was rea
 # Texts that go with an image and are no captions.
 NOT_CAPTIONS = {"filename", "file_name", "id", "image_id", "path", "url", "license"}
 
-SHORT_FORM = re.compile(r"(?P<name>[^:]+(:[\d*][\d.*]*)?)(:(?P<split>.+))?")
+# Files of `albef data shard`: int32 [n]; and what is there while it works.
+IMAGE_IDS, SHARD_PLAN = "image_ids.npy", "plan.json"
+
+SHORT_FORM = re.compile(r"(?P<name>(\w+://)?[^:]+(:[\d*][\d.*]*)?)(:(?P<split>.+))?")
 
 
 class TfdsSource(Source):
@@ -25,7 +31,8 @@ class TfdsSource(Source):
     downloaded.
 
     Args:
-        name: as for `tfds.load`: `name`, `name/config`, `name:version`, `name/config:version`.
+        name: as for `tfds.load`: `name`, `name/config`, `name:version`, `name/config:version`; or
+            the folder of a prepared set, the one with `dataset_info.json`.
         split: as for `tfds.load`, such as `train` or `validation[:90%]`.
         image: name of the image feature, its parts joined by `/`; found if there is only one.
         text: name of the text feature: a text or a list of texts, such as `captions/text`.
@@ -53,6 +60,7 @@ class TfdsSource(Source):
         skip = _nest({path: tfds.decode.SkipDecoding() for path in images})
         _check_split(builder.info.splits, name, split)
         self._records = builder.as_data_source(split, decoders=skip)
+        self._image_ids = _read_image_ids(builder, split, len(self._records))
         self._recent: dict[int, list[str]] = {}  # what a batch asks for next: see `image`
         self._lock = threading.Lock()
         self.fingerprint = _fingerprint(builder.info, split, self._image, self._text)
@@ -71,7 +79,10 @@ class TfdsSource(Source):
         return f"{self._name}[{index}]"
 
     def image_id(self, index: int) -> int:
-        return index
+        return int(self._image_ids[index])
+
+    def image_ids(self) -> np.ndarray:
+        return self._image_ids
 
     def captions(self, index: int) -> list[str]:
         with self._lock:
@@ -110,6 +121,10 @@ def _find(name: str, data_dir: str):
     from tensorflow_datasets.core import constants, read_only_builder, registered
 
     try:
+        if (epath.Path(name) / "dataset_info.json").exists():
+            return read_only_builder.builder_from_directory(name)
+        if (epath.Path(name) / SHARD_PLAN).exists():
+            raise UserError(f"{name} is unfinished; the same `albef data shard` as before goes on.")
         return read_only_builder.builder_from_files(name, data_dir=data_dir or None)
     except (registered.DatasetNotFoundError, OSError):
         raise UserError(_how_to_prepare(name, data_dir or constants.DATA_DIR, data_dir)) from None
@@ -118,6 +133,15 @@ def _find(name: str, data_dir: str):
             f"The TFDS data set {name!r} cannot be opened ({_first_line(error)}); a name looks "
             "like coco_captions, name/config or name/config:1.0.0."
         ) from None
+
+
+def _read_image_ids(builder, split: str, count: int) -> np.ndarray:
+    """Which examples show one image, if the set knows it; by default every one its own."""
+    path = epath.Path(builder.data_dir) / IMAGE_IDS
+    if split not in builder.info.splits or not path.exists():
+        return np.arange(count, dtype=np.int32)
+    with path.open("rb") as file:
+        return np.load(file)
 
 
 def _how_to_prepare(name: str, place: str, data_dir: str) -> str:

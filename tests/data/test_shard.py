@@ -1,0 +1,104 @@
+"""`albef data shard`: the same pairs in the same order, broken ones left out, and going on."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from albef_jax.cli import main
+from albef_jax.data import shard as shards
+from albef_jax.data.pipeline import TrainPipeline
+from albef_jax.data.sources import make_source
+from albef_jax.data.text import make_tokenizer
+from albef_jax.errors import UserError
+
+
+@pytest.fixture
+def source(tmp_path, photo_jpeg, monkeypatch):
+    """23 pairs of 12 images, in shards of 5."""
+    monkeypatch.setattr(shards, "ROWS", 5)
+    for number in range(12):
+        (tmp_path / f"{number}.jpg").write_bytes(photo_jpeg(40 + 5 * number, 60, number))
+    rows = [{"image": f"{i % 12}.jpg", "caption": [f"text {i}", "ü"][: 1 + i % 2]}
+            for i in range(23)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    return make_source(f"json:{tmp_path / 'rows.json'}")
+
+
+def pairs(source, keep=lambda index: True):
+    return [(source.captions(i), source.image_id(i)) for i in range(len(source)) if keep(i)]
+
+
+def test_same_pairs_in_the_same_order(source, tmp_path, data_config):
+    said = shards.shard(source, str(tmp_path / "out"), short_side=48)
+    assert said == f"23 pairs in 5 shards, to be read as tfds:{tmp_path / 'out'}"
+    sharded = make_source(f"tfds:{tmp_path / 'out'}")
+    assert pairs(sharded) == pairs(source) and len(sharded) == 23
+    np.testing.assert_array_equal(sharded.image_ids(), source.image_ids())
+    tokenizer = make_tokenizer(data_config, source)
+    one, two = (TrainPipeline(s, tokenizer, data_config, 4, 3) for s in (source, sharded))
+    for step in (0, 7):
+        batch, same = one.batch(step), two.batch(step)
+        for name in ("text_ids", "text_mask", "image_id"):
+            np.testing.assert_array_equal(batch[name], same[name])
+        assert np.abs(batch["image"].astype(int) - same["image"]).mean() < 8  # other pixels
+    assert not [p for p in (tmp_path / "out").iterdir() if "unfinished" in p.name]
+
+
+def test_small_images_stay_and_large_ones_shrink(source, tmp_path):
+    shards.shard(source, str(tmp_path / "out"), short_side=48)
+    sharded = make_source(f"tfds:{tmp_path / 'out'}:train")
+    assert sharded.image(0) == source.image(0)  # 40 x 60
+    for index in range(12):
+        before, after = (Image.open(io.BytesIO(s.image(index))) for s in (source, sharded))
+        assert min(after.size) == min(48, *before.size)
+        assert after.width / after.height == pytest.approx(before.width / before.height, rel=.03)
+
+
+def test_broken_images_are_left_out_and_listed(source, tmp_path, broken_files):
+    (tmp_path / "3.jpg").write_bytes(broken_files["cut.jpg"])
+    (tmp_path / "7.jpg").unlink()
+    said = shards.shard(source, str(tmp_path / "out"))
+    assert "19 pairs" in said and "4 left out" in said and "7.jpg (missing)" in said
+    listed = json.loads((tmp_path / "out" / "broken.json").read_text())
+    assert [name for name, _ in listed] == ["3.jpg", "7.jpg", "3.jpg", "7.jpg"]
+    sharded = make_source(f"tfds:{tmp_path / 'out'}")
+    assert pairs(sharded) == pairs(source, lambda index: index % 12 not in (3, 7))
+
+
+def test_goes_on_after_the_last_complete_shard(source, tmp_path, monkeypatch):
+    whole = shards.shard(source, str(tmp_path / "whole"))
+    out, write, calls = tmp_path / "out", shards._write, []
+
+    def fails_at_the_third(path, records):
+        calls.append(path.name)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return write(path, records)
+
+    monkeypatch.setattr(shards, "_write", fails_at_the_third)
+    with pytest.raises(UserError, match="No space left on device.*the same command goes on"):
+        shards.shard(source, str(out))
+    with pytest.raises(UserError, match="out is unfinished; the same"):
+        make_source(f"tfds:{out}")
+    with pytest.raises(UserError, match="unfinished shards of another source or short side"):
+        shards.shard(source, str(out), short_side=20)
+    assert shards.shard(source, str(out)) == whole.replace("whole", "out")
+    assert calls[2:] == [calls[2], *calls[3:]] and len(calls) == 6
+    for path in (tmp_path / "whole").iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    with pytest.raises(UserError, match="holds a complete data set"):
+        shards.shard(source, str(out))
+
+
+def test_command_and_mistakes(source, tmp_path, capsys):
+    arguments = ["data", "shard", str(tmp_path / "rows.json"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--short-side", "32"]) == 0
+    assert "23 pairs in 5 shards" in capsys.readouterr().out
+    assert main(arguments) == 2
+    with pytest.raises(UserError, match="Only image-text pairs .* has label"):
+        row = {"image": "1.jpg", "sentence": "x", "label": "neutral"}
+        (tmp_path / "ve.json").write_text(json.dumps([row]))
+        shards.shard(make_source(f"ve:{tmp_path / 've.json'}"), str(tmp_path / "ve"))
