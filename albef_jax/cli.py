@@ -171,6 +171,12 @@ def build_parser():
     bench = commands.add_parser("bench", help="measure the training step of a config")
     bench.add_argument("--config", required=True, metavar="FILE.py[:variant]")
     bench.add_argument("--steps", type=positive, default=10, help="steps to time (%(default)s)")
+    bench.add_argument("--input", action="store_true",
+                       help="measure the input pipeline instead, both engines on 1 and 2 cores")
+    bench.add_argument("--photos", default="", metavar="DIR",
+                       help="a folder of JPEG files for --input (noise like photographs)")
+    bench.add_argument("--mfu", type=float, default=0.4,
+                       help="utilisation of the devices that --input compares with (%(default)s)")
     bench.add_argument("--retrieval", action="store_true",
                        help="measure the evaluation of retrieval instead, on noise:")
     for name, default, what in (("images", 1000, "how many"), ("texts", 5000, "how many"),
@@ -394,7 +400,11 @@ def run_bench(args, overrides):
     from albef_jax.config import load_config
 
     config = load_config(args.config, overrides)
-    if args.retrieval:
+    if args.input:
+        from albef_jax.bench_input import bench_input
+
+        bench_input(config, args.photos, args.mfu)
+    elif args.retrieval:
         from albef_jax.bench_retrieval import bench_retrieval
 
         with processes_of(args):
