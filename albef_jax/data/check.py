@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -53,18 +52,27 @@ class Part(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was seen of the images of a part.
+    """What was seen of the different images of a part, which are numbered from 0.
 
-    count: different images, those that cannot be read included.
-    sides: name and shorter side in pixels of each image that can be read.
-    broken: name -> reason.
-    digests: hash of the pixels -> names.
+    name: of an image.
+    sides: shorter side in pixels, int32 [n]; 0 of an image that cannot be read.
+    digests: hash of the pixels, 16 bytes [n].
+    broken: number -> reason.
     """
 
-    count: int
-    sides: list[tuple[str, int]]
-    broken: dict[str, str]
-    digests: dict[bytes, list[str]]
+    name: Callable[[int], str]
+    sides: np.ndarray
+    digests: np.ndarray
+    broken: dict[int, str]
+
+    @property
+    def count(self) -> int:
+        """Number of images, those that cannot be read included."""
+        return len(self.sides)
+
+    def broken_names(self, why: Callable[[str], bool] = bool) -> dict[str, str]:
+        """Name -> reason, of those with such a reason."""
+        return {self.name(i): reason for i, reason in self.broken.items() if why(reason)}
 
 
 def check(manifests: Sequence[str], image_roots: Sequence[str] = (), config=None) -> list[str]:
@@ -128,24 +136,25 @@ def _parts_of(config) -> list[Part]:
 
 def _look_at_images(part: Part, workers: int) -> Found:
     """Decodes every image once, however many rows show it."""
-    ids = np.fromiter(map(part.source.image_id, range(len(part.source))), np.int64)
-    firsts = np.sort(np.unique(ids, return_index=True)[1]).tolist()
-    images, rows = view_rows(part.source, firsts)
+    firsts = np.sort(np.unique(part.source.image_ids(), return_index=True)[1])
     if part.source.views > 1:  # one image may be part of many examples
-        rows = list({images.name(row): row for row in rows}.values())
-    found = Found(len(rows), [], {}, collections.defaultdict(list))
+        images, rows = view_rows(part.source, firsts.tolist())
+        rows = np.array(list({images.name(row): row for row in rows}.values()))
+    else:
+        images, rows = part.source, firsts
+    found = Found(lambda number: images.name(int(rows[number])), np.zeros(len(rows), np.int32),
+                  np.zeros(len(rows), "V16"), {})
     with ThreadPoolExecutor(workers) as pool, tqdm(
         total=len(rows), desc=part.name, unit="image", leave=False, disable=None
     ) as bar:
         for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
-            for row, seen in zip(chunk, pool.map(lambda row: _look(images, row), chunk)):
-                name = images.name(row)
+            chunk = rows[start : start + CHUNK].tolist()
+            looks = pool.map(lambda row: _look(images, row), chunk)
+            for number, seen in enumerate(looks, start):
                 if isinstance(seen, str):
-                    found.broken[name] = seen
+                    found.broken[number] = sys.intern(seen)
                 else:
-                    found.sides.append((name, seen[0]))
-                    found.digests[seen[1]].append(name)
+                    found.sides[number], found.digests[number] = seen
                 bar.update()
     return found
 
@@ -163,13 +172,13 @@ def _look(source: Source | Views, index: int) -> tuple[int, bytes] | str:
 def _too_many_broken(part: Part, found: Found, max_bad_share: float) -> list[str]:
     """The sentence with which training or an evaluation would stop, if it would."""
     if part.held_out and found.broken:
+        listed = _listed(_reasons(found.broken_names()), LISTED_BAD)
         return [
             f"{part.name}: {len(found.broken)} of {found.count} images cannot be read, and an "
-            f"evaluation needs all: {_listed(_reasons(found.broken), LISTED_BAD)}; mend them or "
-            "remove their rows."
+            f"evaluation needs all: {listed}; mend them or remove their rows."
         ]
     try:
-        BadImages(max_bad_share).add(found.count, found.broken)
+        BadImages(max_bad_share).add(found.count, found.broken_names())
     except UserError as error:
         return [f"{part.name}: {error}"]
     return []
@@ -215,17 +224,18 @@ def _print_part(part: Part, found: Found, max_words: int) -> None:
         ),
         np.int64,
     )
-    missing = [name for name, why in found.broken.items() if why == "missing"]
-    damaged = {name: why for name, why in found.broken.items() if why != "missing"}
-    again = [names for names in found.digests.values() if names[1:]]
-    repeats = sum(len(names) - 1 for names in again)
-    small = [name for name, side in found.sides if side < SMALL_SIDE]
+    missing = list(found.broken_names(lambda why: why == "missing"))
+    damaged = found.broken_names(lambda why: why != "missing")
+    again = _equal(found)
+    repeats = sum(len(numbers) - 1 for numbers in again)
+    small = np.flatnonzero((found.sides > 0) & (found.sides < SMALL_SIDE))
     print(f"{part.name}: {len(source)} rows, {found.count} images, {len(words)} captions")
     for what, count, names in (
         ("missing images", len(missing), missing),
         ("broken images", len(damaged), _reasons(damaged)),
-        (f"images with a side below {SMALL_SIDE} pixels", len(small), small),
-        ("images again under another name, by equal pixels", repeats, map(" = ".join, again)),
+        (f"images with a side below {SMALL_SIDE} pixels", len(small), map(found.name, small)),
+        ("images again under another name, by equal pixels", repeats,
+         (" = ".join(map(found.name, numbers)) for numbers in again)),
         ("captions without a word", np.sum(words == 0), ()),
         (f"captions cut to {max_words} words", np.sum(words > max_words), ()),
     ):
@@ -235,7 +245,7 @@ def _print_part(part: Part, found: Found, max_words: int) -> None:
     print("  words per caption")
     _print_bars(words, WORD_BINS)
     print("  shorter side of the images, in pixels")
-    _print_bars([side for _, side in found.sides], SIDE_BINS)
+    _print_bars(found.sides[found.sides > 0], SIDE_BINS)
 
 
 def _print_bars(values: Sequence[int] | np.ndarray, bins: tuple[int, ...]) -> None:
@@ -248,19 +258,33 @@ def _print_bars(values: Sequence[int] | np.ndarray, bins: tuple[int, ...]) -> No
             print(f"  {label:>10} {count:>9} {bar}")
 
 
+def _equal(found: Found) -> list[np.ndarray]:
+    """Numbers of images with equal pixels, in order of the first one, each group ascending."""
+    good = np.flatnonzero(found.sides)
+    _, group, counts = np.unique(found.digests[good], return_inverse=True, return_counts=True)
+    several = counts[group] > 1
+    good, group = good[several], group[several]
+    order = np.argsort(group, kind="stable")
+    groups = np.split(good[order], np.flatnonzero(np.diff(group[order])) + 1) if len(good) else []
+    return sorted(groups, key=lambda numbers: numbers[0])
+
+
 def _print_shared(found: dict[str, Found]) -> None:
     """Images whose pixels are equal in two parts: a held-out one that training shows."""
+    firsts = {}  # digests of the good images of each part, and the first image of each
+    for name, part in found.items():
+        good = np.flatnonzero(part.sides)
+        digests, first = np.unique(part.digests[good], return_index=True)
+        firsts[name] = digests, good[first]
     names = list(found)
     for number, one in enumerate(names):
         for other in names[number + 1 :]:
-            shared = [
-                f"{same[0]} = {found[other].digests[digest][0]}"
-                for digest, same in found[one].digests.items()
-                if digest in found[other].digests
-            ]
-            if shared:
+            _, mine, theirs = np.intersect1d(firsts[one][0], firsts[other][0], True, True)
+            pairs = sorted(zip(firsts[one][1][mine], firsts[other][1][theirs]))
+            if pairs:
+                shared = (f"{found[one].name(a)} = {found[other].name(b)}" for a, b in pairs)
                 print(
-                    f"images in {one} and in {other}, by equal pixels: {len(shared)} "
+                    f"images in {one} and in {other}, by equal pixels: {len(pairs)} "
                     f"({_listed(shared)})"
                 )
 
