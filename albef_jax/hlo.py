@@ -149,15 +149,15 @@ class Program:
 
     def collectives(self) -> list[Collective]:
         """All collectives; the compiler may overlap one with many fusions, it is counted once."""
-        found, seen = [], set()
+        found = {}
         for outer, leaf, times in self.leaves():
             for computation, instruction in self._inside(leaf, outer):
                 kind = instruction.opcode.removesuffix("-start")
                 channel = instruction.attribute(r"channel_id=(\d+)") or instruction.name
-                if kind in COLLECTIVES and (channel, times) not in seen:
-                    seen.add((channel, times))
-                    found.append(_collective(kind, instruction, computation, times))
-        return found
+                if kind in COLLECTIVES and times < found.get(channel, (times + 1,))[0]:
+                    found[channel] = times, kind, instruction, computation
+        return [_collective(kind, instruction, computation, times)
+                for times, kind, instruction, computation in found.values()]
 
     def _inside(self, leaf, computation):
         """A leaf of `leaves`, or what it fuses: `(computation, instruction)`."""

@@ -6,7 +6,6 @@ for how time is predicted.
 """
 
 import contextlib
-import re
 import sys
 import threading
 import time
@@ -15,30 +14,14 @@ import jax
 
 from albef_jax import plan_tables as tables
 from albef_jax import roofline
+from albef_jax.ahead import compile_for_tpu, compile_here
 from albef_jax.config import check_model, check_values
 from albef_jax.errors import UserError
-from albef_jax.estimate import (
-    abstract_batch,
-    kept_bytes,
-    make_parts,
-    memory_estimate,
-    state_bytes,
-    work_estimate,
-)
+from albef_jax.estimate import kept_bytes, memory_estimate, state_bytes, work_estimate
 from albef_jax.hlo import Program
-from albef_jax.sharding import (
-    AXES,
-    abstract_state,
-    axis_sizes,
-    batch_shards,
-    check_groups,
-    make_mesh,
-    use_compile_cache,
-)
-from albef_jax.step import make_train_step
+from albef_jax.sharding import AXES, axis_sizes, batch_shards, check_groups, make_mesh
 from albef_jax.targets import find_target
 
-UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 REMAT = {"model.remat": True, "model.remat_save": ()}
 # What lowers memory, the cheapest in time first.
 SWITCHES = (
@@ -67,7 +50,6 @@ def plan(config, target, hbm=None, examples=0, suggest=False):
     """
     if not target.startswith(("gpu", *roofline.GPUS)):
         jax.config.update("jax_platforms", "cpu")  # leave accelerators to those who train
-    use_compile_cache()
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     check_values(config)
     check_model(config)
@@ -128,59 +110,30 @@ def measure(config, target, epoch):
     result |= {"parts": parts, "kept": kept, "total": sum(parts.values())}
     result["fits"] = result["total"] <= target.memory
     print(tables.memory(result, target))
-    if "program" in result:
+    if target.devices is not None:
         print(tables.work(config, result, mesh))
-    if "prediction" in result:
-        print(tables.costs(config, target, result, epoch))
+    print(tables.costs(config, target, result, epoch))
     return result
 
 
 def compile_step(config, target, mesh, parts):
-    """Compiles the step; adds to `parts` what the compiler wants, and returns the rest by name.
-
-    Where the compiler gives up for lack of memory, only its temporaries are known.
-    """
-    task, optimizer = make_parts(config)
-    step = make_train_step(
-        task, optimizer, mesh, config.rules, seed=config.seed, group_size=config.group_size,
-        accumulation=config.accumulation, momentum=config.objective.momentum)
-    with ticking("lowering"):
-        lowered = step.lower(abstract_state(task, optimizer, mesh, config.rules),
-                             abstract_batch(config, mesh), None)
-    begin = time.perf_counter()
-    try:
-        with ticking("compiling"):
-            compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        parts["temporaries"] = wanted_temporaries(error)
-        return {}
-    seconds = time.perf_counter() - begin
-    memory = compiled.memory_analysis()
-    parts["padding"] = memory.argument_size_in_bytes - sum(parts.values())
-    parts["temporaries"] = memory.temp_size_in_bytes
-    parts["outputs"] = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    parts["program"] = memory.generated_code_size_in_bytes
-    program = Program(compiled.as_text())
+    """Compiles the step; adds to `parts` what the compiler wants, and returns the rest by name."""
+    with ticking("compiling"):
+        if target.is_tpu:
+            compiled = compile_for_tpu(config, target.name)
+        else:
+            compiled = compile_here(config, mesh)
+    parts["padding"] = compiled.arguments - sum(parts.values())
+    parts |= {"temporaries": compiled.temporaries, "program": compiled.program}
+    program = Program(compiled.text)
     work, collectives = list(program.work()), program.collectives()
     return {
-        "compile_seconds": seconds, "program": program, "collectives": collectives,
+        "compile_seconds": compiled.seconds, "collectives": collectives,
         "flops": sum(w.flops * w.times for w in work),
         "bytes": sum(w.moved * w.times for w in work),
         "prediction": roofline.predict(
             [(w.flops, w.moved) for w in work for _ in range(w.times)],
             [c.wire for c in collectives], target.peak, target.bandwidth, target.network)}
-
-
-def wanted_temporaries(error):
-    """Bytes of temporaries for which the TPU compiler found no room.
-
-    Raises:
-      The error itself, if it is another one.
-    """
-    wanted = re.search(r"HLO temporaries \(([\d.]+)([KMG])\)", str(error))
-    if not wanted:
-        raise error
-    return int(float(wanted.group(1)) * UNITS[wanted.group(2)])
 
 
 def switches(config, target, result):

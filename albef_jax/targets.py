@@ -35,6 +35,11 @@ class Target(NamedTuple):
     bandwidth: float
     network: float
 
+    @property
+    def is_tpu(self) -> bool:
+        """Whether the TPU compiler is asked."""
+        return self.devices is not None and self.devices[0].platform == "tpu"
+
 
 def find_target(text: str, slices: int = 1, dtype: str = "bfloat16") -> Target:
     """The target that a text such as 'v5e:2x4' names.
