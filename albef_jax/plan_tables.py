@@ -71,7 +71,8 @@ def switches(found, target) -> str:
     """What would make it fit."""
     if not found:
         return "\nNo switch is left to try: use more chips, or a smaller group or model."
-    rows = [(switch.flags, f"{switch.total / GIB:8.2f} GiB, "
+    unit, name = (GIB, "GiB") if target.memory > GIB else (MIB, "MiB")
+    rows = [(switch.flags, f"{switch.total / unit:8.2f} {name}, "
              f"{'fits' if switch.fits else 'does not fit'}") for switch in found]
     advice = "" if found[-1].fits else "\n  None fits: use more chips, or a smaller group or model."
     return ("\nlighter variants, estimated from traced activations\n" + aligned(rows, indent=2)
