@@ -151,10 +151,13 @@ class Program:
         """All collectives; the compiler may overlap one with many fusions, it is counted once."""
         found = {}
         for outer, leaf, times in self.leaves():
+            # TPUs write a reduce-scatter as a fusion of an all-reduce and what each one keeps.
+            scatter = any("all-reduce-scatter" in name for name in leaf.called())
             for computation, instruction in self._inside(leaf, outer):
                 kind = instruction.opcode.removesuffix("-start")
                 channel = instruction.attribute(r"channel_id=(\d+)") or instruction.name
                 if kind in COLLECTIVES and times < found.get(channel, (times + 1,))[0]:
+                    kind = "reduce-scatter" if scatter else kind
                     found[channel] = times, kind, instruction, computation
         return [_collective(kind, instruction, computation, times)
                 for times, kind, instruction, computation in found.values()]
@@ -193,7 +196,11 @@ class Program:
                                      if name in computation)
 
     def _moved_by_fusion(self, leaf, computation):
-        """As `_moved`: slices that are read, and pieces that are written, count for themselves."""
+        """As `_moved`: slices that are read, and pieces that are written, count for themselves.
+
+        What a collective sends and receives beside the fused work, or what only passes through,
+        is not touched.
+        """
         body = self.computations[leaf.called()[0]]
         root = list(body.values())[-1]
         outputs = [body.get(name) for name in root.operands] if root.opcode == "tuple" else [root]
@@ -203,16 +210,16 @@ class Program:
                 updated.add(output.operands[0])
                 moved += array.main_memory * sum(
                     a.size for a in body[output.operands[1]].arrays)
-            elif output is None or output.opcode != "parameter":
+            elif output is None or output.opcode not in ("parameter", *COLLECTIVES):
                 moved += _bytes((array,))
         for name, read in body.items():
-            if read.opcode != "parameter" or name in updated:
-                continue
-            users = [i for i in body.values() if name in i.operands]
-            size = _bytes(read.arrays)
-            if users and all(i.opcode in _SLICES and i.operands[0] == name for i in users):
-                size = min(size, sum(a.size for i in users for a in i.arrays))
-            moved += size
+            if read.opcode == "parameter" and name not in updated:
+                users = [i for i in body.values() if name in i.operands
+                         and i.opcode not in ("tuple", *COLLECTIVES)]
+                size = _bytes(read.arrays)
+                if all(i.opcode in _SLICES and i.operands[0] == name for i in users):
+                    size = min(size, sum(a.size for i in users for a in i.arrays))
+                moved += size
         return moved
 
 
@@ -272,7 +279,7 @@ def _collective(kind, instruction, computation, times):
 
 def _group_size(attributes):
     """Devices that take part in one instance, in each of the three notations of HLO."""
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named.group(1)))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named.group(2)))
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):

@@ -125,7 +125,48 @@ ENTRY %main (p: f32[8]) -> f32[8] {
   %a = f32[8]{0} all-reduce(%p), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}
   %b = f32[8]{0} all-reduce(%a), channel_id=2, replica_groups=[4,2]<=[8]
   %c = f32[8]{0} all-reduce(%b), channel_id=3, replica_groups=mesh['x'=4,'y'=2] {'x','y'}
-  ROOT %d = f32[8]{0} copy(%c)
+  %d = f32[8]{0} all-reduce(%c), replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}
+  ROOT %e = f32[8]{0} copy(%d)
 }
 """
-    assert [found.group for found in Program(text).collectives()] == [4, 2, 8]
+    assert [found.group for found in Program(text).collectives()] == [4, 2, 8, 4]
+
+
+def test_reduce_scatter_of_a_tpu_is_counted_once():
+    """As the TPU compiler writes it, overlapped with a loop."""
+    text = """HloModule m
+
+%all-reduce-scatter.1 (i: f32[8]) -> f32[2] {
+  %i = f32[8]{0} parameter(0)
+  %r = f32[8]{0} all-reduce(%i), channel_id=7, replica_groups=[1,4]<=[4]
+  %z = s32[] constant(0)
+  ROOT %s = f32[2]{0} dynamic-slice(%r, %z), dynamic_slice_sizes={2}
+}
+
+%body (c: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %c = (s32[], f32[8]{0}) parameter(0)
+  %n = s32[] get-tuple-element(%c), index=0
+  %x = f32[8]{0} get-tuple-element(%c), index=1
+  %f = f32[2]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+  ROOT %t = (s32[], f32[8]{0}) tuple(%n, %x)
+}
+
+%condition (d: (s32[], f32[8])) -> pred[] {
+  %d = (s32[], f32[8]{0}) parameter(0)
+  %m = s32[] get-tuple-element(%d), index=0
+  %limit = s32[] constant(12)
+  ROOT %less = pred[] compare(%m, %limit), direction=LT
+}
+
+ENTRY %main (p: f32[8]) -> f32[2] {
+  %p = f32[8]{0} parameter(0)
+  %one = s32[] constant(1)
+  %start = (s32[], f32[8]{0}) tuple(%one, %p)
+  %loop = (s32[], f32[8]{0}) while(%start), condition=%condition, body=%body
+  ROOT %last = f32[2]{0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+    program = Program(text)
+    (found,) = program.collectives()
+    assert (found.kind, found.times, found.group, found.payload) == ("reduce-scatter", 1, 4, 32)
+    assert max(times for _, _, times in program.leaves()) == 11  # from 1 to below 12
