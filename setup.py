@@ -11,6 +11,9 @@ VERSION = re.search(r'__version__ = "(.+)"', PACKAGE.read_text("utf-8")).group(1
 TF = ["tensorflow-cpu>=2.18; platform_system != 'Darwin'",
       "tensorflow>=2.18; platform_system == 'Darwin'"]
 
+# The TPU compiler needs no TPU: `albef plan` and its tests run it on a CPU machine.
+TPU_COMPILER = "jax[tpu]; platform_system == 'Linux' and platform_machine == 'x86_64'"
+
 setup(
     name="albef_jax",
     version=VERSION,
