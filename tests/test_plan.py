@@ -6,6 +6,9 @@ import re
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from albef_jax.ahead import buffer_bytes
@@ -145,6 +148,7 @@ allocation 3: size 900, color 1, preallocated-temp:
     (["--target", "gpu:6", "--config.mesh.fsdp=4"], ["x 4 x", "there are 6"]),
 ])
 def test_mistakes(capsys, arguments, words):
+    jax.devices()  # started: a CPU target cannot have more of them
     assert main(["plan", "--config", TINY, *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("albef: ") and line.endswith(".")
@@ -171,3 +175,24 @@ def test_sizes_of_memory(size, capsys):
     with pytest.raises(SystemExit):
         main(["plan", "--config", TINY, "--target", "gpu", "--hbm", size])
     assert "--hbm" in capsys.readouterr().err
+
+
+def test_buffers_are_those_of_the_finished_program(tmp_path):
+    """What is read before machine code is made agrees with what the compiler says at its end."""
+    pytest.importorskip("libtpu")
+    mesh = jax.sharding.Mesh(np.array(find_target("v5e:2x2").devices), "data")
+    whole, rows = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+                   for axes in ((), ("data",)))
+
+    def loss(w_ldd, x):
+        return jnp.mean(jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w_ldd)[0])
+
+    step = jax.jit(jax.grad(loss), in_shardings=(whole, rows), out_shardings=whole)
+    compiled = step.lower(jax.ShapeDtypeStruct((6, 512, 512), jnp.float32),
+                          jax.ShapeDtypeStruct((2**15, 512), jnp.float32)).compile(
+        compiler_options={"xla_dump_to": str(tmp_path), "xla_dump_hlo_as_text": True})
+    (buffers,) = tmp_path.glob("*after_optimizations-buffer-assignment.txt")
+    arguments, temporaries = buffer_bytes(buffers.read_text())
+    memory = compiled.memory_analysis()
+    assert arguments == memory.argument_size_in_bytes
+    assert 1.0 <= (arguments + temporaries) / memory.peak_memory_in_bytes < 1.1
