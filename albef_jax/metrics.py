@@ -184,9 +184,9 @@ class MetricsWriter:
             self._append_event(step, values)
         except OSError as error:
             raise UserError(
-                f"Could not write metrics to {self._jsonl.path.parent} ({error.strerror or error}); "
-                "complete checkpoints are intact: make room or mend the cause, and run the same "
-                "command again to go on.") from error
+                f"Could not write metrics to {self._jsonl.path.parent} "
+                f"({error.strerror or error}); complete checkpoints are intact: make room or mend "
+                "the cause, and run the same command again to go on.") from error
         if self._wandb:
             self._wandb.log(values, step=step)
         self._tell(step, values)

@@ -80,7 +80,8 @@ def tpu_target(text: str, chip: Chip, shape: tuple[int, ...], slices: int) -> Ta
     if text.startswith("v4:"):
         options["chip_config_name"] = "megacore"  # as in training: a device is a chip
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=text, **options).devices
+        topology = topologies.get_topology_desc(
+            platform="tpu", topology_name=text, **options)
     except RuntimeError as error:  # also of a missing library
         if "not installed" in str(error):
             raise UserError(f"--target {text} needs the TPU compiler, which is not installed; "
@@ -88,6 +89,7 @@ def tpu_target(text: str, chip: Chip, shape: tuple[int, ...], slices: int) -> Ta
                             ) from error
         raise UserError(f"--target {text} is no slice that the TPU compiler knows "
                         f"({str(error).splitlines()[0][:150]}); give {FORMS}.") from error
+    devices = topology.devices
     return Target(text, devices, len(devices), chip.kind, chip.memory, chip.peak, chip.bandwidth,
                   chip.network(shape))
 

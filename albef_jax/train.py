@@ -1,7 +1,6 @@
 """The only training loop: phases in order, then one screen of loop."""
 
 import contextlib
-import math
 import sys
 
 import jax
@@ -18,9 +17,10 @@ from albef_jax.data.text import load_tokenizer, make_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluators import check_task, make_evaluator
 from albef_jax.files import uploaded
+from albef_jax.guards import check_finite, readable_out_of_memory, saved_on_error
 from albef_jax.metrics import MetricsWriter, Pending, StepTimer, Throughput
 from albef_jax.optim import make_optimizer, make_schedule
-from albef_jax.processes import several, wait_for_all
+from albef_jax.processes import wait_for_all
 from albef_jax.report import report_at_end
 from albef_jax.sharding import (
     abstract_state,
@@ -38,9 +38,6 @@ from albef_jax.tasks import check_fields, make_task, task_class
 from albef_jax.weights import pretrained
 from albef_jax.weights.start import check_tokenizers, read_init, take_weights
 from albef_jax.workdir import compare_config, make_writable, write_config
-
-# Looked at in this order; the parameters only before they are saved.
-FINITE = ("itc", "itm", "mlm", "loss", "grad_norm", "parameters")
 
 
 def train(config, workdir, profile=None, init=None):
@@ -281,54 +278,6 @@ def run_evaluators(evaluators, params, predict_fns, mesh, stop):
             "gave up the evaluation at a signal; `albef evaluate` runs it")
         return {}
     return measured
-
-
-@contextlib.contextmanager
-def saved_on_error(checkpointer, step, state):
-    """Saves the state before a sentence about the data ends the run: nothing is lost.
-
-    Not one of several processes: the others are not there to save their part.
-    """
-    try:
-        yield
-    except UserError:
-        if step and not several():
-            checkpointer.save(step, state, wait=True)
-        raise
-
-
-def check_finite(step, metrics, checkpointer):
-    """Stops a run whose state must not be saved.
-
-    Raises:
-      UserError: naming the first non-finite term and the last good checkpoint.
-    """
-    for name in FINITE:
-        if not math.isfinite(metrics.get(name, 0.0)):
-            latest = checkpointer.latest_step()
-            kept = (f"run the same command again: the checkpoint of step {latest} is intact"
-                    if latest else "start again: no checkpoint was saved before")
-            raise UserError(f"{name} is {metrics[name]} at step {step}; lower "
-                            f"optimizer.peak_lr and {kept}.")
-
-
-@contextlib.contextmanager
-def readable_out_of_memory(config):
-    """Turns the runtime's out-of-memory error into a sentence.
-
-    Raises:
-      UserError: with the three switches that lower memory.
-    """
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
-            raise
-        raise UserError(
-            f"The device ran out of memory with batch_size={config.batch_size} in "
-            f"{config.accumulation} micro-step(s) and model.dtype={config.model.dtype!r}: raise "
-            "accumulation, set model.dtype='bfloat16', or lower objective.queue_size or "
-            f"batch_size ({str(error).splitlines()[0][:200]}).") from error
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import numpy as np
 import parity
 
 from albef_jax.evaluators import grounding, retrieval
-from albef_jax.models import gradcam
 from albef_jax.objectives import contrastive
 from albef_jax.tasks.retrieval import RetrievalDraws
 from albef_jax.weights.interpolation import upsample
