@@ -41,10 +41,11 @@ def slow(*case):
     return pytest.param(*case, marks=pytest.mark.slow)
 
 
-# Of the tasks with a classifier one is among the fast tests, whose losses the others share.
+# The fast ones have five steps of pre-training and of a task that is fine-tuned; forward passes of
+# all models are compared in tests/models/test_golden_forward.py.
 @pytest.mark.parametrize("name, least", [
-    ("pretrain_forward", 400), ("pretrain_train", 350), ("pretrain_2proc", 20),
-    ("retrieval", 180), ("vqa", 150), ("nlvr", 160),
+    ("pretrain_train", 350), ("retrieval", 180), slow("pretrain_forward", 400),
+    slow("pretrain_2proc", 20), slow("vqa", 150), slow("nlvr", 160),
     slow("grounding", 22), slow("ve", 120), slow("nlvr_pretrain", 100)])
 def test_golden_cases(monkeypatch, capsys, name, least):
     code, printed = run(monkeypatch, capsys, GOLDEN / name)
@@ -149,6 +150,7 @@ def other_case(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_other_sizes_pass(monkeypatch, capsys, other_case):
     code, printed = run(monkeypatch, capsys, other_case)
     assert code == 0, misses(printed)
@@ -159,6 +161,7 @@ def test_other_sizes_pass(monkeypatch, capsys, other_case):
     assert compared >= recorded - 3 * key_biases
 
 
+@pytest.mark.slow
 def test_wrong_values_are_misses(monkeypatch, capsys, other_case, tmp_path):
     """Each by little more than its limit; a NaN, a shape and a name too."""
     case = shutil.copytree(other_case, tmp_path / "wrong")

@@ -61,6 +61,7 @@ def test_sigterm_and_resume_is_exact(albef, straight, read_run, tmp_path):
     assert_same_run(read_run(tmp_path), read_run(straight))
 
 
+@pytest.mark.slow
 def test_sigkill_loses_the_steps_since_the_checkpoint(albef, straight, read_run, tmp_path):
     process = albef.start_training(tmp_path)
     deadline = time.monotonic() + 200

@@ -71,6 +71,7 @@ def test_work_directory(learned):
     assert not any("unfinished" in name or "tmp" in name for name in names)
 
 
+@pytest.mark.slow
 def test_bench(albef):
     done = albef.run("bench", "--config", "tests/tiny.py", "--steps", "2")
     assert done.returncode == 0, done.stderr
@@ -93,6 +94,7 @@ def sentence_of(done):
     return line
 
 
+@pytest.mark.slow
 def test_a_diverging_run_stops_and_keeps_its_checkpoint(albef, read_run, tmp_path):
     """The stepped schedule jumps to an absurd rate after iteration 100."""
     done = albef.train(
@@ -109,6 +111,7 @@ def test_a_diverging_run_stops_and_keeps_its_checkpoint(albef, read_run, tmp_pat
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+@pytest.mark.slow
 def test_out_of_memory(albef, tmp_path):
     """Queues of 281 TB, more than an address holds."""
     sentence = sentence_of(albef.train(tmp_path, "--config.model.embed_dim=65536",
