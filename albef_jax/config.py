@@ -13,6 +13,9 @@ from albef_jax.files import local_copy
 
 # Activations that can be kept where layers are recomputed, named in models/layers.py and bert.py.
 REMAT_POINTS = ("qkv", "attention", "mlp")
+# What `rules` may say: names of models/placement.py and of sharding.py, and axes of the mesh.
+LOGICAL_AXES = ("embed", "mlp", "heads", "vocab", "queue")
+MESH_AXES = ("data", "fsdp", "model", None)
 
 def default_config():
     """ALBEF pre-training with the official sizes and hyper-parameters, without data.
@@ -195,6 +198,10 @@ def check_values(config):
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise UserError(f"objective.mask_replace is {shares}; give three shares that sum to 1, "
                         "such as (0.8, 0.1, 0.1).")
+    for rule in config.rules:
+        if len(rule) != 2 or rule[0] not in LOGICAL_AXES or rule[1] not in MESH_AXES:
+            raise UserError(f"config.rules has {rule!r}; give pairs of one of {LOGICAL_AXES} and "
+                            f"one of {MESH_AXES}.")
     best = config.checkpoint.best_metric
     if best and best.split("/")[0] not in config.evals:
         raise UserError(f"checkpoint.best_metric is {best!r}, but config.evals has no such block; "

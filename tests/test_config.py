@@ -83,6 +83,8 @@ def test_overrides_that_do_not_fit(override, sentence):
     ("log_every", "-1", "config.log_every is -1"),
     ("data.crop_scale", "(1.0, 0.2)", "data.crop_scale"),
     ("data.randaugment", "(2,)", "data.randaugment"),
+    ("rules", "(('embed', 'modle'),)", "config.rules has"),
+    ("rules", "(('width', 'model'),)", "give pairs of one of"),
     ("objective.mask_replace", "(0.8, 0.1, 0.2)", "sum to 1"),
     ("checkpoint.best_metric", "retrieval/r_mean", "no such block; it has none"),
 ])
@@ -97,6 +99,7 @@ def test_values(key, value, sentence):
     ("model.vit_heads", "7", "not a multiple of model.vit_heads 7"),
     ("data.image_size", "128", "the former follows"),
     ("data.text_length", "600", "exceeds model.max_positions"),
+    ("model.remat_save", "('kv',)", "remat_save names 'kv'"),
     ("model.dtype", "float16", "choose 'float32' or 'bfloat16'"),
 ])
 def test_sizes(key, value, sentence):
