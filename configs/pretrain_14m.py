@@ -41,7 +41,7 @@ def pod(config):
     config.batch_size = 16384
     config.objective.momentum = 0.995**32
     config.optimizer.update(peak_lr=5.7e-4, schedule="cosine", warmup_steps=500)
-    config.model.update(scan=True, remat=True, remat_save=("qkv", "attention"))
+    config.model.update(remat=True, remat_save=("qkv", "attention"))
 
 
 def large(config):
