@@ -11,7 +11,6 @@ import pathlib
 import re
 import tempfile
 import time
-import traceback
 from typing import NamedTuple
 
 import jax
@@ -23,6 +22,8 @@ from albef_jax.step import make_train_step
 from albef_jax.targets import find_target
 
 _DONE = "*jit_step*.after_optimizations_after_buffer_assignment.txt"
+_NO_ROOM = re.compile(r"HLO temporaries \(([\d.]+)([KMG])\)")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+)(.*)$", re.MULTILINE)
 
 
@@ -30,7 +31,8 @@ class Compiled(NamedTuple):
     """A step as the compiler sees it.
 
     Attributes:
-      text: of the optimised program. arguments, temporaries: bytes per device, with padding.
+      text: of the optimised program; empty, and no arguments, where the compiler found no room.
+      arguments, temporaries: bytes per device, with padding.
       program: bytes of machine code, 0 where none was made. seconds: that it took.
     """
 
@@ -64,7 +66,7 @@ def compile_for_tpu(config, target: str) -> Compiled:
     """Compiles for a TPU target until every buffer has its place.
 
     Raises:
-      UserError: the compiler has no room for the step, or stopped for another reason.
+      UserError: the compiler stopped for another reason than lack of memory.
     """
     begin, context = time.perf_counter(), multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="albef_plan_", ignore_cleanup_errors=True) as name:
@@ -79,7 +81,11 @@ def compile_for_tpu(config, target: str) -> Compiled:
             process.kill()
             process.join()
         if not any(folder.glob(_DONE)):
-            raise UserError(f"The compiler for {target} stopped: {_reason(folder)}.")
+            reason = _reason(folder)
+            if wanted := _NO_ROOM.search(reason):
+                size = int(float(wanted.group(1)) * _UNITS[wanted.group(2)])
+                return Compiled("", 0, size, 0, time.perf_counter() - begin)
+            raise UserError(f"The compiler for {target} stopped: {reason}.")
         (program,) = folder.glob("*jit_step*.after_optimizations.txt")
         (buffers,) = folder.glob("*jit_step*.after_optimizations-buffer-assignment.txt")
         arguments, temporaries = buffer_bytes(buffers.read_text())
@@ -99,10 +105,11 @@ def buffer_bytes(text: str) -> tuple[int, int]:
 
 
 def _reason(folder):
-    """The last line of what the other process left behind."""
+    """The error that the other process left behind, in a line."""
     error = folder / "error.txt"
-    lines = error.read_text().strip().splitlines() if error.exists() else []
-    return lines[-1].rstrip(".") if lines else "it was killed; there may be too little memory here"
+    if not error.exists():
+        return "it was killed; there may be too little memory here"
+    return error.read_text()
 
 
 def _compile(config_json, target, folder):
@@ -117,5 +124,6 @@ def _compile(config_json, target, folder):
         devices = find_target(target, config.mesh.slices).devices
         lowered_step(config, make_mesh(config.mesh, devices)).compile(
             compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
-    except BaseException:
-        (pathlib.Path(folder) / "error.txt").write_text(traceback.format_exc())
+    except Exception as error:  # for the other process to tell
+        first = (str(error).splitlines() or [""])[0].rstrip(".")
+        (pathlib.Path(folder) / "error.txt").write_text(f"{type(error).__name__}: {first}")

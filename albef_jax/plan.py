@@ -110,19 +110,26 @@ def measure(config, target, epoch):
     result |= {"parts": parts, "kept": kept, "total": sum(parts.values())}
     result["fits"] = result["total"] <= target.memory
     print(tables.memory(result, target))
-    if target.devices is not None:
+    if "flops" in result:
         print(tables.work(config, result, mesh))
-    print(tables.costs(config, target, result, epoch))
+    if "prediction" in result:
+        print(tables.costs(config, target, result, epoch))
     return result
 
 
 def compile_step(config, target, mesh, parts):
-    """Compiles the step; adds to `parts` what the compiler wants, and returns the rest by name."""
+    """Compiles the step; adds to `parts` what the compiler wants, and returns the rest by name.
+
+    Where the compiler finds no room, only its temporaries are known.
+    """
     with ticking("compiling"):
         if target.is_tpu:
             compiled = compile_for_tpu(config, target.name)
         else:
             compiled = compile_here(config, mesh)
+    if not compiled.text:
+        parts["temporaries"] = compiled.temporaries
+        return {}
     parts["padding"] = compiled.arguments - sum(parts.values())
     parts |= {"temporaries": compiled.temporaries, "program": compiled.program}
     program = Program(compiled.text)

@@ -62,7 +62,9 @@ def memory(result, target) -> str:
     if not estimated:
         lines.append(f"  Of the temporaries about {result['kept'] / unit:.2f} are activations "
                      "kept for the gradient (traced; an estimate).")
-    if target.is_tpu:
+    if not estimated and "flops" not in result:
+        lines.append("  The compiler found no room and stopped: work and time are not known.")
+    elif target.is_tpu:
         lines.append("  The machine code, which was not made, takes some 0.1 to 0.3 GiB more.")
     return "\n".join(lines)
 

@@ -196,3 +196,13 @@ def test_buffers_are_those_of_the_finished_program(tmp_path):
     memory = compiled.memory_analysis()
     assert arguments == memory.argument_size_in_bytes
     assert 1.0 <= (arguments + temporaries) / memory.peak_memory_in_bytes < 1.1
+
+
+@pytest.mark.slow
+def test_a_step_without_room_names_what_would_fit(capsys):
+    pytest.importorskip("libtpu")
+    crowd = tiny("batch_size=2097152", "objective.queue_size=0")
+    result = plan(crowd, "v5e:2x2")
+    text = capsys.readouterr().out
+    assert not result["fits"] and result["parts"]["temporaries"] > 16 * 2**30
+    assert "found no room" in text and "--config.model.remat=True" in text
