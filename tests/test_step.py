@@ -234,9 +234,10 @@ DEEP = ("model.vit_depth=2", "model.text_layers=2", "model.fusion_layers=3")
 NO_DROPOUT = ("model.dropout=0.0", "model.attention_dropout=0.0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixed, switches", [
     (NO_DROPOUT, ("model.remat=True", "model.scan=True", "model.remat_save=('qkv', 'mlp')")),
-    pytest.param((), ("model.remat=True",), marks=pytest.mark.slow),  # dropout draws stay
+    ((), ("model.remat=True",)),  # dropout draws stay
 ], ids=["scan", "remat"])
 def test_scan_and_remat_change_no_value(tiny_run, fixed, switches):
     """Losses, and gradients as the optimizer has seen them."""
