@@ -122,6 +122,8 @@ def costs(config, target, result, epoch) -> str:
         ("expected", f"{p.expected:.3f} s at {p.efficiency:.0%} of the peaks (an assumption, see "
                      f"roofline.py): MFU {mfu:.0%}"),
         ("samples/s", f"{config.batch_size / p.expected:.0f}")]
+    if config.mesh.slices > 1:
+        rows.insert(2, ("not counted", "the network between slices"))
     if config.steps:
         days = config.steps * p.expected / 86400
         by_epochs = epoch and config.steps == config.epochs * (epoch // config.batch_size)
