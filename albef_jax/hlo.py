@@ -21,7 +21,7 @@ _SLICES = ("dynamic-slice", "slice", "gather")
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\](\{[^}]*\})?")
-_OPERAND = re.compile(r"%([\w.\-]+)")
+_OPERAND = re.compile(r"%([\w.\-]+(?:#\d+)?)")
 _CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations|true_computation|"
                      r"false_computation)=(?:\{([^}]*)\}|(%?[\w.\-]+))")
 _DIMS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
@@ -190,10 +190,10 @@ class Program:
         if leaf.opcode in _SLICES:
             return 2 * _bytes(leaf.arrays)
         if leaf.opcode == "dynamic-update-slice":
-            return 2 * _bytes(computation[leaf.operands[1]].arrays)
+            return 2 * _bytes(_operand(computation, leaf.operands[1]))
         written = leaf.arrays[:1] if leaf.opcode.endswith("-start") else leaf.arrays
-        return _bytes(written) + sum(_bytes(computation[name].arrays) for name in leaf.operands
-                                     if name in computation)
+        return _bytes(written) + sum(_bytes(_operand(computation, name))
+                                     for name in leaf.operands)
 
     def _moved_by_fusion(self, leaf, computation):
         """As `_moved`: slices that are read, and pieces that are written, count for themselves.
@@ -270,8 +270,15 @@ def _integer(instruction):
     return None
 
 
+def _operand(computation, operand):
+    """The arrays of an operand: `name`, or `name#2` for one of several; none if it is no name."""
+    name, _, index = operand.partition("#")
+    arrays = computation[name].arrays if name in computation else ()
+    return arrays[int(index):int(index) + 1] if index else arrays
+
+
 def _collective(kind, instruction, computation, times):
-    sent = sum(a.size for name in instruction.operands for a in computation[name].arrays)
+    sent = sum(a.size for name in instruction.operands for a in _operand(computation, name))
     group = _group_size(instruction.rest)
     source = instruction.attribute(r'op_name="([^"]*)"') or instruction.name
     return Collective(kind, times, sent * group if kind == "all-gather" else sent, group, source)
@@ -292,7 +299,7 @@ def _group_size(attributes):
 def _flops(instruction, computation):
     """FLOPs of a product or convolution, 2 per multiply-add; 0 for everything else."""
     if instruction.opcode == "dot":
-        left = computation[instruction.operands[0]].arrays[0].dims
+        left = _operand(computation, instruction.operands[0])[0].dims
         contracted = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}").split(",")
         return 2 * math.prod(instruction.arrays[0].dims) * math.prod(
             left[int(axis)] for axis in contracted if axis)
@@ -308,7 +315,7 @@ def _convolution_flops(instruction, computation):
     """
     left, right, out = (dict(zip(labels, array.dims)) for labels, array in zip(
         re.search(_DIMS, instruction.rest).groups(),
-        (*(computation[name].arrays[0] for name in instruction.operands),
+        (*(_operand(computation, name)[0] for name in instruction.operands),
          instruction.arrays[0])))
     groups = int(instruction.attribute(r"batch_group_count=(\d+)") or 1)
     products = right["i"] * out["f"] * (left["b"] // groups)

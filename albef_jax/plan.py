@@ -11,6 +11,7 @@ import threading
 import time
 
 import jax
+from jax.sharding import AbstractMesh, AxisType
 
 from albef_jax import plan_tables as tables
 from albef_jax import roofline
@@ -86,7 +87,7 @@ def plan_mesh(config, target):
     """
     if target.devices is None:
         sizes = axis_sizes(config.mesh, target.count)
-        mesh = jax.sharding.AbstractMesh(sizes, AXES)
+        mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     else:
         mesh = make_mesh(config.mesh, target.devices)
     check_groups(config.batch_size, config.group_size, config.accumulation, batch_shards(mesh))
