@@ -114,6 +114,7 @@ def test_evaluators_of_another_config(trained, tmp_path):
     assert written["config_fingerprint"] != fingerprint(config)
 
 
+@pytest.mark.slow
 def test_devices_and_batch_size_do_not_change_the_values(trained):
     """Four devices and another batch, in another process, write what one device writes."""
     workdir = trained[0]

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from albef_jax import flops
 from albef_jax.bench import random_batch
@@ -18,6 +19,7 @@ from albef_jax.tasks import make_task
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
+@pytest.mark.slow
 def test_official_step_does_less_than_the_public_code():
     """ViT-B/16 at 256 px, 512 pairs in 8 groups: the exact savings show in the compiler's count."""
     config = load_config(CONFIGS / "pretrain_4m.py", ["--config.steps=1000"])

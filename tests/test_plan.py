@@ -177,6 +177,7 @@ def test_sizes_of_memory(size, capsys):
     assert "--hbm" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_buffers_are_those_of_the_finished_program(tmp_path):
     """What is read before machine code is made agrees with what the compiler says at its end."""
     pytest.importorskip("libtpu")

@@ -25,6 +25,7 @@ def first(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another(first, tmp_path, capfd):
     """At another resolution, with a rate of nearly zero: what is saved is what came in."""
     flags = ("--config.steps=1", "--config.model.image_size=48", "--config.optimizer.peak_lr=1e-12",

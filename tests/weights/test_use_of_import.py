@@ -31,6 +31,7 @@ def imported(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_evaluate(imported):
     assert main(["evaluate", str(imported)]) == 0
     values = json.loads((imported / "results" / "dev.json").read_text())["values"]
