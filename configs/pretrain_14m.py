@@ -10,9 +10,9 @@ FOLDER (data/albef if left out): as in pretrain_4m.py, with cc12m.json. VARIANT 
 - large: ViT-L/16; huge: ViT-H/14 and a BERT of large width, whose state is spread over 8 chips
   (fsdp). 64 groups of 64.
 
-Hardware: `albef plan` says what each needs on a slice (docs/plans.md). Only `paper` has published results:
-batches of the others are larger, so their rate, momentum and warm-up are scaled by the usual
-rules (docs/training.md) and nobody has trained them.
+Hardware: `albef plan` says what each needs on a slice (docs/plans.md). Only `paper` has published
+results: batches of the others are larger, so their rate, momentum and warm-up are scaled by the
+usual rules (docs/training.md) and nobody has trained them.
 
 Expected of `paper`, published by the authors, not measured here, and from DeiT-B/16 and BERT
 weights, while this config starts from random ones: fine-tuned Flickr30K R@1 95.9 (texts) and 85.6

@@ -28,7 +28,8 @@ def test_official_step_does_less_than_the_public_code():
     task = make_task(config)
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 1000))
     state = jax.eval_shape(lambda: TrainState.create(task, optimizer, 0))
-    step = make_train_step(task, optimizer, make_mesh(devices=jax.devices()[:1]), seed=0, group_size=64)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    step = make_train_step(task, optimizer, mesh, seed=0, group_size=64)
     batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, random_batch(config)))
     lowered = step.lower(state, batch, None)
     counted = lowered.cost_analysis()["flops"] / config.batch_size

@@ -80,7 +80,8 @@ def test_a_scanned_stack_has_dropout():
 
 def test_a_loop_is_one_layer_of_program():
     def size(scan):
-        apply = jax.jit(lambda: Towers(Stacking(scan=scan)).apply({"params": parameters()}, IMAGE, IDS))
+        towers = Towers(Stacking(scan=scan))
+        apply = jax.jit(lambda: towers.apply({"params": parameters()}, IMAGE, IDS))
         return apply.lower().as_text().count("dot_general")
 
     assert size(True) < 0.75 * size(False)
