@@ -18,7 +18,7 @@ import jax
 from albef_jax.errors import UserError
 from albef_jax.estimate import abstract_batch, make_parts
 from albef_jax.sharding import abstract_state, make_mesh
-from albef_jax.step import make_train_step
+from albef_jax.step import step_of
 from albef_jax.targets import find_target
 
 _DONE = "*jit_step*.after_optimizations_after_buffer_assignment.txt"
@@ -46,9 +46,7 @@ class Compiled(NamedTuple):
 def lowered_step(config, mesh):
     """The real training step with shapes for arrays, `jax.stages.Lowered`."""
     task, optimizer = make_parts(config)
-    step = make_train_step(
-        task, optimizer, mesh, config.rules, seed=config.seed, group_size=config.group_size,
-        accumulation=config.accumulation, momentum=config.objective.momentum)
+    step = step_of(config, task, optimizer, mesh)
     return step.lower(abstract_state(task, optimizer, mesh, config.rules),
                       abstract_batch(config, mesh), None)
 

@@ -18,7 +18,7 @@ from albef_jax.sharding import (
     make_mesh,
     shard_batch,
 )
-from albef_jax.step import make_train_step
+from albef_jax.step import step_of
 from albef_jax.tasks import make_task, task_class
 
 WARM_UP = 3
@@ -75,9 +75,7 @@ def bench(config, steps):
     state = create_state(task, optimizer, config.seed, mesh, config.rules)
     rows = local_rows(mesh, config.batch_size)
     batch = shard_batch({key: x[rows] for key, x in random_batch(config).items()}, mesh)
-    step = make_train_step(
-        task, optimizer, mesh, config.rules, seed=config.seed, group_size=config.group_size,
-        accumulation=config.accumulation, momentum=config.objective.momentum)
+    step = step_of(config, task, optimizer, mesh)
     begin = time.perf_counter()
     compiled = step.lower(state, batch, None).compile()
     compile_seconds = time.perf_counter() - begin

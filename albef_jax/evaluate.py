@@ -6,15 +6,14 @@ import json
 from etils import epath
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from albef_jax.checkpoint import open_to_read
 from albef_jax.config import apply_overrides, to_json
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluators import check_task, make_evaluator
-from albef_jax.models.placement import mesh_axes
-from albef_jax.sharding import make_mesh, use_compile_cache
+from albef_jax.sharding import make_mesh, placed, use_compile_cache
 from albef_jax.state import TrainState
 from albef_jax.tables import values_table
 from albef_jax.tasks import make_task
@@ -115,15 +114,14 @@ def restore_state(workdir, config, task, mesh, step=None):
 
 def restore_parts(workdir, config, task, shapes, mesh, step=None):
     """Parts of a checkpoint by name, and its step; what has no axis names is whole everywhere."""
-    axes, rules = task.axes(), config.get("rules", ())
+    axes = task.axes()
     names = {"params": axes, "teacher": task.teacher_of(axes)}
-    placed = {part: jax.tree.map(
-        lambda x, axis: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(
-            mesh, mesh_axes(axis, x.shape, mesh, rules))),
-        tree, names.get(part) or jax.tree.map(lambda _: PartitionSpec(), tree))
-        for part, tree in shapes.items()}
+    whole = {part: jax.tree.map(lambda _: PartitionSpec(), tree)
+             for part, tree in shapes.items() if part not in names}
+    shapes = placed(shapes, {part: (names | whole)[part] for part in shapes}, mesh,
+                    config.get("rules", ()))
     with open_to_read(workdir, config.checkpoint) as checkpointer:
-        return checkpointer.restore(placed, step, partial=True)
+        return checkpointer.restore(shapes, step, partial=True)
 
 
 def fingerprint(config):

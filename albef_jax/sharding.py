@@ -128,34 +128,40 @@ def shard_batch(batch, mesh):
     return {name: place(array) for name, array in batch.items()}
 
 
-def state_shardings(task, optimizer, mesh, rules):
-    """Where each array of a state lives: a `TrainState` of `NamedSharding`s.
+def placed(shapes, axes, mesh, rules):
+    """A tree of shapes with shardings, `jax.ShapeDtypeStruct`s.
+
+    Args:
+      shapes: a tree of what has a shape and a dtype. axes: logical `PartitionSpec`s for it.
+      mesh: from `make_mesh`. rules: pairs of logical axis and mesh axis.
+    """
+    return jax.tree.map(lambda x, axis: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=NamedSharding(mesh, mesh_axes(axis, x.shape, mesh, rules))),
+        shapes, axes)
+
+
+def abstract_state(task, optimizer, mesh, rules):
+    """A `TrainState` of `jax.ShapeDtypeStruct`s with shardings.
 
     Teacher and optimizer state follow their parameters; the first axis of what a task remembers
     is called 'queue'.
 
     Args:
-      task: a `tasks.base.Task`. optimizer: an optax transformation. mesh: from `make_mesh`.
-      rules: pairs of logical axis and mesh axis.
+      task: a `tasks.base.Task`. optimizer: an optax transformation. mesh, rules: see `placed`.
     """
     shapes = jax.eval_shape(lambda: TrainState.create(task, optimizer, 0))
     axes, none = task.axes(), PartitionSpec()
-    names = TrainState(
+    return placed(shapes, TrainState(
         step=none, params=axes, teacher=task.teacher_of(axes),
         opt_state=optax.tree.map_params(optimizer, lambda _, axis: axis, shapes.opt_state, axes,
                                         transform_non_params=lambda _: none),
-        memory=jax.tree.map(lambda x: PartitionSpec(*["queue"] * (x.ndim > 0)), shapes.memory))
-    return jax.tree.map(
-        lambda shape, axis: NamedSharding(mesh, mesh_axes(axis, shape.shape, mesh, rules)),
-        shapes, names)
+        memory=jax.tree.map(lambda x: PartitionSpec(*["queue"] * (x.ndim > 0)), shapes.memory)),
+        mesh, rules)
 
 
-def abstract_state(task, optimizer, mesh, rules):
-    """A `TrainState` of `jax.ShapeDtypeStruct`s with shardings."""
-    shapes = jax.eval_shape(lambda: TrainState.create(task, optimizer, 0))
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes, state_shardings(task, optimizer, mesh, rules))
+def state_shardings(task, optimizer, mesh, rules):
+    """Where each array of a state lives: the `NamedSharding`s of `abstract_state`."""
+    return jax.tree.map(lambda x: x.sharding, abstract_state(task, optimizer, mesh, rules))
 
 
 def create_state(task, optimizer, seed, mesh, rules):

@@ -114,3 +114,10 @@ def make_train_step(task, optimizer, mesh, rules=(), *, seed, group_size, accumu
     rows = sharded_batch(mesh)
     return jax.jit(step, donate_argnums=0, in_shardings=(places, rows, rows),
                    out_shardings=(places, replicated(mesh)))
+
+
+def step_of(config, task, optimizer, mesh):
+    """`make_train_step` with the values of a config."""
+    return make_train_step(
+        task, optimizer, mesh, config.rules, seed=config.seed, group_size=config.group_size,
+        accumulation=config.accumulation, momentum=config.objective.momentum)

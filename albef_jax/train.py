@@ -33,7 +33,7 @@ from albef_jax.sharding import (
     use_compile_cache,
 )
 from albef_jax.signals import Stopped, stop_signals
-from albef_jax.step import make_train_step
+from albef_jax.step import step_of
 from albef_jax.tasks import check_fields, make_task, task_class
 from albef_jax.weights import pretrained
 from albef_jax.weights.start import check_tokenizers, read_init, take_weights
@@ -89,9 +89,7 @@ def train(config, workdir, profile=None, init=None):
         state = take_weights(stored, state, config, workdir, is_writer)
     elif init:
         say(is_writer, f"--init {init} is ignored: {workdir} goes on from its own checkpoint")
-    train_step = make_train_step(
-        task, optimizer, mesh, config.rules, seed=config.seed, group_size=config.group_size,
-        accumulation=config.accumulation, momentum=config.objective.momentum)
+    train_step = step_of(config, task, optimizer, mesh)
     if start >= config.steps:
         say(is_writer, f"{workdir} holds step {start} of {config.steps}: nothing is left to train; "
             f"`albef report {workdir}` shows it, and more config.steps or config.epochs go on")

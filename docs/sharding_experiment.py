@@ -13,9 +13,10 @@ import numpy as np
 
 from albef_jax.bench import random_batch
 from albef_jax.config import load_config
+from albef_jax.estimate import device_bytes
 from albef_jax.optim import make_optimizer, make_schedule
 from albef_jax.sharding import abstract_state, create_state, make_mesh, shard_batch
-from albef_jax.step import make_train_step
+from albef_jax.step import step_of
 from albef_jax.tasks import make_task
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -42,8 +43,7 @@ def losses(config, axes):
     """The losses of the first steps."""
     mesh, task, optimizer = parts(config, axes)
     state = create_state(task, optimizer, config.seed, mesh, config.rules)
-    step = make_train_step(task, optimizer, mesh, config.rules, seed=config.seed,
-                           group_size=config.group_size)
+    step = step_of(config, task, optimizer, mesh)
     found = []
     for number in range(STEPS):
         batch = shard_batch(random_batch(config, seed=number), mesh)
@@ -55,9 +55,7 @@ def losses(config, axes):
 def state_bytes(config, axes):
     """Bytes of the state on one device."""
     mesh, task, optimizer = parts(config, axes)
-    state = abstract_state(task, optimizer, mesh, config.rules)
-    return sum(leaf.dtype.itemsize * int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
-               for leaf in jax.tree.leaves(state))
+    return device_bytes(abstract_state(task, optimizer, mesh, config.rules))
 
 
 def table(rows):

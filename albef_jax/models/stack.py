@@ -66,4 +66,4 @@ def _is_looked_into(layer):
 def stacking(config):
     """The `Stacking` of a config's `model` block."""
     return Stacking(config.get("scan", False), config.get("remat", False),
-                    tuple(config.get("remat_save", ())))  # runs of earlier versions have none
+                    tuple(config.get("remat_save", ())))  # blocks made by hand may have none
