@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 
-from albef_jax import commands as do
 from albef_jax.errors import UserError
 
 
@@ -62,7 +61,7 @@ def add_training(commands):
     train.add_argument("--init", metavar="DIR",
                        help="start from the weights of this work directory or export")
     add_processes(train)
-    train.set_defaults(run=do.run_train)
+    train.set_defaults(run=run_train)
 
     evaluate = commands.add_parser("evaluate", help="run the evaluators of a work directory")
     evaluate.add_argument("workdir", metavar="WORKDIR")
@@ -70,11 +69,11 @@ def add_training(commands):
     evaluate.add_argument("--config", metavar="FILE.py[:variant]",
                           help="run the evaluators of this config instead of the run's own")
     add_processes(evaluate)
-    evaluate.set_defaults(run=do.run_evaluate)
+    evaluate.set_defaults(run=run_evaluate)
 
     report = commands.add_parser("report", help="write report.html: numbers, examples, curves")
     report.add_argument("workdir", metavar="WORKDIR")
-    report.set_defaults(run=do.run_report)
+    report.set_defaults(run=run_report)
 
 
 def add_inference(commands):
@@ -82,7 +81,7 @@ def add_inference(commands):
     embed = commands.add_parser("embed", help="features of a folder of images or a manifest")
     add_model(embed, "a folder of images or a manifest .json")
     embed.add_argument("--out", required=True, metavar="FILE.npz")
-    embed.set_defaults(run=do.run_embed)
+    embed.set_defaults(run=run_embed)
 
     search = commands.add_parser("search", help="find images for a text, or texts for an image")
     add_model(search, "a folder of images, a manifest .json, or an .npz file of embed")
@@ -91,7 +90,7 @@ def add_inference(commands):
     search.add_argument("-k", type=positive, default=5, help="results (%(default)s)")
     search.add_argument("--rerank", type=positive, default=0, metavar="N",
                         help="let the matching head reorder the N most similar")
-    search.set_defaults(run=do.run_search)
+    search.set_defaults(run=run_search)
 
     explain = commands.add_parser("explain", help="a picture of where a model looks for a text")
     explain.add_argument("workdir", metavar="WORKDIR", help="of a run, or an exported model")
@@ -102,7 +101,7 @@ def add_inference(commands):
                          help="matching head, word by word, or similarity (%(default)s)")
     explain.add_argument("--layer", type=int, default=-1, metavar="N",
                          help="fusion layer (itm) or ViT block (itc) to look at")
-    explain.set_defaults(run=do.run_explain)
+    explain.set_defaults(run=run_explain)
 
     answer = commands.add_parser("answer", help="answer a question about an image")
     answer.add_argument("workdir", metavar="WORKDIR", help="of a vqa run, or an exported model")
@@ -114,7 +113,7 @@ def add_inference(commands):
                         help="answers of the list that are read as a whole (%(default)s)")
     answer.add_argument("--beams", type=positive, default=3, metavar="N",
                         help="answers that are written in parallel (%(default)s)")
-    answer.set_defaults(run=do.run_answer)
+    answer.set_defaults(run=run_answer)
 
 
 def add_weights(commands):
@@ -133,7 +132,7 @@ def add_weights(commands):
                       help="a config for these weights: heads, resolution, evaluators")
     load.add_argument("--format", choices=["salesforce"], default="salesforce",
                       help="of the tensors in a .pth (%(default)s)")
-    load.set_defaults(run=do.run_import)
+    load.set_defaults(run=run_import)
 
     export = commands.add_parser("export", help="write weights for use elsewhere")
     export.add_argument("workdir", metavar="WORKDIR")
@@ -144,7 +143,7 @@ def add_weights(commands):
     export.add_argument("--weights", choices=["online", "momentum"], default="online",
                         help="%(default)s")
     export.add_argument("--step", type=int, help="checkpoint to use (the latest)")
-    export.set_defaults(run=do.run_export)
+    export.set_defaults(run=run_export)
 
 
 def add_data(commands):
@@ -159,7 +158,7 @@ def add_data(commands):
                       help="folders and .tar files with the images (the manifest's own folder)")
     look.add_argument("--config", metavar="FILE.py[:variant]",
                       help="check the sources of this config, by its limits")
-    look.set_defaults(run=do.run_data_check)
+    look.set_defaults(run=run_data_check)
     shards = data.add_parser(
         "shard", help="write image-text pairs as ArrayRecord, with smaller images")
     shards.add_argument("source", metavar="MANIFEST",
@@ -169,7 +168,7 @@ def add_data(commands):
     shards.add_argument("--out", required=True, metavar="DIR", help="read it as tfds:DIR")
     shards.add_argument("--short-side", type=positive, default=288, metavar="N",
                         help="pixels to which larger images are resized (%(default)s)")
-    shards.set_defaults(run=do.run_data_shard)
+    shards.set_defaults(run=run_data_shard)
 
 
 def add_measuring(commands):
@@ -185,7 +184,7 @@ def add_measuring(commands):
                       help="examples in an epoch (config.data.examples)")
     plan.add_argument("--suggest", action="store_true",
                       help="if it does not fit, plan it again with what should make it fit")
-    plan.set_defaults(run=do.run_plan)
+    plan.set_defaults(run=run_plan)
 
     bench = commands.add_parser("bench", help="measure the training step of a config")
     bench.add_argument("--config", required=True, metavar="FILE.py[:variant]")
@@ -204,7 +203,7 @@ def add_measuring(commands):
         bench.add_argument(f"--{name}", type=positive, default=default, metavar="N",
                            help=f"{what} (%(default)s)")
     add_processes(bench)
-    bench.set_defaults(run=do.run_bench)
+    bench.set_defaults(run=run_bench)
 
 
 def add_processes(command):
@@ -263,3 +262,176 @@ def step_range(text):
     if not 1 <= first <= last:
         raise ValueError(text)
     return first, last
+
+
+# What the sub-commands do; imports wait until one runs, so that --help and mistakes are instant.
+
+
+def run_train(args, overrides):
+    """`albef train`."""
+    from albef_jax.config import load_config
+
+    config = load_config(args.config, overrides)
+    from albef_jax.train import train
+
+    with processes_of(args):
+        train(config, args.workdir, args.profile, args.init)
+    return 0
+
+
+def run_evaluate(args, overrides):
+    """`albef evaluate`."""
+    from albef_jax.config import load_config
+    from albef_jax.evaluate import evaluate
+
+    evals = load_config(args.config).evals if args.config else None
+    with processes_of(args):
+        evaluate(args.workdir, args.step, overrides, evals)
+    return 0
+
+
+def run_plan(args, overrides):
+    """`albef plan`: 0 if the step fits."""
+    from albef_jax.config import load_config
+    from albef_jax.preflight.plan import plan
+
+    config = load_config(args.config, overrides)
+    result = plan(config, args.target, args.hbm, args.examples, args.suggest)
+    return 0 if result["fits"] else 1
+
+
+def run_bench(args, overrides):
+    """`albef bench`."""
+    from albef_jax.config import load_config
+
+    config = load_config(args.config, overrides)
+    if args.input:
+        from albef_jax.preflight.bench_input import bench_input
+
+        bench_input(config, args.photos, args.mfu)
+    elif args.retrieval:
+        from albef_jax.preflight.bench_retrieval import bench_retrieval
+
+        with processes_of(args):
+            bench_retrieval(config, args.images, args.texts, args.k, args.batch_size)
+    else:
+        from albef_jax.preflight.bench import bench
+
+        with processes_of(args):
+            bench(config, args.steps)
+    return 0
+
+
+def run_import(args, overrides):
+    """`albef import`: the sentence about the tokenizer comes last, where it is seen."""
+    from etils import epath
+
+    from albef_jax.config import load_config
+    from albef_jax.weights.importer import import_file
+
+    if not args.config:
+        named(args, overrides)  # nothing may be left over
+    config = load_config(args.config, overrides) if args.config else None
+    print(import_file(args.path, args.out, args.kind, args.heads, args.image_size,
+                      args.tokenizer, config))
+    if not (epath.Path(args.out) / "tokenizer").is_dir():
+        print(f"{args.out} has no tokenizer, which everything with text needs: import with "
+              "--tokenizer bert-base-uncased, or the folder of the one it was trained with",
+              file=sys.stderr)
+    return 0
+
+
+def run_export(args, rest):
+    """`albef export`."""
+    from albef_jax.weights.export import export
+
+    print(export(**named(args, rest)))
+    return 0
+
+
+def run_embed(args, rest):
+    """`albef embed`."""
+    from albef_jax.inference.commands import embed
+
+    embed(**named(args, rest))
+    return 0
+
+
+def run_search(args, rest):
+    """`albef search`."""
+    from albef_jax.inference.commands import search
+
+    search(**named(args, rest))
+    return 0
+
+
+def run_answer(args, rest):
+    """`albef answer`."""
+    from albef_jax.inference.commands import answer
+
+    answer(**named(args, rest))
+    return 0
+
+
+def run_explain(args, rest):
+    """`albef explain`."""
+    from albef_jax.inference.commands import explain
+
+    explain(**named(args, rest))
+    return 0
+
+
+def run_report(args, rest):
+    """`albef report`."""
+    from albef_jax.report import report
+
+    print(report(**named(args, rest)))
+    return 0
+
+
+def run_data_check(args, rest):
+    """`albef data check`: 0 if training would start."""
+    from albef_jax.config import load_config
+    from albef_jax.preflight.check import check
+
+    if args.config:
+        config = load_config(args.config, rest)
+    else:
+        config = named(args, rest)["config"]  # None, and nothing may be left over
+    problems = check(args.manifests, args.image_roots, config)
+    for problem in problems:
+        print(f"albef: {problem}", file=sys.stderr)
+    if not problems:
+        print("training would start")
+    return 2 if problems else 0
+
+
+def run_data_shard(args, rest):
+    """`albef data shard`."""
+    from albef_jax.preflight.check import source_block
+    from albef_jax.data.shard import shard
+    from albef_jax.data.sources import make_source
+
+    named(args, rest)  # nothing may be left over
+    source = make_source(source_block(args.source, args.image_roots))
+    print(shard(source, args.out, args.short_side))
+    return 0
+
+
+def processes_of(args):
+    """This process as one of several, where there are several: a context manager."""
+    from albef_jax.parallel.processes import joined
+
+    return joined(args.coordinator, args.processes, args.process, args.process_timeout,
+                  args.hang_timeout)
+
+
+def named(args, rest):
+    """The arguments by name, for a command without a config.
+
+    Raises:
+      UserError: there are others.
+    """
+    if rest:
+        raise UserError(f"The argument {rest[0]!r} is not understood; see albef --help.")
+    return {name: value for name, value in vars(args).items() if name != "run"}

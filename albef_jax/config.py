@@ -13,7 +13,7 @@ from albef_jax.files import local_copy
 
 # Activations that can be kept where layers are recomputed, named in models/layers.py and bert.py.
 REMAT_POINTS = ("qkv", "attention", "mlp")
-# What `rules` may say: names of models/placement.py and of sharding.py, and axes of the mesh.
+# What `rules` may say: names of parallel/axes.py, and axes of the mesh.
 LOGICAL_AXES = ("embed", "mlp", "heads", "vocab", "queue")
 MESH_AXES = ("data", "fsdp", "model", None)
 
@@ -38,7 +38,7 @@ def default_config():
         data=-1, fsdp=1,  # both split the batch, fsdp also the state
         model=1,  # splits layers
         slices=1)  # TPU slices on a slower network; they divide `data`
-    # Logical axes of parameters (models/placement.py) and the mesh axes that split them.
+    # Logical axes of parameters (parallel/axes.py) and the mesh axes that split them.
     config.rules = (("embed", "fsdp"), ("mlp", "model"), ("heads", "model"), ("vocab", "model"))
     config.model = model = ConfigDict(dict(
         image_size=256, patch_size=16, vit_width=768, vit_depth=12, vit_heads=12,

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from albef_jax import flops
-from albef_jax.checkpoint import Checkpointer
+from albef_jax.models import flops
+from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.config import check_model, check_values
 from albef_jax.data.pipeline import TrainPipeline
 from albef_jax.data.sources import make_source
@@ -17,27 +17,26 @@ from albef_jax.data.text import load_tokenizer, make_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluators import check_task, make_evaluator
 from albef_jax.files import uploaded
-from albef_jax.guards import check_finite, readable_out_of_memory, saved_on_error
-from albef_jax.metrics import MetricsWriter, Pending, StepTimer, Throughput
-from albef_jax.optim import make_optimizer, make_schedule
-from albef_jax.processes import wait_for_all
+from albef_jax.run.guards import check_finite, readable_out_of_memory, saved_on_error
+from albef_jax.run.metrics import MetricsWriter, Pending, StepTimer, Throughput
+from albef_jax.core.optim import make_optimizer, make_schedule
+from albef_jax.parallel.processes import wait_for_all
 from albef_jax.report import report_at_end
-from albef_jax.sharding import (
-    abstract_state,
+from albef_jax.core.state import abstract_state, create_state
+from albef_jax.parallel.mesh import (
     batch_shards,
     check_groups,
-    create_state,
     local_rows,
     make_mesh,
     shard_batch,
     use_compile_cache,
 )
-from albef_jax.signals import Stopped, stop_signals
-from albef_jax.step import step_of
+from albef_jax.parallel.signals import Stopped, stop_signals
+from albef_jax.core.step import step_of
 from albef_jax.tasks import check_fields, make_task, task_class
 from albef_jax.weights import pretrained
 from albef_jax.weights.start import check_tokenizers, read_init, take_weights
-from albef_jax.workdir import compare_config, make_writable, write_config
+from albef_jax.run.workdir import compare_config, make_writable, write_config
 
 
 def train(config, workdir, profile=None, init=None):

@@ -3,7 +3,7 @@
     albef train --config configs/demo.py --workdir runs/demo
     albef train --config configs/demo.py:noise --workdir runs/noise
 
-Model: Li et al., https://arxiv.org/abs/2107.07651, made tiny; data: `albef_jax/data/scenes`, made
+Model: Li et al., https://arxiv.org/abs/2107.07651, made tiny; data: `albef_jax/scenes`, made
 on the first run. The held-out scenes hold pairs of colour and shape that training never shows.
 `noise` swaps or damages 40% of the training captions; docs/results.md compares the switches of
 the paper's ablation on it.
@@ -11,7 +11,7 @@ Hardware: sized for two CPU cores. Expected: docs/results.md.
 """
 
 from albef_jax.config import default_config
-from albef_jax.data.scenes.levels import DEMO
+from albef_jax.scenes.levels import DEMO
 
 
 def get_config(variant=None):

@@ -6,7 +6,7 @@ after `make demo`; `vqa`, `nlvr`, `ve`, `retrieval` and `grounding` are tasks, `
 text assignment, which `nlvr` starts from (--init runs/tasks/nlvr_pretrain).
 
 Model: Li et al., https://arxiv.org/abs/2107.07651, made tiny; data: derived from the scene graphs
-(`albef_jax/data/scenes`). The held-out scenes hold kinds of objects that training never shows.
+(`albef_jax/scenes`). The held-out scenes hold kinds of objects that training never shows.
 Hardware: sized for two CPU cores. Expected: docs/results.md.
 """
 

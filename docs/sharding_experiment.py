@@ -11,12 +11,13 @@ import pathlib
 import jax
 import numpy as np
 
-from albef_jax.bench import random_batch
+from albef_jax.preflight.bench import random_batch
 from albef_jax.config import load_config
-from albef_jax.estimate import device_bytes
-from albef_jax.optim import make_optimizer, make_schedule
-from albef_jax.sharding import abstract_state, create_state, make_mesh, shard_batch
-from albef_jax.step import step_of
+from albef_jax.preflight.estimate import device_bytes
+from albef_jax.core.optim import make_optimizer, make_schedule
+from albef_jax.core.state import abstract_state, create_state
+from albef_jax.parallel.mesh import make_mesh, shard_batch
+from albef_jax.core.step import step_of
 from albef_jax.tasks import make_task
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"

@@ -18,10 +18,10 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
 
-from albef_jax.bench import random_batch  # noqa: E402
+from albef_jax.preflight.bench import random_batch  # noqa: E402
 from albef_jax.config import load_config  # noqa: E402
-from albef_jax.optim import make_optimizer, make_schedule  # noqa: E402
-from albef_jax.state import TrainState  # noqa: E402
+from albef_jax.core.optim import make_optimizer, make_schedule  # noqa: E402
+from albef_jax.core.state import TrainState  # noqa: E402
 from albef_jax.tasks import make_task  # noqa: E402
 
 

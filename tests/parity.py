@@ -24,16 +24,18 @@ import ml_collections
 import numpy as np
 import optax
 
-from albef_jax import sharding, step
+from albef_jax.parallel import mesh as sharding
+from albef_jax.core import step
 from albef_jax.models.albef import Albef
 from albef_jax.objectives import masking, matching
 from albef_jax.objectives.distillation import ema, soft_cross_entropy
-from albef_jax.state import TrainState
+from albef_jax.core.state import TrainState
 from albef_jax.tasks import make_task, pretrain
-from albef_jax.weights import importer, salesforce
+from albef_jax.weights import importer
+from albef_jax.weights.foreign import salesforce
 from albef_jax.weights import report as imports
-from albef_jax.weights.kinds import KINDS
-from albef_jax.weights.torch_file import read_tensors
+from albef_jax.weights.foreign.kinds import KINDS
+from albef_jax.weights.foreign.torch_file import read_tensors
 
 # Case (its meta.json's "case", else the folder's name) -> file with `run(case_dir, report)`.
 RUNNERS = {"retrieval": "parity_retrieval", "grounding": "parity_retrieval", "vqa": "parity_vqa",

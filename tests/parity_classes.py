@@ -9,15 +9,15 @@ import numpy as np
 import parity
 
 from albef_jax.objectives.distillation import ema
-from albef_jax.sharding import replicated
-from albef_jax.state import TrainState
+from albef_jax.parallel.mesh import replicated
+from albef_jax.core.state import TrainState
 from albef_jax.tasks import make_task
 from albef_jax.tasks.text_assignment import AssignmentDraws
 from albef_jax.weights import importer
 from albef_jax.weights import report as imports
-from albef_jax.weights.kinds import KINDS, sizes
-from albef_jax.weights.salesforce import write_tensors
-from albef_jax.weights.torch_file import read_tensors
+from albef_jax.weights.foreign.kinds import KINDS, sizes
+from albef_jax.weights.foreign.salesforce import write_tensors
+from albef_jax.weights.foreign.torch_file import read_tensors
 
 
 class Case:

@@ -7,7 +7,7 @@ import numpy as np
 import parity
 from parity import EXACT, GRAD_NORM, GRADIENT, LOSS, OUTPUT, STATE, TRAINED
 
-from albef_jax import optim
+from albef_jax.core import optim
 from albef_jax.models.albef import Albef
 
 

@@ -14,7 +14,9 @@ import numpy as np
 import parity
 from parity import EXACT, GRADIENT, LOSS, STATE
 
-from albef_jax import processes, sharding, step
+from albef_jax.parallel import processes
+from albef_jax.parallel import mesh as sharding
+from albef_jax.core import step
 
 
 def main():

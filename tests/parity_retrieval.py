@@ -8,7 +8,7 @@ import parity
 from albef_jax.evaluators import grounding, retrieval
 from albef_jax.objectives import contrastive
 from albef_jax.tasks.retrieval import RetrievalDraws
-from albef_jax.weights.interpolation import upsample
+from albef_jax.models.resample import upsample
 
 WAYS = (("i2t", "txt"), ("t2i", "img"))  # ours, and the names of the recorded recalls
 

@@ -8,7 +8,7 @@ from parity_classes import Case
 
 from albef_jax.models.vqa import Vqa
 from albef_jax.objectives.distillation import ema
-from albef_jax.weights.salesforce import write_tensors
+from albef_jax.weights.foreign.salesforce import write_tensors
 
 
 class VqaCase(Case):

@@ -12,7 +12,7 @@ from albef_jax.config import (
     to_json,
 )
 from albef_jax.errors import UserError
-from albef_jax.sharding import check_groups
+from albef_jax.parallel.mesh import check_groups
 
 
 def test_json_round_trip():

@@ -8,10 +8,10 @@ import pytest
 from albef_jax.config import check_model, check_values, load_config
 from albef_jax.data.sources import resolve_source
 from albef_jax.evaluators import COMMON_FIELDS, EVALUATORS
-from albef_jax.optim import make_schedule
-from albef_jax.sharding import check_groups
+from albef_jax.core.optim import make_schedule
+from albef_jax.parallel.mesh import check_groups
 from albef_jax.tasks import TASKS, make_task
-from albef_jax.weights.kinds import KINDS
+from albef_jax.weights.foreign.kinds import KINDS
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(FOLDER.glob("*.py"))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from albef_jax.checkpoint import Checkpointer
+from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.cli import main
 from albef_jax.config import default_config, to_json
 from albef_jax.data.sources import make_source
@@ -19,9 +19,9 @@ from albef_jax.data.text import clean_caption, train_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluate import evaluate, fingerprint
 from albef_jax.evaluators import make_evaluator
-from albef_jax.optim import make_optimizer, make_schedule
-from albef_jax.sharding import make_mesh
-from albef_jax.state import TrainState
+from albef_jax.core.optim import make_optimizer, make_schedule
+from albef_jax.parallel.mesh import make_mesh
+from albef_jax.core.state import TrainState
 from albef_jax.tasks import make_task
 
 ROOT = Path(__file__).parents[1]

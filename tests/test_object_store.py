@@ -122,7 +122,7 @@ from pytest import raises
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.weights.torch_file import read_tensors
+from albef_jax.weights.foreign.torch_file import read_tensors
 def sentence(call, argument):
     with raises(UserError) as caught:
         call(argument)

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albef_jax import flops
-from albef_jax.bench import random_batch
+from albef_jax.models import flops
+from albef_jax.preflight.bench import random_batch
 from albef_jax.config import load_config
-from albef_jax.optim import make_optimizer, make_schedule
-from albef_jax.sharding import make_mesh
-from albef_jax.state import TrainState
-from albef_jax.step import make_train_step
+from albef_jax.core.optim import make_optimizer, make_schedule
+from albef_jax.parallel.mesh import make_mesh
+from albef_jax.core.state import TrainState
+from albef_jax.core.step import make_train_step
 from albef_jax.tasks import make_task
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -14,7 +14,7 @@ import pytest
 
 from albef_jax.tasks.pretrain import Pretrain, PretrainDraws
 from albef_jax.objectives.masking import MaskingDraws
-from albef_jax.weights import salesforce
+from albef_jax.weights.foreign import salesforce
 
 GOLDEN = Path(os.environ.get("ALBEF_GOLDEN", Path(__file__).parent / "golden"))
 # Sizes that none of the recordings has: towers of different widths, one layer each, 25 patches.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from albef_jax.data.image import decode, open_image, read
+from albef_jax.data.images.pillow import decode, open_image, read
 from albef_jax.data.pipeline import make_engine, num_workers, prefetch, view_rows
 from albef_jax.data.sources.base import Source
 from albef_jax.data.text import Tokenizer, clean

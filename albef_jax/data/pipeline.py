@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from albef_jax.data.image import BlindEngine, PillowEngine, draw_train
+from albef_jax.data.images.pillow import BlindEngine, PillowEngine, draw_train
 from albef_jax.data.sources.base import Source
 from albef_jax.data.text import Tokenizer, clean
 from albef_jax.errors import UserError
@@ -53,7 +53,7 @@ def make_engine(data_config):
         raise UserError(f"data.engine={name!r} is unknown; use 'auto', 'tf' or 'pillow'.")
     if not has_tf:
         raise UserError("data.engine='tf' needs TensorFlow; install it or use 'pillow'.")
-    from albef_jax.data.image_tf import TfEngine  # TensorFlow is slow to import, and optional
+    from albef_jax.data.images.tf import TfEngine  # TensorFlow is slow to import, and optional
 
     return TfEngine(data_config.image_size, workers)
 

@@ -16,7 +16,7 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from albef_jax.data.image import BrokenImage, decode, is_plain_jpeg, open_image, read
+from albef_jax.data.images.pillow import BrokenImage, decode, is_plain_jpeg, open_image, read
 from albef_jax.data.sources.base import Source
 from albef_jax.data.sources.tfds_source import IMAGE_IDS, SHARD_PLAN
 from albef_jax.errors import UserError

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from albef_jax.data.eval_sets import EvalRows
 from albef_jax.data.sources import make_source
-from albef_jax.sharding import local_rows, replicated, shard_batch
-from albef_jax.signals import may_stop
+from albef_jax.parallel.mesh import local_rows, replicated, shard_batch
+from albef_jax.parallel.signals import may_stop
 
 # Batches sent ahead of the results: the host gathers the next rows while the device works.
 IN_FLIGHT = 2

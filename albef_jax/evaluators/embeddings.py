@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from albef_jax.sharding import replicated
+from albef_jax.parallel.mesh import replicated
 
 # Of a device's memory, for one table; training and evaluation share the rest.
 SHARE = 4

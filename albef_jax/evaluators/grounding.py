@@ -8,7 +8,7 @@ import numpy as np
 
 from albef_jax.errors import UserError
 from albef_jax.evaluators.batches import Rows, percent
-from albef_jax.weights.interpolation import upsample
+from albef_jax.models.resample import upsample
 
 MATCHED = 0.5  # least overlap of a right box
 

@@ -16,7 +16,7 @@ from albef_jax.data.eval_sets import EvalSet
 from albef_jax.data.sources import make_source
 from albef_jax.evaluators.batches import run_batches, whole_rows
 from albef_jax.evaluators.embeddings import Table, on_devices, slabs
-from albef_jax.sharding import replicated, sharded_batch
+from albef_jax.parallel.mesh import replicated, sharded_batch
 
 # Pairs are scored in batches of texts up to these lengths: most captions are half the longest.
 LENGTH_QUANTILES = (0.4, 0.8, 1.0)

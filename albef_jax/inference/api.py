@@ -18,7 +18,7 @@ from albef_jax.inference.features import FeatureModel
 from albef_jax.inference.model import Model
 from albef_jax.weights.report import Report, unflatten
 from albef_jax.weights.stored import is_export, read_export, read_parts
-from albef_jax.workdir import read_config
+from albef_jax.run.workdir import read_config
 
 WEIGHTS = ("online", "momentum")
 MODELS = {"pretrain": FeatureModel, "retrieval": FeatureModel, "vqa": AnswerModel,

@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 
-from albef_jax.data.image import BrokenImage, decode, open_image
+from albef_jax.data.images.pillow import BrokenImage, decode, open_image
 from albef_jax.errors import UserError
 from albef_jax.files import is_remote, uploaded
 from albef_jax.inference.api import load
@@ -15,7 +15,7 @@ from albef_jax.inference.collection import Features, open_collection
 from albef_jax.inference.explain import draw
 from albef_jax.inference.features import check_query
 from albef_jax.inference.inputs import read_file
-from albef_jax.sharding import use_compile_cache
+from albef_jax.parallel.mesh import use_compile_cache
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_ANSWERS = 5

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from albef_jax.data.text import PREFIX
 from albef_jax.errors import UserError
 from albef_jax.models import gradcam
-from albef_jax.weights.interpolation import upsample
+from albef_jax.models.resample import upsample
 
 MODES = ("itm", "itc")
 COLOURS = "turbo"  # matplotlib's name

@@ -22,7 +22,7 @@ from albef_jax.inference.inputs import (
 )
 from albef_jax.inference.model import Model
 from albef_jax.models.albef import Albef
-from albef_jax.weights.kinds import kind_of
+from albef_jax.weights.foreign.kinds import kind_of
 
 
 class Hit(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from albef_jax.data.eval_sets import encode_for_evaluation
-from albef_jax.data.image import BrokenImage, decode, load_eval, read
+from albef_jax.data.images.pillow import BrokenImage, decode, load_eval, read
 from albef_jax.data.sources.base import Source
 from albef_jax.data.text import clean
 from albef_jax.errors import UserError

@@ -24,7 +24,7 @@ from albef_jax.models.layers import (
     padding_bias,
     visible,
 )
-from albef_jax.models.placement import gathered, named
+from albef_jax.parallel.axes import gathered, named
 from albef_jax.models.stack import Stacking
 
 LAYER_NORM_EPS = 1e-12

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from albef_jax.models.placement import constrain, gathered, is_split, named
+from albef_jax.parallel.axes import constrain, gathered, is_split, named
 
 Dtype = jnp.dtype
 NORMAL_002 = nn.initializers.normal(0.02)
@@ -95,7 +95,7 @@ class Dense(nn.Module):
     """Affine layer `[..., i] -> [..., features]`; see `dense`.
 
     Attributes:
-      axes: names of the kernel's axes; see `models.placement`.
+      axes: names of the kernel's axes; see `parallel.axes`.
     """
 
     features: int

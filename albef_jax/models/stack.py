@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from albef_jax.models.layers import MAPS
-from albef_jax.models.placement import whole
+from albef_jax.parallel.axes import whole
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,15 +16,15 @@ import jinja2
 import albef_jax
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.evaluate import mesh_of, restore_state
+from albef_jax.run.restore import mesh_of, restore_state
 from albef_jax.report import panels
 from albef_jax.report.examples import Examples
 from albef_jax.report.heat import find_heat
 from albef_jax.report.history import read_history
 from albef_jax.report.rows import find_rows
-from albef_jax.sharding import make_mesh, replicated, use_compile_cache
+from albef_jax.parallel.mesh import make_mesh, replicated, use_compile_cache
 from albef_jax.tasks import make_task
-from albef_jax.workdir import read_config
+from albef_jax.run.workdir import read_config
 
 TEMPLATES = str(epath.Path(__file__).parent)
 LABELS = {"itm_accuracy_random": "random negatives", "itm_accuracy_hard": "hard negatives",

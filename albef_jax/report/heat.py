@@ -12,7 +12,7 @@ from albef_jax.inference.explain import (
     word_shares,
 )
 from albef_jax.report.examples import data_uri, spread
-from albef_jax.weights.kinds import kind_of
+from albef_jax.weights.foreign.kinds import kind_of
 
 EXAMPLES = 5
 WORDS = 10  # of a text; of a longer one those of most heat

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from albef_jax.models.albef import scale_initial_weights
-from albef_jax.models.placement import axis_names
+from albef_jax.parallel.axes import axis_names
 
 
 class Aux(NamedTuple):

@@ -10,11 +10,11 @@ from albef_jax.config import to_json
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.files import absolute, completed
-from albef_jax.weights.kinds import kind_of
+from albef_jax.weights.foreign.kinds import kind_of
 from albef_jax.weights.report import Report, as_path, fault
-from albef_jax.weights.salesforce import to_tensors
+from albef_jax.weights.foreign.salesforce import to_tensors
 from albef_jax.weights.stored import FORMAT, WEIGHTS_FILE, read_workdir
-from albef_jax.weights.torch_writer import write_torch_file
+from albef_jax.weights.foreign.torch_writer import write_torch_file
 
 FORMATS = ("salesforce", "safetensors")
 WEIGHTS = ("online", "momentum")

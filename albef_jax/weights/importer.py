@@ -6,17 +6,17 @@ import os
 from etils import epath
 import numpy as np
 
-from albef_jax.checkpoint import Checkpointer
+from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.config import default_config
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.weights.interpolation import resize_positions
-from albef_jax.weights.kinds import MEMORY, detect, kind_of, sizes
+from albef_jax.models.resample import resize_positions
+from albef_jax.weights.foreign.kinds import MEMORY, detect, kind_of, sizes
 from albef_jax.weights.report import Report, fault, unflatten
-from albef_jax.weights.salesforce import shapes_there, to_leaf
+from albef_jax.weights.foreign.salesforce import shapes_there, to_leaf
 from albef_jax.weights.stored import is_export, read_export
-from albef_jax.weights.torch_file import let_go, read_tensors
-from albef_jax.workdir import write_config
+from albef_jax.weights.foreign.torch_file import let_go, read_tensors
+from albef_jax.run.workdir import write_config
 
 REPORT_FILE = "import.txt"  # in the work directory
 

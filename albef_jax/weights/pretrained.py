@@ -6,8 +6,9 @@ import os
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.files import local_copy
-from albef_jax.weights import bert, vit
-from albef_jax.weights.torch_file import read_tensors
+from albef_jax.weights.foreign import bert
+from albef_jax.weights.foreign import vit
+from albef_jax.weights.foreign.torch_file import read_tensors
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")

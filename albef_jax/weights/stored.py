@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from albef_jax.checkpoint import open_to_read
+from albef_jax.run.checkpoint import open_to_read
 from albef_jax.config import from_json
 from albef_jax.errors import UserError
-from albef_jax.weights.kinds import kind_of
+from albef_jax.weights.foreign.kinds import kind_of
 from albef_jax.weights.report import Report, as_path, fault, flatten
-from albef_jax.weights.torch_file import read_metadata, read_tensors
-from albef_jax.workdir import read_config
+from albef_jax.weights.foreign.torch_file import read_metadata, read_tensors
+from albef_jax.run.workdir import read_config
 
 WEIGHTS_FILE = "model.safetensors"  # in an export folder
 FORMAT = "albef_jax"  # in the file's metadata

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from albef_jax.errors import UserError
-from albef_jax.weights.interpolation import resize_positions
-from albef_jax.weights.kinds import KINDS
+from albef_jax.models.resample import resize_positions
+from albef_jax.weights.foreign.kinds import KINDS
 from albef_jax.weights.report import as_path, fault
 
 # A path of the new state -> the path of the old state that it comes from, or, as a string, the

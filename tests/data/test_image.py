@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from albef_jax.data import randaugment
-from albef_jax.data.image import (
+from albef_jax.data.images import randaugment
+from albef_jax.data.images.pillow import (
     BrokenImage,
     Draw,
     PillowEngine,
@@ -67,7 +67,7 @@ def engine(request):
     if request.param == "pillow":
         return lambda size: PillowEngine(size, 2)
     pytest.importorskip("tensorflow")
-    from albef_jax.data.image_tf import TfEngine
+    from albef_jax.data.images.tf import TfEngine
 
     return lambda size: TfEngine(size, 2)
 
@@ -107,7 +107,7 @@ def test_sequence_equals_the_public_code(sequence):
 @pytest.mark.parametrize("sign", [0.1, 0.9])
 def test_tf_operation_equals_pillow(name, sign):
     pytest.importorskip("tensorflow")
-    from albef_jax.data.image_tf import TfEngine
+    from albef_jax.data.images.tf import TfEngine
 
     operations = [randaugment.operation(name, 7, sign)]
     with_pillow = augment(lambda size: PillowEngine(size, 2), operations)
@@ -193,7 +193,7 @@ def test_shrinking_while_decoding_changes_little(photo_jpeg):
 
 def test_engines_show_the_same_picture(photo_jpeg, odd_files):
     pytest.importorskip("tensorflow")
-    from albef_jax.data.image_tf import TfEngine
+    from albef_jax.data.images.tf import TfEngine
 
     files = [photo_jpeg(90, 120), photo_jpeg(333, 257), photo_jpeg(700, 900), ARRAYS["image"]]
     files += odd_files.values()

@@ -8,7 +8,7 @@ from PIL import Image
 import pytest
 
 from albef_jax.config import default_config
-from albef_jax.data.check import check
+from albef_jax.preflight.check import check
 from albef_jax.data.eval_sets import EvalRows
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import train_tokenizer

@@ -9,10 +9,10 @@ import threading
 import numpy as np
 import pytest
 
-from albef_jax.data.scenes import builder
-from albef_jax.data.scenes.captions import is_true
-from albef_jax.data.scenes.generate import VERSION, make_scene
-from albef_jax.data.scenes.levels import DEMO
+from albef_jax.scenes import builder
+from albef_jax.scenes.captions import is_true
+from albef_jax.scenes.generate import VERSION, make_scene
+from albef_jax.scenes.levels import DEMO
 from albef_jax.data.sources import make_source
 from albef_jax.errors import UserError
 

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from albef_jax.checkpoint import Checkpointer
-from albef_jax.optim import make_optimizer, make_schedule
-from albef_jax.state import TrainState
+from albef_jax.run.checkpoint import Checkpointer
+from albef_jax.core.optim import make_optimizer, make_schedule
+from albef_jax.core.state import TrainState
 from albef_jax.tasks import make_task
-from albef_jax.workdir import read_config
+from albef_jax.run.workdir import read_config
 
 ROOT = Path(__file__).parents[2]
 INSTALLED = Path(sys.executable).parent / "albef"

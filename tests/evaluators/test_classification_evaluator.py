@@ -10,7 +10,7 @@ import pytest
 from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
 from albef_jax.evaluators.classification import is_right
-from albef_jax.sharding import make_mesh
+from albef_jax.parallel.mesh import make_mesh
 
 COUNT = 23
 SIZE = 16

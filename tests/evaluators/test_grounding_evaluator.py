@@ -10,7 +10,7 @@ import pytest
 from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
 from albef_jax.evaluators.grounding import best_proposal, iou
-from albef_jax.sharding import make_mesh
+from albef_jax.parallel.mesh import make_mesh
 
 SIZE, GRID = 16, 4
 LEFT, RIGHT, ALL = [0, 0, 20, 10], [20, 0, 20, 10], [0, 0, 40, 10]

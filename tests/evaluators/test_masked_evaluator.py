@@ -7,7 +7,7 @@ import pytest
 from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
 from albef_jax.evaluators.masked import draw_masked
-from albef_jax.sharding import make_mesh
+from albef_jax.parallel.mesh import make_mesh
 
 
 def build(source, data_config, tokenizer, seed=0, batch_size=8, **fields):

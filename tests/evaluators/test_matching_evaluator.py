@@ -12,7 +12,7 @@ from albef_jax.evaluators import make_evaluator
 from albef_jax.evaluators.matching import (
     candidates, negative_pairs, one_text_per_image, sample, split_groups,
 )
-from albef_jax.sharding import make_mesh
+from albef_jax.parallel.mesh import make_mesh
 
 
 def build(source, data_config, tokenizer, seed=0, **fields):

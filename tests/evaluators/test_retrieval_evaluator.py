@@ -11,7 +11,7 @@ from albef_jax.errors import UserError
 from albef_jax.evaluators import embeddings, held_out, make_evaluator, retrieval
 from albef_jax.evaluators.held_out import blocks_by_image, in_calls
 from albef_jax.evaluators.retrieval import UNSCORED, best_of_each, candidates, ranks, recalls
-from albef_jax.sharding import make_mesh
+from albef_jax.parallel.mesh import make_mesh
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "retrieval"
 

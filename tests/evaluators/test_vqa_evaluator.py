@@ -12,7 +12,7 @@ from albef_jax.data.text import train_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
 from albef_jax.evaluators.answer_scores import RightAnswers, answer_type, normalise_answer
-from albef_jax.sharding import make_mesh
+from albef_jax.parallel.mesh import make_mesh
 
 ANSWERS = ["yes", "no", "2", "red", "dark red"]
 

@@ -7,12 +7,12 @@ from PIL import Image
 import pytest
 
 import albef_jax
-from albef_jax.checkpoint import Checkpointer
+from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.config import load_config, to_json
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import clean_caption, train_tokenizer
-from albef_jax.optim import make_optimizer, make_schedule
-from albef_jax.state import TrainState
+from albef_jax.core.optim import make_optimizer, make_schedule
+from albef_jax.core.state import TrainState
 from albef_jax.tasks import make_task
 
 SCENES = 16

@@ -12,14 +12,14 @@ from PIL import Image
 import pytest
 
 import albef_jax
-from albef_jax.data.image import load_eval
+from albef_jax.data.images.pillow import load_eval
 from albef_jax.data.text import SPECIAL_TOKENS, clean_caption
 from albef_jax.errors import UserError
 from albef_jax.models.albef import Albef
 from albef_jax.tasks import make_task
 from albef_jax.weights.export import export
 from albef_jax.weights.importer import import_file
-from albef_jax.weights.torch_writer import write_torch_file
+from albef_jax.weights.foreign.torch_writer import write_torch_file
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

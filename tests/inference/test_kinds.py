@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 import albef_jax
-from albef_jax.checkpoint import Checkpointer
+from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.cli import main
 from albef_jax.config import load_config, to_json
 from albef_jax.data.answers import encode_answers
-from albef_jax.data.image import load_eval
+from albef_jax.data.images.pillow import load_eval
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.inference.api import MODELS
 from albef_jax.inference.classes import ClassModel
-from albef_jax.optim import make_optimizer, make_schedule
-from albef_jax.state import TrainState
+from albef_jax.core.optim import make_optimizer, make_schedule
+from albef_jax.core.state import TrainState
 from albef_jax.tasks import TASKS, make_task
 
 ANSWERS = ["red", "a small circle", "blue", "circle and square"]

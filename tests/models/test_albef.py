@@ -11,7 +11,7 @@ import pytest
 from albef_jax.config import default_config
 from albef_jax.models.albef import PIXEL_MEAN, PIXEL_STD, Albef, normalise_image
 from albef_jax.tasks import make_task
-from albef_jax.weights import salesforce
+from albef_jax.weights.foreign import salesforce
 
 MANIFESTS = Path(__file__).parents[1] / "golden" / "manifests"
 # float32 sums in another order; values are of order 1.

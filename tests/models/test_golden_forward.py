@@ -11,7 +11,7 @@ from albef_jax.models.albef import Albef
 from albef_jax.models.classification import TextAssignment
 from albef_jax.models.vqa import Vqa
 from albef_jax.weights.importer import fitted_config, read_official
-from albef_jax.weights.kinds import KINDS, sizes
+from albef_jax.weights.foreign.kinds import KINDS, sizes
 from albef_jax.weights.report import Report, unflatten
 
 GOLDEN = Path(__file__).parents[1] / "golden"

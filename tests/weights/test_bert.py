@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from albef_jax.checkpoint import Checkpointer
+from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.config import load_config
 from albef_jax.data.text import load_tokenizer, train_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.models.bert import Bert
-from albef_jax.optim import make_optimizer, make_schedule
-from albef_jax.sharding import make_mesh
+from albef_jax.core.optim import make_optimizer, make_schedule
+from albef_jax.parallel.mesh import make_mesh
 from albef_jax.tasks import make_task
 from albef_jax.train import initial_state
 from albef_jax.weights import pretrained
 from albef_jax.weights.report import flatten
-from albef_jax.weights.torch_writer import write_torch_file
+from albef_jax.weights.foreign.torch_writer import write_torch_file
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "minilm" / "hidden_states.npz"
 LAYER = {  # Hugging Face's names and shapes of one layer, width 32 and MLP 64

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from albef_jax.config import default_config
-from albef_jax.evaluate import restore_params
-from albef_jax.sharding import make_mesh
+from albef_jax.run.restore import restore_params
+from albef_jax.parallel.mesh import make_mesh
 from albef_jax.tasks import make_task
 from albef_jax.weights.export import export
 from albef_jax.weights.importer import import_file
-from albef_jax.weights.kinds import KINDS
-from albef_jax.weights.torch_file import read_tensors
-from albef_jax.weights.torch_writer import write_torch_file
-from albef_jax.workdir import read_config
+from albef_jax.weights.foreign.kinds import KINDS
+from albef_jax.weights.foreign.torch_file import read_tensors
+from albef_jax.weights.foreign.torch_writer import write_torch_file
+from albef_jax.run.workdir import read_config
 
 MANIFESTS = Path(__file__).parents[1] / "golden" / "manifests"
 pytestmark = pytest.mark.slow

@@ -12,11 +12,11 @@ from albef_jax.config import load_config
 from albef_jax.errors import UserError
 from albef_jax.weights.export import export
 from albef_jax.weights.importer import REPORT_FILE, import_file
-from albef_jax.weights.interpolation import resize_positions
-from albef_jax.weights.kinds import KINDS
+from albef_jax.models.resample import resize_positions
+from albef_jax.weights.foreign.kinds import KINDS
 from albef_jax.weights.stored import read_stored
-from albef_jax.weights.torch_file import read_tensors
-from albef_jax.weights.torch_writer import write_torch_file
+from albef_jax.weights.foreign.torch_file import read_tensors
+from albef_jax.weights.foreign.torch_writer import write_torch_file
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = Path(__file__).parents[1] / "tiny.py"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from albef_jax.cli import main
-from albef_jax.weights.interpolation import resize_positions
+from albef_jax.models.resample import resize_positions
 from albef_jax.weights.stored import read_stored
 
 TINY = Path(__file__).parents[1] / "tiny.py"

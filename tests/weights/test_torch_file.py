@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from albef_jax.errors import UserError
-from albef_jax.weights.torch_file import LEGACY, STORAGES, read_metadata, read_tensors
-from albef_jax.weights.torch_writer import write_torch_file
+from albef_jax.weights.foreign.torch_file import LEGACY, STORAGES, read_metadata, read_tensors
+from albef_jax.weights.foreign.torch_writer import write_torch_file
 
 DTYPES = [np.dtype(dtype) for dtype in STORAGES.values()]
 

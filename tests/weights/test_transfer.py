@@ -9,7 +9,7 @@ import pytest
 
 from albef_jax.config import default_config
 from albef_jax.errors import UserError
-from albef_jax.weights.kinds import KINDS
+from albef_jax.weights.foreign.kinds import KINDS
 from albef_jax.weights.report import Report
 from albef_jax.weights.stored import Stored
 from albef_jax.weights.transfer import RULES, lost_memory, reason_to_ignore, rule_for, transfer

@@ -8,7 +8,7 @@ import pytest
 
 import albef_jax
 from albef_jax.cli import main
-from albef_jax.weights.torch_writer import write_torch_file
+from albef_jax.weights.foreign.torch_writer import write_torch_file
 
 TESTS = Path(__file__).parents[1]
 SIZES = ["vit_depth=3", "vit_heads=4", "vit_mlp_ratio=4.0", "text_layers=3", "fusion_layers=3",

@@ -11,9 +11,9 @@ from albef_jax.config import load_config
 from albef_jax.errors import UserError
 from albef_jax.tasks import make_task
 from albef_jax.weights import pretrained
-from albef_jax.weights.interpolation import resize_positions
+from albef_jax.models.resample import resize_positions
 from albef_jax.weights.report import flatten
-from albef_jax.weights.torch_writer import write_torch_file
+from albef_jax.weights.foreign.torch_writer import write_torch_file
 
 BLOCK = {  # timm's names and shapes of one block, width 32 and MLP 64
     "norm1": (32,), "norm2": (32,), "attn.qkv": (96, 32), "attn.proj": (32, 32),

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from albef_jax.data.scenes.captions import is_true
-from albef_jax.data.scenes.generate import CAPTIONS, VERSION
-from albef_jax.data.scenes.graph import SPLITS, pick, scene_rng
-from albef_jax.data.scenes.levels import get_level
-from albef_jax.data.scenes.noise import damage
-from albef_jax.data.scenes.vocabulary import task_words
+from albef_jax.scenes.captions import is_true
+from albef_jax.scenes.generate import CAPTIONS, VERSION
+from albef_jax.scenes.graph import SPLITS, pick, scene_rng
+from albef_jax.scenes.levels import get_level
+from albef_jax.scenes.noise import damage
+from albef_jax.scenes.vocabulary import task_words
 from albef_jax.data.sources.base import Source
 from albef_jax.errors import UserError
 
@@ -67,7 +67,7 @@ class ScenesSource(Source):
         self._swapped, self._damaged = swapped, damaged
         self._captions = functools.lru_cache(REMEMBERED)(self._read_captions)
         self._graph = functools.lru_cache(REMEMBERED)(self._read_graph)
-        from albef_jax.data.scenes.builder import open_scenes  # TFDS takes a second to import
+        from albef_jax.scenes.builder import open_scenes  # TFDS takes a second to import
 
         self._records = open_scenes(level, split, size, seed, data_dir)
         self.fingerprint = (

@@ -9,14 +9,14 @@ import functools
 
 import numpy as np
 
-from albef_jax.data.scenes.curtains import draw_curtain
-from albef_jax.data.scenes.generate import VERSION
-from albef_jax.data.scenes.graph import pick, sample_graph, scene_rng
-from albef_jax.data.scenes.hypotheses import LABELS, suppose
-from albef_jax.data.scenes.phrases import kinds_of, point_out
-from albef_jax.data.scenes.proposals import propose, width_height
-from albef_jax.data.scenes.questions import answer_list, ask
-from albef_jax.data.scenes.statements import Statements
+from albef_jax.scenes.curtains import draw_curtain
+from albef_jax.scenes.generate import VERSION
+from albef_jax.scenes.graph import pick, sample_graph, scene_rng
+from albef_jax.scenes.hypotheses import LABELS, suppose
+from albef_jax.scenes.phrases import kinds_of, point_out
+from albef_jax.scenes.proposals import propose, width_height
+from albef_jax.scenes.questions import answer_list, ask
+from albef_jax.scenes.statements import Statements
 from albef_jax.data.sources.base import Source
 from albef_jax.data.sources.scenes_source import REMEMBERED, ScenesSource
 from albef_jax.errors import UserError

@@ -1,0 +1,1 @@
+"""The training step: task, optimizer, state and step of a config."""

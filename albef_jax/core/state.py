@@ -1,0 +1,80 @@
+"""TrainState: everything that a run needs to go on, in one pytree; and where it lives."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+import optax
+
+from albef_jax.parallel.mesh import placed
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """The state between two steps.
+
+    There is no random state: keys are functions of seed, step and group.
+
+    Attributes:
+      step: int32 scalar, the number of finished steps.
+      params: the online parameters, float32.
+      teacher: the EMA of the parts that have a teacher; may be an empty dict.
+      opt_state: of the optimizer.
+      memory: what the task carries from step to step (queues, pointer).
+    """
+
+    step: jax.Array
+    params: Any
+    teacher: Any
+    opt_state: Any
+    memory: Any
+
+    @classmethod
+    def create(cls, task, optimizer: optax.GradientTransformation, seed):
+        """The state of step 0; call it under jit to make the arrays where they will live.
+
+        Args:
+          task: a `tasks.base.Task`. optimizer: from `optim.make_optimizer`.
+          seed: of parameters and queues.
+        """
+        params_key, memory_key = jax.random.split(jax.random.key(seed))
+        params = task.init(params_key)
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            # A copy: the state is donated, and one buffer cannot be donated twice.
+            teacher=jax.tree.map(jnp.copy, task.teacher_of(params)),
+            opt_state=optimizer.init(params),
+            memory=task.init_memory(memory_key),
+        )
+
+
+def abstract_state(task, optimizer, mesh, rules):
+    """A `TrainState` of `jax.ShapeDtypeStruct`s with shardings.
+
+    Teacher and optimizer state follow their parameters; the first axis of what a task remembers
+    is called 'queue'.
+
+    Args:
+      task: a `tasks.base.Task`. optimizer: an optax transformation. mesh, rules: see `placed`.
+    """
+    shapes = jax.eval_shape(lambda: TrainState.create(task, optimizer, 0))
+    axes, none = task.axes(), PartitionSpec()
+    return placed(shapes, TrainState(
+        step=none, params=axes, teacher=task.teacher_of(axes),
+        opt_state=optax.tree.map_params(optimizer, lambda _, axis: axis, shapes.opt_state, axes,
+                                        transform_non_params=lambda _: none),
+        memory=jax.tree.map(lambda x: PartitionSpec(*["queue"] * (x.ndim > 0)), shapes.memory)),
+        mesh, rules)
+
+
+def state_shardings(task, optimizer, mesh, rules):
+    """Where each array of a state lives: the `NamedSharding`s of `abstract_state`."""
+    return jax.tree.map(lambda x: x.sharding, abstract_state(task, optimizer, mesh, rules))
+
+
+def create_state(task, optimizer, seed, mesh, rules):
+    """The state of step 0, each array made where it will live."""
+    return jax.jit(lambda: TrainState.create(task, optimizer, seed),
+                   out_shardings=state_shardings(task, optimizer, mesh, rules))()

@@ -1,0 +1,1 @@
+"""Pixels: decoding, geometry and augmentation, in two engines."""

@@ -1,0 +1,248 @@
+"""Images for training and evaluation: random draws, geometry, and the Pillow engine.
+
+Every random choice is drawn here, in numpy, from a generator that belongs to one example. Both
+engines (this file; `image_tf.py`) only carry the draw out, so they show the same picture.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from albef_jax.data.images import randaugment
+from albef_jax.data.sources.base import Source
+
+CROP_TRIES = 10
+ASPECT_RATIO = (3 / 4, 4 / 3)
+REDUCTIONS = (8, 4, 2)  # what a JPEG decoder can shrink by at no cost
+REDUCING_GAP = 2.0  # shrink only while this much resolution is left over for the real resize
+
+
+class BrokenImage(Exception):
+    """The image cannot be read; the message is the reason, in a few words."""
+
+
+class Draw(NamedTuple):
+    """All random choices for one training image, independent of its size.
+
+    areas, ratios: share of the image area and width / height of each crop try, [10]; [0] where the
+        whole image is shown.
+    corner: place of the crop in [0, 1), (y, x).
+    """
+
+    areas: np.ndarray
+    ratios: np.ndarray
+    corner: tuple[float, float]
+    flip: bool
+    operations: tuple[randaugment.Operation, ...]
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def draw_train(rng: np.random.Generator, data_config) -> Draw:
+    """Draws crop, flip and RandAugment operations as configured."""
+    tries = CROP_TRIES if data_config.crop_scale else 0
+    areas = rng.uniform(*(data_config.crop_scale or (1, 1)), tries)
+    ratios = np.exp(rng.uniform(*np.log(ASPECT_RATIO), tries))
+    corner_y, corner_x, flip = rng.random(3)
+    count, magnitude = data_config.randaugment
+    operations = randaugment.draw_operations(rng, count, magnitude)
+    return Draw(areas, ratios, (corner_y, corner_x), bool(flip < data_config.flip), operations)
+
+
+def crop_box(draw: Draw, height: int, width: int) -> Box:
+    """The crop of torchvision's RandomResizedCrop: the first try that fits, else the centre.
+
+    The whole image, in whatever shape, for a draw without tries.
+    """
+    if not len(draw.areas):
+        return Box(0, 0, height, width)
+    for area, ratio in zip(draw.areas, draw.ratios):
+        w = round(float(np.sqrt(height * width * area * ratio)))
+        h = round(float(np.sqrt(height * width * area / ratio)))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(draw.corner[0] * (height - h + 1))
+            return Box(top, int(draw.corner[1] * (width - w + 1)), h, w)
+    narrow, wide = ASPECT_RATIO
+    w = max(1, min(width, round(height * wide)))
+    h = max(1, min(height, round(width / narrow)))
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def reduction(box: Box, size: int) -> int:
+    """How much a JPEG may be shrunk while decoding without a visible change after the resize."""
+    largest = min(box.height, box.width) / (size * REDUCING_GAP)
+    return next((factor for factor in REDUCTIONS if factor <= largest), 1)
+
+
+def reduce_box(box: Box, factor: int, height: int, width: int) -> Box:
+    """The same rectangle on an image [height, width] that was decoded `factor` times smaller."""
+    top, left = round(box.top / factor), round(box.left / factor)
+    return Box(
+        top,
+        left,
+        min(round(box.height / factor), -(-height // factor) - top),
+        min(round(box.width / factor), -(-width // factor) - left),
+    )
+
+
+def open_image(data: bytes | np.ndarray) -> Image.Image:
+    """Reads the header of an encoded image, or wraps pixels uint8 [h, w, 3].
+
+    Raises:
+        BrokenImage: it is empty or in no known format.
+    """
+    if isinstance(data, np.ndarray):
+        return Image.fromarray(data)
+    if not data:
+        raise BrokenImage("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError:
+        raise BrokenImage("too many pixels") from None
+    except Exception:  # decoders raise anything on damaged headers
+        raise BrokenImage("not an image") from None
+
+
+def is_plain_jpeg(image: Image.Image) -> bool:
+    """Whether an opened image is a JPEG in colour or grey, which every decoder reads alike."""
+    return image.format == "JPEG" and image.mode in ("RGB", "L")
+
+
+def decode(image: Image.Image) -> Image.Image:
+    """Decodes an opened image to RGB; transparency is dropped.
+
+    Raises:
+        BrokenImage: the data is damaged or ends too early.
+    """
+    try:
+        return image.convert("RGB")
+    except Exception as error:  # decoders raise anything on damaged data
+        raise BrokenImage(str(error) or type(error).__name__) from None
+
+
+def load_train(data: bytes | np.ndarray, draw: Draw, size: int) -> np.ndarray:
+    """Decodes, crops, resizes and augments one image as drawn.
+
+    Args:
+        data: encoded image or pixels uint8 [h, w, 3].
+        draw: the random choices.
+        size: side of the result.
+
+    Returns:
+        uint8 [size, size, 3].
+
+    Raises:
+        BrokenImage: the image cannot be decoded.
+    """
+    image = open_image(data)
+    width, height = image.size
+    box = crop_box(draw, height, width)
+    factor = reduction(box, size) if is_plain_jpeg(image) else 1
+    if factor > 1:
+        image.draft(None, (width // factor, height // factor))
+        box = reduce_box(box, factor, height, width)
+    image = decode(image)
+    image = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+    image = image.resize((size, size), Image.Resampling.BICUBIC)
+    if draw.flip:
+        image = ImageOps.mirror(image)
+    for name, value in draw.operations:
+        image = randaugment.apply_operation(image, name, value)
+    return np.asarray(image)
+
+
+def load_eval(data: bytes | np.ndarray, size: int) -> np.ndarray:
+    """Decodes one image and resizes it to uint8 [size, size, 3]; the aspect ratio is not kept.
+
+    Raises:
+        BrokenImage: the image cannot be decoded.
+    """
+    image = decode(open_image(data))
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def read(source: Source, index: int) -> bytes | np.ndarray:
+    """The image of an example as stored.
+
+    Raises:
+        BrokenImage: it is missing or cannot be read.
+    """
+    try:
+        return source.image(index)
+    except FileNotFoundError:
+        raise BrokenImage("missing") from None
+    except OSError as error:
+        raise BrokenImage(error.strerror or str(error)) from None
+
+
+class BlindEngine:
+    """Shows nothing: black images, to measure what the texts alone give away."""
+
+    name = "nothing (data.blind)"
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def load(self, source, indices, draws, parallel_map=map):
+        """See `PillowEngine.load`."""
+        images = np.zeros((len(indices), self.size, self.size, 3), np.uint8)
+        return images, [None] * len(indices)
+
+
+class PillowEngine:
+    """Loads images with Pillow; runs wherever Python runs."""
+
+    name = "pillow"
+
+    def __init__(self, size: int, workers: int):
+        del workers  # the threads are those of `parallel_map`
+        self.size = size
+
+    def load(
+        self,
+        source: Source,
+        indices: Sequence[int],
+        draws: Sequence[Draw | None],
+        parallel_map: Callable[..., Iterable] = map,
+    ) -> tuple[np.ndarray, list[str | None]]:
+        """Loads the images of some examples.
+
+        Args:
+            source: where they are.
+            indices: b examples.
+            draws: the random choices of each, None for evaluation.
+            parallel_map: `map`, or the ordered map of a thread pool (Pillow drops the GIL).
+
+        Returns:
+            images uint8 [b, size, size, 3], zero where broken; and per image None or what is wrong.
+        """
+        images = np.zeros((len(indices), self.size, self.size, 3), np.uint8)
+
+        def load_row(row: int, index: int, draw: Draw | None) -> str | None:
+            try:
+                data = read(source, index)
+                if draw is None:
+                    images[row] = load_eval(data, self.size)
+                else:
+                    images[row] = load_train(data, draw, self.size)
+            except BrokenImage as error:
+                return str(error)
+            return None
+
+        problems = parallel_map(load_row, range(len(indices)), indices, draws)
+        return images, list(problems)

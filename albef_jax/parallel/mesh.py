@@ -1,0 +1,167 @@
+"""The device mesh and where arrays live on it."""
+
+import functools
+import os
+import pathlib
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from albef_jax.errors import UserError
+from albef_jax.parallel.axes import BATCH_AXES, mesh_axes
+
+AXES = (*BATCH_AXES, "model")
+
+
+def use_compile_cache():
+    """Keeps compiled programs in the user's cache folder, unless the user chose another."""
+    if not jax.config.jax_compilation_cache_dir:
+        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "albef_jax"))
+
+
+def make_mesh(settings=None, devices=None):
+    """A mesh with the axes 'data', 'fsdp' and 'model'.
+
+    Args:
+      settings: `config.mesh`: devices along each axis (-1: the rest) and the number of slices;
+        None: all on 'data'.
+      devices: of all processes, or those given.
+
+    Raises:
+      UserError: the devices do not divide so.
+    """
+    devices = devices or jax.devices()
+    sizes = axis_sizes(settings or {"data": -1, "fsdp": 1, "model": 1}, len(devices))
+    slices = settings.slices if settings else 1
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    else:
+        grid = sliced_grid(sizes, slices, devices)
+    # Auto axes: indexing a sharded batch inside a linen module is an error on Explicit ones.
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def axis_sizes(settings, count):
+    """Devices along each of `AXES`.
+
+    Raises:
+      UserError: they do not multiply to `count`.
+    """
+    sizes = [settings[axis] for axis in AXES]
+    known = int(np.prod([size for size in sizes if size > 0]))
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise UserError(f"config.mesh has data, fsdp and model = {sizes}; give numbers of devices, "
+                        "and -1 for the rest at most once.")
+    sizes = [count // known if size == -1 else size for size in sizes]
+    if int(np.prod(sizes)) != count:
+        raise UserError(
+            f"config.mesh wants data x fsdp x model = {' x '.join(map(str, sizes))} devices, but "
+            f"there are {count}; set one of them to -1 and the others to divisors of {count}.")
+    return tuple(sizes)
+
+
+def sliced_grid(sizes, slices, devices):
+    """A grid of devices whose outermost steps along 'data' go from slice to slice.
+
+    Raises:
+      UserError: the devices are not in so many slices, or 'data' does not divide over them.
+    """
+    data, *inside = sizes
+    by_slice = {getattr(device, "slice_index", None) for device in devices}
+    by_process = {device.process_index for device in devices}
+    if data % slices or slices not in (len(by_slice), len(by_process)):
+        raise UserError(
+            f"config.mesh.slices is {slices}, but the devices are in {len(by_slice)} slice(s) and "
+            f"{len(by_process)} process(es), and data is {data}; slices must be one of the first "
+            "two and divide the last.")
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *inside), (slices, *[1] * len(inside)), devices,
+        process_is_granule=len(by_slice) != slices, allow_split_physical_axes=True)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """The number of parts that a batch is split into."""
+    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+
+
+def replicated(mesh: Mesh):
+    """Sharding of arrays that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded_batch(mesh: Mesh):
+    """Sharding of arrays whose first axis is split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+@functools.lru_cache(maxsize=64)
+def local_rows(mesh: Mesh, batch_size: int):
+    """The rows of a global batch that this process's devices hold: int array, in order.
+
+    Where 'model' spans processes, several of them hold the same rows.
+    """
+    indices = sharded_batch(mesh).addressable_devices_indices_map((batch_size,))
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows, in indices.values()]))
+
+
+def shard_batch(batch, mesh):
+    """Places a dict of numpy arrays, this process's `local_rows`, on the mesh."""
+    local = len(local_rows(mesh, batch_shards(mesh)))  # parts of the batch that are here
+    sharding = sharded_batch(mesh)
+
+    def place(array):
+        rows = len(array) // local * batch_shards(mesh)
+        here = local_rows(mesh, rows)
+
+        def part(index):
+            start, stop, _ = index[0].indices(rows)
+            first = int(np.searchsorted(here, start))
+            return array[first:first + stop - start]
+
+        return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, part)
+
+    return {name: place(array) for name, array in batch.items()}
+
+
+def placed(shapes, axes, mesh, rules):
+    """A tree of shapes with shardings, `jax.ShapeDtypeStruct`s.
+
+    Args:
+      shapes: a tree of what has a shape and a dtype. axes: logical `PartitionSpec`s for it.
+      mesh: from `make_mesh`. rules: pairs of logical axis and mesh axis.
+    """
+    return jax.tree.map(lambda x, axis: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=NamedSharding(mesh, mesh_axes(axis, x.shape, mesh, rules))),
+        shapes, axes)
+
+
+def check_groups(batch_size, group_size, accumulation, devices):
+    """Checks that a batch divides into groups, micro-steps and devices.
+
+    Args:
+      devices: `batch_shards` of the mesh.
+
+    Raises:
+      UserError: with the sizes that would fit.
+    """
+    if group_size < 2:
+        raise UserError(f"group_size is {group_size}; hard negatives need at least 2.")
+    if batch_size < 1 or accumulation < 1:
+        raise UserError(f"batch_size is {batch_size} and accumulation {accumulation}; both must "
+                        "be at least 1.")
+    if batch_size % group_size:
+        raise UserError(
+            f"batch_size {batch_size} is not a multiple of group_size {group_size}; set "
+            f"batch_size to {batch_size // group_size * group_size or group_size} or choose a "
+            "group_size that divides it.")
+    groups = batch_size // group_size
+    if groups % accumulation or (groups // accumulation) % devices:
+        unit = accumulation * devices
+        raise UserError(
+            f"batch_size {batch_size} makes {groups} groups of {group_size}, which do not "
+            f"divide over {accumulation} micro-step(s) x {devices} device(s); set batch_size to "
+            f"{max(groups // unit, 1) * unit * group_size} or group_size to a divisor of "
+            f"{batch_size / unit:g}.")

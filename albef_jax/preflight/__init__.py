@@ -1,0 +1,1 @@
+"""What is known before a run: its cost, its speed, its data."""

@@ -1,0 +1,226 @@
+"""`albef bench --input`: images per second of the input pipeline alone, both engines in turn."""
+
+import io
+import json
+import multiprocessing
+import os
+from pathlib import Path
+import tempfile
+import time
+
+import numpy as np
+from PIL import Image
+
+from albef_jax.models import flops
+from albef_jax.errors import UserError
+
+CORES = (1, 2)
+PHOTOS, SHAPE, QUALITY = 256, (375, 500), 90
+BATCH, STEPS, ROUNDS = 64, 4, 5  # a round is so many steps of each engine
+DEVICES = ("NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3", "TPU v4", "TPU v5 lite", "TPU v6 lite")
+
+
+def bench_input(config, photos="", mfu=0.4):
+    """Measures and prints images per second, the cost of each stage, and what a step needs.
+
+    Args:
+      config: a locked config; its image size, crops, RandAugment and text length count.
+      photos: a folder of JPEG files; '': noise with the spectrum of photographs, 500 x 375.
+      mfu: utilisation at which the needs of a device are computed.
+
+    Returns:
+      {(cores, engine): images per second}, medians of the rounds.
+
+    Raises:
+      UserError: the folder has no JPEG files, or TensorFlow is missing.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        manifest = Path(scratch, "rows.json")
+        manifest.write_text(json.dumps(rows_of(photos or write_photos(scratch))))
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        found = {}
+        for cores in [cores for cores in CORES if cores <= available]:
+            with multiprocessing.get_context("spawn").Pool(1, on_cores, (cores,)) as pool:
+                found |= pool.apply(measure, (str(manifest), config.data.to_dict(), cores))
+                pool.close()
+                pool.join()
+    report(config, found, mfu)
+    return {key: value["rate"] for key, value in found.items()}
+
+
+def rows_of(folder):
+    """Rows of a manifest of the JPEG files of a folder, each with a caption."""
+    paths = sorted(path for path in Path(folder).iterdir()
+                   if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not paths:
+        raise UserError(f"{folder} holds no .jpg files; give another folder of photographs.")
+    paths = (paths * -(-BATCH // len(paths)))[:max(len(paths), BATCH)]
+    return [{"image": str(path.absolute()), "caption": "a photograph of noise"} for path in paths]
+
+
+def write_photos(folder):
+    """Writes noise whose amplitudes fall with frequency as those of photographs do."""
+    rng = np.random.default_rng(0)
+    for number in range(PHOTOS):
+        Path(folder, f"{number:03d}.jpg").write_bytes(photo(rng))
+    return folder
+
+
+def photo(rng):
+    """A JPEG file of about 110 kB."""
+    height, width = SHAPE
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    amplitude = np.maximum(frequency, 1 / width) ** -1.1
+
+    def field():
+        values = np.fft.irfft2(amplitude * np.exp(2j * np.pi * rng.random(amplitude.shape)), SHAPE)
+        return (values - values.mean()) / values.std()
+
+    light = field()
+    pixels = np.stack([128 + 50 * light + 15 * field() for _ in "rgb"], axis=-1)
+    file = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
+
+
+def on_cores(cores):
+    """Keeps this process to some cores, where the system can do that."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+
+def measure(manifest, data, cores):
+    """In a process of its own: {(cores, engine): rates of the rounds, CPU time, stages}."""
+    from ml_collections import ConfigDict
+
+    from albef_jax.data.pipeline import TrainPipeline
+    from albef_jax.data.sources import make_source
+    from albef_jax.data.text import train_tokenizer
+
+    source = make_source(f"json:{manifest}")
+    tokenizer = train_tokenizer(source.words(), 100)
+    pipelines = {}
+    for engine in ("pillow", "tf"):
+        config = ConfigDict(data | {"engine": engine, "workers": cores, "blind": False})
+        pipelines[engine] = TrainPipeline(source, tokenizer, config, BATCH, seed=0)
+        list(pipelines[engine].iterate(0, STEPS))  # warm-up, compilation
+    seconds = {engine: [] for engine in pipelines}
+    for number in range(ROUNDS):
+        for engine, pipeline in pipelines.items():
+            start = (number + 1) * STEPS
+            begin, cpu = time.perf_counter(), time.process_time()
+            for _ in pipeline.iterate(start, start + STEPS):
+                pass
+            seconds[engine].append((time.perf_counter() - begin, time.process_time() - cpu))
+    images = BATCH * STEPS
+    return {
+        (cores, engine): {
+            "rate": images / float(np.median([wall for wall, _ in times])),
+            "rates": [images / wall for wall, _ in times],
+            "cpu": float(np.median([cpu for _, cpu in times])) / images,
+            "stages": stages(source, config, engine) if cores == 1 else {},
+        } for engine, times in seconds.items()}
+
+
+def stages(source, config, engine):
+    """Seconds of CPU per image of each stage, one image after the other."""
+    from albef_jax.data.images import pillow as images
+    from albef_jax.data.images import randaugment
+
+    size = config.image_size
+    draws = [images.draw_train(np.random.default_rng(i), config) for i in range(len(source))]
+    spent = {}
+
+    def stage(name, function, *columns):
+        function(*(column[0] for column in columns))  # warm-up
+        begin = time.process_time()
+        results = [function(*row) for row in zip(*columns)]
+        spent[name] = (time.process_time() - begin) / len(results)
+        return results
+
+    contents = stage("read", source.image, range(len(source)))
+    if engine == "tf":
+        return spent | tf_stages(contents, draws, size)
+    decoded = stage("decode", lambda data: images.decode(images.open_image(data)), contents)
+    boxes = [images.crop_box(draw, image.height, image.width)
+             for draw, image in zip(draws, decoded)]
+
+    def resize(image, box):
+        corners = box.left, box.top, box.left + box.width, box.top + box.height
+        return image.crop(corners).resize((size, size), Image.Resampling.BICUBIC)
+
+    def augment(image, draw):
+        for name, value in draw.operations:
+            image = randaugment.apply_operation(image, name, value)
+        return np.asarray(image)
+
+    resized = stage("crop, resize", resize, decoded, boxes)
+    stage("RandAugment", augment, resized, draws)
+    return spent
+
+
+def tf_stages(contents, draws, size):
+    """As `stages`, of the tf engine: what its graph costs, cut off after each stage."""
+    import tensorflow as tf
+
+    from albef_jax.data.images import tf as image_tf
+
+    tf.get_logger().setLevel("ERROR")  # it warns of functions that are made in a loop
+    engine = image_tf.TfEngine(size, 1)
+    begin = time.process_time()
+    items = [image_tf._prepare(0, data, draw, size) for data, draw in zip(contents, draws)]
+    spent = {"header and boxes": (time.process_time() - begin) / len(items)}
+    columns = {name: np.array([item[name] for item in items], kind)
+               for name, (_, kind) in image_tf._SIGNATURE.items()}
+
+    def decode(item):
+        return item | {"image": image_tf._pixels(item["contents"], item["box"], 1)}
+
+    def resize(item):
+        return item | {"image": image_tf._resize(item["image"], item["box"], size)}
+
+    def finish(item):
+        return item | {"image": engine._finish(item["image"], item["flip"])}
+
+    def augment(item):
+        return engine._load_row(item)[1]
+
+    before = 0.0
+    for name, functions in (("hand over", ()), ("decode, crop", (decode,)),
+                            ("resize", (decode, resize)), ("round, flip", (decode, resize, finish)),
+                            ("RandAugment", (augment,))):
+        @tf.function
+        def run(columns):
+            dataset = tf.data.Dataset.from_tensor_slices(columns)
+            for function in functions:
+                dataset = dataset.map(function)
+            return dataset.reduce(0, lambda count, _: count + 1)
+
+        run(columns)  # warm-up
+        begin = time.process_time()
+        run(columns)
+        total = (time.process_time() - begin) / len(items)
+        spent[name], before = total - before, total
+    return spent
+
+
+def report(config, found, mfu):
+    """Prints rates, ratios, stages, and what devices need."""
+    need = flops.step_flops(config)["total"]
+    for (cores, engine), value in found.items():
+        low, high = min(value["rates"]), max(value["rates"])
+        print(f"{cores} core(s), {engine:6s} {value['rate']:7.1f} images/s (rounds {low:.1f} to "
+              f"{high:.1f}), {1000 * value['cpu']:.2f} ms of CPU per image")
+    for cores in sorted({cores for cores, _ in found}):
+        tf, pillow = (found[cores, engine] for engine in ("tf", "pillow"))
+        print(f"{cores} core(s), tf / pillow: {tf['rate'] / pillow['rate']:.2f} by time, "
+              f"{pillow['cpu'] / tf['cpu']:.2f} by CPU")
+    for engine in ("pillow", "tf"):
+        value = found[1, engine]
+        rest = {"batch assembly, the rest": value["cpu"] - sum(value["stages"].values())}
+        for name, seconds in (value["stages"] | rest).items():
+            print(f"{engine:6s} {name:25s} {1000 * seconds:6.2f} ms per image")
+    best = found[1, "tf"]["rate"]
+    for kind in DEVICES:
+        samples = mfu * flops.PEAK_BF16[kind] / need
+        print(f"{kind:22s} {samples:7.1f} samples/s at {mfu:.0%} MFU: {samples / best:5.2f} cores")

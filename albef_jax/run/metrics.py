@@ -1,0 +1,301 @@
+"""What a run tells about itself: a line or a bar, metrics.jsonl, TensorBoard, W&B; and its pace."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import hashlib
+import importlib
+import json
+import math
+import sys
+import time
+from typing import Any
+
+from etils import epath
+import jax
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import register_writer_factory
+from tqdm import tqdm
+
+from albef_jax.errors import UserError
+from albef_jax.files import GrowingFile, absolute, is_remote
+from albef_jax.run.tables import evaluation_tables
+
+# What a line of training shows, in this order; everything else is in metrics.jsonl.
+_LINE = {
+    "loss": "loss {:.4f}",
+    "itc": "itc {:.4f}",
+    "itm": "itm {:.4f}",
+    "mlm": "mlm {:.4f}",
+    "accuracy": "accuracy {:.1%}",
+    "answer_accuracy": "accuracy {:.1%}",
+    "alpha": "alpha {:.2f}",
+    "lr": "lr {:.2e}",
+    "samples_per_sec_per_device": "{:.4g} samples/s/device",
+    "tflops_per_device": "{:.3g} TFLOP/s/device",
+    "mfu": "MFU {:.1%}",
+    "data_wait": "data wait {:.1%}",
+}
+
+
+class Throughput:
+    """Turns steps, wall seconds and seconds of waiting for data into the rates of a run."""
+
+    def __init__(self, batch_size: int, device_count: int, flops_per_sample: float,
+                 peak_flops: float | None):
+        """Takes what does not change in a run.
+
+        Args:
+          batch_size: global samples per step.
+          device_count: devices of all processes.
+          flops_per_sample: analytic FLOPs (see `flops.py`).
+          peak_flops: FLOP/s of one device; None leaves MFU out.
+        """
+        self._samples_per_device = batch_size / device_count
+        self._flops_per_sample = flops_per_sample
+        self._peak_flops = peak_flops
+
+    def rates(self, steps: int, seconds: float, data_wait: float) -> dict[str, float]:
+        """Returns the rates of an interval.
+
+        Args:
+          steps: training steps in it, at least 1.
+          seconds: its wall time, above 0.
+          data_wait: seconds of it that the loop waited for a batch.
+
+        Returns:
+          step_time (s), samples_per_sec_per_device, tflops_per_device, data_wait (share of the
+          time) and, where the peak is known, mfu (share of the peak).
+        """
+        samples = self._samples_per_device * steps / seconds
+        flops = samples * self._flops_per_sample
+        rates = {"step_time": seconds / steps, "samples_per_sec_per_device": samples,
+                 "tflops_per_device": flops / 1e12, "data_wait": data_wait / seconds}
+        return rates | ({"mfu": flops / self._peak_flops} if self._peak_flops else {})
+
+
+class StepTimer:
+    """Clocks the training loop from lap to lap."""
+
+    def __init__(self, step: int, throughput: Throughput):
+        """Starts the clock at `step`, the number of finished steps."""
+        self._throughput = throughput
+        self._restart(step)
+
+    def _restart(self, step):
+        self._step, self._start = step, time.perf_counter()
+        self._data_wait = 0.0
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Counts the time inside as waiting for data."""
+        begin = time.perf_counter()
+        yield
+        self._data_wait += time.perf_counter() - begin
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time inside (an evaluation, a compilation) out of the lap."""
+        begin = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - begin
+
+    def lap(self, step: int) -> dict[str, float]:
+        """Returns the rates since the last lap, and starts the next; none if no step passed."""
+        steps, seconds = step - self._step, time.perf_counter() - self._start
+        rates = self._throughput.rates(steps, seconds, self._data_wait) if steps else {}
+        self._restart(step)
+        return rates
+
+
+class Pending:
+    """Holds the metrics of a log step on the device until the next one.
+
+    Fetching them at once would make the host wait for the step and leave the device idle.
+    """
+
+    def __init__(self):
+        self._held = None
+
+    def push(self, step: int, metrics: Mapping[str, Any]) -> tuple[int, dict[str, float]] | None:
+        """Takes scalars (device arrays or floats) and returns `flush()` of those before."""
+        previous = self.flush()
+        self._held = step, dict(metrics)
+        return previous
+
+    def flush(self) -> tuple[int, dict[str, float]] | None:
+        """Fetches and returns the (step, metrics) held, None if nothing is."""
+        if self._held is None:
+            return None
+        (step, metrics), self._held = self._held, None
+        return step, {name: float(value) for name, value in jax.device_get(metrics).items()}
+
+
+class MetricsWriter:
+    """Writes scalars to the work directory and tells the person at the terminal.
+
+    With `is_writer` false (every process but the first) it does nothing.
+    """
+
+    def __init__(self, workdir, total_steps: int, config, *, start_step: int = 0,
+                 is_writer: bool = True):
+        """Starts writing; on resume forgets what was written after `start_step`.
+
+        Args:
+          workdir: path of the run.
+          total_steps: steps of the whole run.
+          config: the run's config; `wandb` names a Weights & Biases project, '' or absent: none.
+          start_step: the restored step, 0 for a new run.
+          is_writer: whether this process writes.
+
+        Raises:
+          UserError: W&B is asked for and not installed.
+        """
+        self._is_writer = is_writer
+        if not is_writer:
+            return
+        workdir = epath.Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._total_steps = total_steps
+        self._wandb = _start_wandb(config, workdir) if config.get("wandb") else None
+        _forget_after(workdir / "metrics.jsonl", start_step)
+        self._jsonl = GrowingFile(workdir / "metrics.jsonl")
+        self._tensorboard = _start_tensorboard(workdir, start_step)
+        self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True,
+                         disable=not sys.stderr.isatty())
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the metrics of a step.
+
+        Args:
+          step: number of finished steps.
+          metrics: name -> value; with a 'loss' it is shown as a line of training, else,
+            `evaluator/name` each, as tables.
+
+        Raises:
+          UserError: the disk is full or gone.
+        """
+        if not self._is_writer:
+            return
+        values = {name: float(value) for name, value in metrics.items()}
+        try:
+            self._append_jsonl(step, values)
+            self._append_event(step, values)
+        except OSError as error:
+            raise UserError(
+                f"Could not write metrics to {self._jsonl.path.parent} "
+                f"({error.strerror or error}); complete checkpoints are intact: make room or mend "
+                "the cause, and run the same command again to go on.") from error
+        if self._wandb:
+            self._wandb.log(values, step=step)
+        self._tell(step, values)
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar, where there is one, to `step`; cheap enough for every step."""
+        if self._is_writer:
+            self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """Closes the files and the bar."""
+        if not self._is_writer:
+            return
+        self._bar.close()
+        for file in (self._jsonl, self._tensorboard):
+            with contextlib.suppress(OSError):  # a full disk, which `log` has told
+                file.close()
+        if self._wandb:
+            self._wandb.finish()
+
+    def _append_jsonl(self, step, values):
+        # JSON knows no NaN; null keeps the line readable for every parser.
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = json.dumps({"step": step} | finite, allow_nan=False) + "\n"
+        self._jsonl.write(line.encode())
+
+    def _append_event(self, step, values):
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._tensorboard.write_event(
+            Event(step=step, wall_time=time.time(), summary=Summary(value=scalars)))
+        self._tensorboard.flush()
+
+    def _tell(self, step, values):
+        line = (training_line(step, self._total_steps, values) if "loss" in values
+                else evaluation_tables(step, values))
+        if "loss" in values and not self._bar.disable:  # it has steps and time left itself
+            self._bar.set_postfix_str("  ".join(_parts(values)))
+        else:
+            self._bar.write(line, file=sys.stderr)
+
+
+def training_line(step: int, total_steps: int, values: Mapping[str, float]) -> str:
+    """Returns the line of a log step: where the run is, its losses, its pace, the time left."""
+    parts = [f"step {step}/{total_steps}", *_parts(values)]
+    if "step_time" in values:
+        parts.append(f"{duration((total_steps - step) * values['step_time'])} left")
+    return "  ".join(parts)
+
+
+def _parts(values):
+    return [form.format(values[name]) for name, form in _LINE.items() if name in values]
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as '45s', '12m 05s', '3h 07m' or '2d 04h'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours:02}h"
+    if hours:
+        return f"{hours}h {minutes:02}m"
+    return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"
+
+
+def _forget_after(path: epath.Path, start_step: int):
+    """Drops from metrics.jsonl the lines that a resumed run is about to write again."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines() if start_step else []
+    kept = [line for line in lines if _is_before(line, start_step)]
+    rewritten = path.parent / (path.name + ".tmp")
+    rewritten.write_text("".join(line + "\n" for line in kept))
+    rewritten.replace(path)
+
+
+def _is_before(line, start_step):
+    try:
+        return json.loads(line)["step"] <= start_step
+    except ValueError:  # a kill left half a line
+        return False
+
+
+class _RemoteEvents:
+    """How tensorboardX writes on object stores: by epath, as everything else."""
+
+    open = GrowingFile
+
+
+def _start_tensorboard(workdir, start_step):
+    """Opens an event file that outdates the events of later steps in the files before it.
+
+    Not `SummaryWriter`: its thread dies of a full disk, and the run would then hang on its queue.
+    """
+    if is_remote(workdir):
+        register_writer_factory(str(workdir).partition(":")[0], _RemoteEvents)
+    events = EventsWriter(str(workdir / "events"), filename_suffix=f".{start_step}")
+    events.write_event(Event(step=start_step + 1, wall_time=time.time(),
+                             session_log=SessionLog(status=SessionLog.START)))
+    return events
+
+
+def _start_wandb(config, workdir):
+    try:
+        wandb = importlib.import_module("wandb")
+    except ImportError as error:
+        raise UserError(f"config.wandb is {config.wandb!r} but the package wandb is not "
+                        "installed; run `pip install wandb`, or set --config.wandb=''.") from error
+    # The same folder continues the same W&B run.
+    run_id = hashlib.sha256(absolute(workdir).encode()).hexdigest()[:16]
+    return wandb.init(project=config.wandb, name=workdir.name, id=run_id, resume="allow",
+                      dir=None if is_remote(workdir) else str(workdir), config=config.to_dict())

@@ -1,0 +1,200 @@
+"""Statements about two pictures, each with a pair where it is true and one where it is not.
+
+    {"which": "both", "form": {...}}                       a form as of `captions`, by picture
+    {"which": "together", "mention": {...}, "count": 5}    objects in both pictures
+    {"which": "more", "mention": {...}, "side": 0}         in this picture than in the other
+"""
+
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+
+from albef_jax.scenes.captions import NUMBERS, is_true, matches, noun_phrase, word
+from albef_jax.scenes.graph import pick, relations_of
+from albef_jax.scenes.levels import Level
+from albef_jax.scenes.phrases import DIRECTIONS, a_phrase, bare_phrase, mention_of
+
+SIDES = ("left", "right")
+KEYS = (("colour", "shape"), ("colour", "shape"), ("colour",), ("shape",), ("size", "colour"),
+        ("size", "shape"), ("texture", "shape"), ("texture", "colour"))
+FEATURES = ("colour", "shape", "size", "texture")
+FRAMES = {
+    "left": ("the left picture shows {}", "there is {} in the left picture",
+             "in the left picture there is {}"),
+    "right": ("the right picture shows {}", "there is {} in the right picture",
+              "in the right picture there is {}"),
+    "both": ("both pictures show {}", "there is {} in both pictures"),
+    "one": ("exactly one picture shows {}", "there is {} in exactly one picture",
+            "only one picture shows {}"),
+    "neither": ("neither picture shows {}", "there is {} in neither picture"),
+}
+TOGETHER_FRAMES = ("the two pictures together hold {} {}",
+                   "there are {} {} in both pictures together")
+MORE_FRAMES = ("the {} picture shows more {} than the {} picture",
+               "there are more {1} in the {0} picture than in the {2} picture")
+TRIES = 48  # scenes looked at to find one that fits
+Pair = tuple[int, int]  # scenes on the left and on the right
+
+
+class Statements:
+    """Makes statements about the scenes of a set.
+
+    Args:
+        graphs: all scenes, see `scenes.graph`.
+        level: their level.
+    """
+
+    def __init__(self, graphs: list[dict], level: Level):
+        self._graphs, self._level = graphs, level
+        having = collections.defaultdict(list)  # (feature, value) -> scenes
+        for number, graph in enumerate(graphs):
+            for item in graph["objects"]:
+                for key in FEATURES:
+                    scenes = having[key, item[key]]
+                    if not scenes or scenes[-1] != number:
+                        scenes.append(number)
+        self._having = having
+
+    def make(self, first: int, rng: np.random.Generator) -> tuple[str, dict, Pair, Pair]:
+        """A statement about a scene and others.
+
+        Returns:
+            its text, its logical form, a pair of which it is true and one of which it is false.
+        """
+        while True:
+            draw = rng.random()
+            make = (self._by_picture if draw < 0.75 else self._together if draw < 0.9
+                    else self._more)
+            made = make(first, rng)
+            if made and len(made[0].split()) <= self._level.max_words:
+                return made
+
+    def _by_picture(self, first, rng):
+        """Pairs of a scene of which a form is true and one of which it is not, or of two alike."""
+        form = self._form(first, rng)
+        which = pick(rng, ("left", "right", "left", "right", "both", "both", "one", "neither"))
+        unlike = self._find(first, form, False, rng)
+        if unlike is None:
+            return None
+        mixed = (first, unlike) if rng.random() < 0.5 else (unlike, first)
+        if which in SIDES:
+            true = (first, unlike) if which == "left" else (unlike, first)
+            false = true[::-1]
+        else:
+            empty = which == "neither" or (which == "one" and rng.random() < 0.5)
+            second = self._find(first, form, not empty, rng, but=unlike)
+            if second is None:
+                return None
+            alike = (unlike if empty else first, second)
+            true, false = (mixed, alike) if which == "one" else (alike, mixed)
+        statement = {"which": which, "form": form}
+        return self._say(statement, rng), statement, true, false
+
+    def _form(self, number, rng):
+        """What one picture shows: an object, two objects alike, or two that are related."""
+        graph = self._graphs[number]
+        objects, kind = graph["objects"], rng.random()
+        order = rng.permutation(len(objects)).tolist()
+        items = [objects[i] for i in order]
+        if kind < 0.35:
+            found = relations_of(items[0], items[1], graph["side"])
+            known = [relation for relation in DIRECTIONS if relation in found]
+            if known:
+                mentions = [mention_of(item, pick(rng, KEYS)) for item in items[:2]]
+                return {"mentions": mentions, "relations": [[0, pick(rng, known), 1]]}
+        if kind < 0.6:
+            alike = [key for key in FEATURES if items[0][key] == items[1][key]]
+            if alike:
+                mention = mention_of(items[0], [pick(rng, alike)])
+                mention["count"] = sum(matches(mention, item) for item in objects)
+                return {"mentions": [mention], "relations": []}
+        return {"mentions": [mention_of(items[0], pick(rng, KEYS))], "relations": []}
+
+    def _find(self, first, form, wanted, rng, but=-1):
+        """Another scene that shares a feature with the form and of which it is true, or is not."""
+        mention = pick(rng, form["mentions"])
+        key = pick(rng, [key for key in mention if key != "count"])
+        scenes = self._having[key, mention[key]]
+        for _ in range(TRIES):
+            number = pick(rng, scenes) if len(scenes) > 1 else int(rng.random() * len(self._graphs))
+            if number not in (first, but) and is_true(form, self._graphs[number]) == wanted:
+                return number
+        return None
+
+    def _together(self, first, rng):
+        mention = self._counted(first, rng)
+        second, third = self._other(mention, rng), self._other(mention, rng)
+        counts = [count(mention, self._graphs[i]) for i in (first, second, third)]
+        if counts[1] == counts[2] or first in (second, third):
+            return None
+        true, false = (first, second), (first, third)
+        if rng.random() < 0.5:
+            true, false = true[::-1], false[::-1]
+        statement = {"which": "together", "mention": mention, "count": counts[0] + counts[1]}
+        if statement["count"] >= len(NUMBERS):
+            return None
+        return self._say(statement, rng), statement, true, false
+
+    def _more(self, first, rng):
+        mention = self._counted(first, rng)
+        second = self._other(mention, rng)
+        here, there = (count(mention, self._graphs[i]) for i in (first, second))
+        if here == there:
+            return None
+        side = pick(rng, (0, 1))
+        true = (first, second) if (here > there) == (side == 0) else (second, first)
+        statement = {"which": "more", "mention": mention, "side": side}
+        return self._say(statement, rng), statement, true, true[::-1]
+
+    def _counted(self, first, rng):
+        if rng.random() < 0.3:
+            return {}
+        key = pick(rng, FEATURES)
+        return {key: pick(rng, self._graphs[first]["objects"])[key]}
+
+    def _other(self, mention, rng):
+        """A scene, in half of all cases one with a counted object."""
+        for value in mention.items():
+            if rng.random() < 0.5:
+                return pick(rng, self._having[value])
+        return int(rng.random() * len(self._graphs))
+
+    def _say(self, statement, rng):
+        which = statement["which"]
+        if which in FRAMES:
+            form = statement["form"]
+            phrases = [a_phrase(m, rng) if m["count"] == 1 else noun_phrase(m, rng)
+                       for m in form["mentions"]]
+            for _, relation, _ in form["relations"]:
+                phrases.insert(1, word(relation, rng))
+            text = pick(rng, FRAMES[which]).format(" ".join(phrases))
+            is_one = form["mentions"][0]["count"] == 1
+            return text if is_one else text.replace("there is", "there are")
+        things = bare_phrase({"count": 2} | statement["mention"], rng)
+        if which == "together":
+            number = NUMBERS[statement["count"]]
+            if statement["count"] == 1:
+                things = bare_phrase({"count": 1} | statement["mention"], rng)
+            return pick(rng, TOGETHER_FRAMES).format(number, things)
+        side = statement["side"]
+        return pick(rng, MORE_FRAMES).format(SIDES[side], things, SIDES[1 - side])
+
+
+def count(mention: dict, graph: dict) -> int:
+    """How many objects a mention fits."""
+    return sum(matches(mention, item) for item in graph["objects"])
+
+
+def holds(statement: dict, left: dict, right: dict) -> bool:
+    """Whether a statement is true of two scenes."""
+    which = statement["which"]
+    if which in FRAMES:
+        truths = [is_true(statement["form"], graph) for graph in (left, right)]
+        return {"left": truths[0], "right": truths[1], "both": all(truths),
+                "one": sum(truths) == 1, "neither": not any(truths)}[which]
+    counts = [count(statement["mention"], graph) for graph in (left, right)]
+    if which == "together":
+        return sum(counts) == statement["count"]
+    return counts[statement["side"]] > counts[1 - statement["side"]]

@@ -1,0 +1,261 @@
+"""The six published kinds of ALBEF checkpoints: what each holds, under which names.
+
+| kind | what it is |
+|---|---|
+| `pretrain` | ITC + ITM + MLM pre-training |
+| `retrieval` | image-text retrieval; grounding checkpoints are of this kind |
+| `vqa` | question answering with a text decoder |
+| `nlvr_pretrain` | text assignment (TA), the pre-training of NLVR's pairs of fusion layers |
+| `nlvr` | NLVR2 |
+| `ve` | SNLI-VE |
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
+import numpy as np
+
+from albef_jax.errors import UserError
+from albef_jax.models.albef import Albef
+from albef_jax.models.classification import Entailment, Nlvr, TextAssignment
+from albef_jax.models.vqa import Vqa
+from albef_jax.weights.report import flatten
+from albef_jax.weights.foreign.salesforce import (
+    Entry,
+    bert_table,
+    decoder_table,
+    linear,
+    momentum_name,
+    vit_table,
+)
+
+TOWERS = ("visual_encoder", "text_encoder")
+PROJECTIONS = ("vision_proj", "text_proj")
+QUEUES = ("image_queue", "text_queue", "pointer")
+MEMORY = {
+    "image_queue": Entry(("memory", "image_queue"), ("image_queue",), "linear"),
+    "text_queue": Entry(("memory", "text_queue"), ("text_queue",), "linear"),
+    "pointer": Entry(("memory", "pointer"), ("queue_ptr",), "scalar"),
+    "id_queue": Entry(("memory", "id_queue"), ("idx_queue",), "ids"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One kind of model.
+
+    Attributes:
+      name: as in the module's table; also `config.task`.
+      module: linen module of a config's `model` block; its `__call__` touches every parameter.
+      bert: what follows `text_encoder.` in official names.
+      words: the text encoder has an MLM head.
+      pairs: two fusion layers for each of the config, and two images.
+      decoder: has a text decoder.
+      heads: linear layers besides. classes: outputs of `cls_head`, 0: there is none.
+      temp: has a temperature.
+      teacher: parts with a momentum copy.
+      memory: names in `TrainState.memory` that the official layout has too.
+    """
+
+    name: str
+    module: Callable
+    bert: str = ""
+    words: bool = False
+    pairs: bool = False
+    decoder: bool = False
+    heads: tuple[str, ...] = ()
+    classes: int = 0
+    temp: bool = False
+    teacher: tuple[str, ...] = ()
+    memory: tuple[str, ...] = ()
+
+    def params_table(self, model):
+        """Entries of the online parameters; `model` is a config's model block."""
+        table = [*vit_table(model.vit_depth),
+                 *bert_table(model.text_layers, model.fusion_layers, self.bert, self.words,
+                             self.pairs)]
+        if self.decoder:
+            table += decoder_table(model.fusion_layers)
+        for head in self.heads:
+            table += linear((head, "dense"), head)
+        if self.classes:
+            table += linear(("cls_head", "fc1", "dense"), "cls_head.0")
+            table += linear(("cls_head", "fc2", "dense"), "cls_head.2")
+        return table + ([Entry(("temp",), ("temp",), "copy")] if self.temp else [])
+
+    def memory_of(self, config):
+        """Names in `TrainState.memory` of a run with this config."""
+        o = config.objective
+        if not self.memory or not o.itc or not o.queue_size:
+            return ()
+        with_ids = o.positives == "image" or "id_queue" in self.memory
+        return (*QUEUES, "id_queue") if with_ids else QUEUES
+
+    def table(self, config):
+        """Entries of a whole state, with paths from `params`, `teacher` and `memory` down."""
+        online, memory = self.params_table(config.model), self.memory_of(config)
+        return [
+            *(entry._replace(path=("params", *entry.path)) for entry in online),
+            *(entry._replace(path=("teacher", *entry.path),
+                             sources=tuple(map(momentum_name, entry.sources)))
+              for entry in online if entry.path[0] in self.teacher),
+            *(MEMORY[name] for name in self.memory if name in memory)]
+
+    def tied(self, model):
+        """Official name -> the name of the tensor that it is a second name of."""
+        pairs = {}
+        for part, has_words in (("text_encoder", self.words), ("text_decoder", self.decoder)):
+            if has_words:
+                words, head = f"{part}.bert.embeddings.word_embeddings", f"{part}.cls.predictions"
+                pairs[f"{head}.decoder.weight"] = f"{words}.weight"
+                pairs[f"{head}.decoder.bias"] = f"{head}.bias"
+        for i in range(model.fusion_layers if self.pairs else 0):
+            first = model.text_layers + 2 * i
+            for leaf in ("key.weight", "key.bias", "value.weight", "value.bias"):
+                one, two = (f"text_encoder.encoder.layer.{n}.crossattention.self.{leaf}"
+                            for n in (first, first + 1))
+                pairs[two] = one
+        return pairs | {momentum_name(two): momentum_name(one) for two, one in pairs.items()
+                        if self._has_teacher(two)}
+
+    def buffers(self, model):
+        """Official name -> value of what is no parameter and always the same."""
+        names = [f"text_encoder.{self.bert}embeddings.position_ids"]
+        if self.decoder:
+            names.append("text_decoder.bert.embeddings.position_ids")
+        names += [momentum_name(name) for name in names if self._has_teacher(name)]
+        return {name: np.arange(model.max_positions)[None] for name in names}
+
+    def _has_teacher(self, name):
+        return name.split(".")[0] in self.teacher
+
+    def init(self, model, rng):
+        """Fresh online parameters for a config's model block, the temperature at 0.07."""
+        image = jnp.zeros((1, model.image_size, model.image_size, 3), jnp.uint8)
+        ids_bl = jnp.zeros((1, 2), jnp.int32)
+        images = [image] * (2 if self.name == "nlvr" else 1)
+        params = nn.unbox(
+            self.module(model).init(rng, *images, ids_bl, jnp.ones_like(ids_bl))["params"])
+        return {**params, "temp": jnp.asarray(0.07)} if self.temp else params
+
+    def shapes(self, config):
+        """Path -> `jax.ShapeDtypeStruct` of every leaf of a whole state, without optimizer."""
+        size = config.objective.queue_size
+        params = _param_shapes(self, FrozenConfigDict(config.model))
+        rows = jax.ShapeDtypeStruct((size, config.model.embed_dim), jnp.float32)
+        memory = {"image_queue": rows, "text_queue": rows,
+                  "pointer": jax.ShapeDtypeStruct((), jnp.int32),
+                  "id_queue": jax.ShapeDtypeStruct((size,), jnp.int32)}
+        return flatten({
+            "params": params, "teacher": {part: params[part] for part in self.teacher},
+            "memory": {name: memory[name] for name in self.memory_of(config)}})
+
+
+@functools.lru_cache(maxsize=16)
+def _param_shapes(kind, model):
+    """Shapes of a kind's parameters; tracing a model takes longer than reading a small one."""
+    return jax.eval_shape(lambda: kind.init(model, jax.random.key(0)))
+
+
+KINDS = {kind.name: kind for kind in (
+    Kind("pretrain", Albef, bert="bert.", words=True, heads=(*PROJECTIONS, "itm_head"),
+         temp=True, teacher=(*TOWERS, *PROJECTIONS),
+         memory=QUEUES),
+    Kind("retrieval", lambda model: Albef(model, words=False),
+         heads=(*PROJECTIONS, "itm_head"), temp=True, teacher=(*TOWERS, *PROJECTIONS),
+         memory=(*QUEUES, "id_queue")),
+    Kind("vqa", Vqa, decoder=True, teacher=(*TOWERS, "text_decoder")),
+    Kind("nlvr_pretrain", TextAssignment, pairs=True, heads=(*PROJECTIONS, "ta_head"),
+         temp=True),
+    Kind("nlvr", Nlvr, pairs=True, classes=2, teacher=(*TOWERS, "cls_head")),
+    Kind("ve", Entailment, classes=3, teacher=(*TOWERS, "cls_head")),
+)}
+
+
+def kind_of(name):
+    """The kind of that name.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name not in KINDS:
+        raise UserError(f"{name!r} is no kind of ALBEF weights; choose one of "
+                        f"{', '.join(KINDS)} (grounding checkpoints are 'retrieval').")
+    return KINDS[name]
+
+
+def detect(tensors, path):
+    """The kind of an official state dict, by its names; `path` is for the sentence.
+
+    Raises:
+      UserError: the names fit none, or more than one.
+    """
+    parts = {name.split(".")[0] for name in tensors}
+    if not set(TOWERS) <= parts:
+        raise UserError(f"{path} is no ALBEF checkpoint: it has no tensors visual_encoder.* and "
+                        f"text_encoder.*, but {', '.join(sorted(parts)[:5])}; give one of the "
+                        "published kinds.")
+    classes = tensors["cls_head.2.weight"].shape[:1] if "cls_head.2.weight" in tensors else ()
+    words = any(name.startswith("text_encoder.cls.") for name in tensors)
+    fitting = [name for name, fits in {
+        "vqa": "text_decoder" in parts, "nlvr_pretrain": "ta_head" in parts,
+        "nlvr": classes == (2,), "ve": classes == (3,),
+        "pretrain": "itm_head" in parts and words,
+        "retrieval": "itm_head" in parts and "idx_queue" in parts}.items() if fits]
+    if len(fitting) != 1:
+        raise UserError(f"{path} could be of the kinds {', '.join(fitting or KINDS)}; say which "
+                        "with --as KIND.")
+    return fitting[0]
+
+
+def sizes(tensors, kind, path):
+    """What a state dict says about the model: fields of a config's model block, and queue size.
+
+    Heads leave no trace in the shapes of tensors.
+
+    Raises:
+      UserError: a tensor that tells a size is missing or has another number of axes.
+    """
+    def shape(name, axes):
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found is None or len(found) != axes or 0 in found:
+            raise UserError(f"{path} does not fit --as {kind.name}: {name} is "
+                            f"{'missing' if found is None else list(found)}; choose another "
+                            f"kind ({', '.join(KINDS)}) or a complete checkpoint.")
+        return found
+
+    def depth(pattern):
+        found = {m[1] for m in map(re.compile(pattern).match, tensors) if m}
+        return len(found)
+
+    text = f"text_encoder.{kind.bert}"
+    layers = re.escape(f"{text}encoder.layer.") + r"(\d+)\."
+    vit_width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight", 4)
+    tokens = shape("visual_encoder.pos_embed", 3)[1]
+    vocab, text_width = shape(f"{text}embeddings.word_embeddings.weight", 2)
+    side = round((tokens - 1) ** 0.5)
+    if side * side != tokens - 1:
+        raise UserError(f"{path} has {tokens - 1} position embeddings of patches, which is no "
+                        "square grid; only square images are supported.")
+    fusion = depth(layers + "crossattention")
+    found = {
+        "vit_width": vit_width, "patch_size": patch, "image_size": side * patch,
+        "vit_depth": depth(r"visual_encoder\.blocks\.(\d+)\."),
+        "vit_mlp_ratio": shape("visual_encoder.blocks.0.mlp.fc1.weight", 2)[0] / vit_width,
+        "vocab_size": vocab, "text_width": text_width,
+        "max_positions": shape(f"{text}embeddings.position_embeddings.weight", 2)[0],
+        "text_layers": depth(layers) - fusion,
+        "fusion_layers": fusion // 2 if kind.pairs else fusion,
+        "text_mlp_width": shape(f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0]}
+    if "vision_proj" in kind.heads:
+        found["embed_dim"] = shape("vision_proj.weight", 2)[0]
+    queue = max((tensors[name].size and tensors[name].shape[-1]
+                 for name in ("image_queue", "text_queue")
+                 if name in tensors and tensors[name].ndim), default=0)
+    return found, queue
