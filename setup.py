@@ -29,6 +29,7 @@ setup(
         "filelock",
         "flax>=0.12",
         "huggingface_hub>=0.24",
+        "ijson>=3.2",
         "importlib_resources",  # tensorflow-datasets imports it without declaring it
         "jax>=0.10,<0.13",
         "jinja2>=3.1",
@@ -39,6 +40,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=10",
+        "pyarrow>=15",
         "safetensors>=0.4",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.7",

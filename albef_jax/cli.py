@@ -1,10 +1,14 @@
 """The command `albef`: thin sub-commands over the functions that do the work."""
 
 import argparse
+import importlib
 import os
 import sys
 
 from albef_jax.errors import UserError
+
+CONFIG = "FILE.py[:variant]"
+SOURCES = "a .json file, tfds:NAME:SPLIT or scenes:LEVEL:SPLIT"
 
 
 def main(argv=None):
@@ -51,48 +55,73 @@ def build_parser():
     return parser
 
 
+# Each group of sub-commands, and what those do that need more than a call. Imports wait until one
+# runs, so that --help and mistakes are instant.
+
+
 def add_training(commands):
     """train, evaluate, report."""
-    train = commands.add_parser("train", help="train, or resume what a work directory holds")
-    train.add_argument("--config", required=True, metavar="FILE.py[:variant]")
+    train = command(commands, "train", run_train, "train, or resume what a work directory holds")
+    train.add_argument("--config", required=True, metavar=CONFIG)
     train.add_argument("--workdir", required=True, metavar="DIR")
     train.add_argument("--profile", type=step_range, metavar="N:M",
                        help="trace steps N to M into DIR/profile")
     train.add_argument("--init", metavar="DIR",
                        help="start from the weights of this work directory or export")
     add_processes(train)
-    train.set_defaults(run=run_train)
 
-    evaluate = commands.add_parser("evaluate", help="run the evaluators of a work directory")
+    evaluate = command(commands, "evaluate", run_evaluate,
+                       "run the evaluators of a work directory")
     evaluate.add_argument("workdir", metavar="WORKDIR")
     evaluate.add_argument("--step", type=int, help="checkpoint to use (the latest)")
-    evaluate.add_argument("--config", metavar="FILE.py[:variant]",
+    evaluate.add_argument("--config", metavar=CONFIG,
                           help="run the evaluators of this config instead of the run's own")
     add_processes(evaluate)
-    evaluate.set_defaults(run=run_evaluate)
 
-    report = commands.add_parser("report", help="write report.html: numbers, examples, curves")
+    report = command(commands, "report", calling("albef_jax.report:report"),
+                     "write report.html: numbers, examples, curves")
     report.add_argument("workdir", metavar="WORKDIR")
-    report.set_defaults(run=run_report)
+
+
+def run_train(args, overrides):
+    """`albef train`."""
+    config = config_of(args, overrides)
+    from albef_jax.train import train
+
+    with processes_of(args):
+        train(config, args.workdir, args.profile, args.init)
+    return 0
+
+
+def run_evaluate(args, overrides):
+    """`albef evaluate`; overrides are of the run's config."""
+    from albef_jax.evaluate import evaluate
+
+    other = config_of(args, ())
+    with processes_of(args):
+        evaluate(args.workdir, args.step, overrides, other.evals if other else None)
+    return 0
 
 
 def add_inference(commands):
     """embed, search, explain, answer."""
-    embed = commands.add_parser("embed", help="features of a folder of images or a manifest")
+    place = "albef_jax.inference.commands"
+    embed = command(commands, "embed", calling(f"{place}:embed"),
+                    "features of a folder of images or a manifest")
     add_model(embed, "a folder of images or a manifest .json")
     embed.add_argument("--out", required=True, metavar="FILE.npz")
-    embed.set_defaults(run=run_embed)
 
-    search = commands.add_parser("search", help="find images for a text, or texts for an image")
+    search = command(commands, "search", calling(f"{place}:search"),
+                     "find images for a text, or texts for an image")
     add_model(search, "a folder of images, a manifest .json, or an .npz file of embed")
     search.add_argument("text", nargs="?", help="the query")
     search.add_argument("--image", metavar="FILE", help="query with an image instead of a text")
-    search.add_argument("-k", type=positive, default=5, help="results (%(default)s)")
-    search.add_argument("--rerank", type=positive, default=0, metavar="N",
+    search.add_argument("-k", type=whole(1), default=5, help="results (%(default)s)")
+    search.add_argument("--rerank", type=whole(1), default=0, metavar="N",
                         help="let the matching head reorder the N most similar")
-    search.set_defaults(run=run_search)
 
-    explain = commands.add_parser("explain", help="a picture of where a model looks for a text")
+    explain = command(commands, "explain", calling(f"{place}:explain"),
+                      "a picture of where a model looks for a text")
     explain.add_argument("workdir", metavar="WORKDIR", help="of a run, or an exported model")
     explain.add_argument("--image", required=True, metavar="FILE")
     explain.add_argument("--text", required=True)
@@ -101,40 +130,51 @@ def add_inference(commands):
                          help="matching head, word by word, or similarity (%(default)s)")
     explain.add_argument("--layer", type=int, default=-1, metavar="N",
                          help="fusion layer (itm) or ViT block (itc) to look at")
-    explain.set_defaults(run=run_explain)
 
-    answer = commands.add_parser("answer", help="answer a question about an image")
+    answer = command(commands, "answer", calling(f"{place}:answer"),
+                     "answer a question about an image")
     answer.add_argument("workdir", metavar="WORKDIR", help="of a vqa run, or an exported model")
     answer.add_argument("--image", required=True, metavar="FILE")
     answer.add_argument("--question", required=True)
     answer.add_argument("--answers", metavar="FILE.json",
                         help="a list of answers to choose from; without it the model writes")
-    answer.add_argument("--k", type=positive, default=128, metavar="N",
+    answer.add_argument("--k", type=whole(1), default=128, metavar="N",
                         help="answers of the list that are read as a whole (%(default)s)")
-    answer.add_argument("--beams", type=positive, default=3, metavar="N",
+    answer.add_argument("--beams", type=whole(1), default=3, metavar="N",
                         help="answers that are written in parallel (%(default)s)")
-    answer.set_defaults(run=run_answer)
+
+
+def add_model(parser, what):
+    """Arguments of the commands that use a trained model; they are passed on by name."""
+    parser.add_argument("workdir", metavar="WORKDIR", help="of a run, or an exported model")
+    parser.add_argument("source", metavar="DATA", help=what)
+    parser.add_argument("--image-root", metavar="PATH",
+                        help="folder or .tar with the images of a manifest (its own folder)")
+    parser.add_argument("--weights", default="online", help="online (the default) or momentum")
+    parser.add_argument("--dtype", default="float32", help="float32 (the default) or bfloat16")
+    parser.add_argument("--batch-size", type=whole(1), default=32, metavar="N",
+                        help="images or texts at once (%(default)s)")
 
 
 def add_weights(commands):
     """import, export."""
-    load = commands.add_parser("import", help="make a work directory of published weights")
+    load = command(commands, "import", run_import, "make a work directory of published weights")
     load.add_argument("path", metavar="FILE", help="a .pth, or what albef export wrote")
     load.add_argument("--out", required=True, metavar="WORKDIR")
-    load.add_argument("--as", dest="kind", metavar="KIND", help="pretrain, retrieval, vqa, "
-                      "nlvr_pretrain, nlvr or ve (seen from the tensors)")
-    load.add_argument("--heads", type=positive, metavar="N", help="attention heads (12)")
-    load.add_argument("--image-size", type=positive, metavar="N",
+    load.add_argument("--as", dest="kind", metavar="TASK",
+                      help="what published weights are for, such as vqa (seen from the tensors)")
+    load.add_argument("--heads", type=whole(1), metavar="N", help="attention heads (12)")
+    load.add_argument("--image-size", type=whole(1), metavar="N",
                       help="interpolate the position embeddings to N pixels")
     load.add_argument("--tokenizer", metavar="NAME_OR_FOLDER",
                       help="saved with the model; bert-base-uncased for published weights")
-    load.add_argument("--config", metavar="FILE.py[:variant]",
+    load.add_argument("--config", metavar=CONFIG,
                       help="a config for these weights: heads, resolution, evaluators")
     load.add_argument("--format", choices=["salesforce"], default="salesforce",
                       help="of the tensors in a .pth (%(default)s)")
-    load.set_defaults(run=run_import)
 
-    export = commands.add_parser("export", help="write weights for use elsewhere")
+    export = command(commands, "export", calling("albef_jax.weights.export:export"),
+                     "write weights for use elsewhere")
     export.add_argument("workdir", metavar="WORKDIR")
     export.add_argument("--format", required=True, dest="form",
                         choices=["salesforce", "safetensors"])
@@ -143,52 +183,92 @@ def add_weights(commands):
     export.add_argument("--weights", choices=["online", "momentum"], default="online",
                         help="%(default)s")
     export.add_argument("--step", type=int, help="checkpoint to use (the latest)")
-    export.set_defaults(run=run_export)
+
+
+def run_import(args, overrides):
+    """`albef import`: the sentence about the tokenizer comes last, where it is seen."""
+    config = config_of(args, overrides)
+    from etils import epath
+
+    from albef_jax.run.workdir import read_config
+    from albef_jax.tasks import task_class
+    from albef_jax.weights.importer import import_file
+
+    print(import_file(args.path, args.out, args.kind, args.heads, args.image_size,
+                      args.tokenizer, config))
+    config = read_config(epath.Path(args.out))
+    fields = task_class(config.task).fields(config).values()
+    if (any(field.needs_tokenizer for field in fields)
+            and not (epath.Path(args.out) / "tokenizer").is_dir()):
+        print(f"{args.out} has no tokenizer, which everything with text needs: import with "
+              "--tokenizer bert-base-uncased, or the folder of the one it was trained with",
+              file=sys.stderr)
+    return 0
 
 
 def add_data(commands):
     """data check, data shard."""
     data = commands.add_parser("data", help="look at data before training does")
     data = data.add_subparsers(required=True, metavar="COMMAND")
-    look = data.add_parser(
-        "check", help="count rows and captions, find broken and repeated images")
-    look.add_argument("manifests", nargs="*", metavar="MANIFEST",
-                      help="a .json file, tfds:NAME:SPLIT or scenes:LEVEL:SPLIT")
-    look.add_argument("--image-roots", nargs="+", default=(), metavar="PATH",
-                      help="folders and .tar files with the images (the manifest's own folder)")
-    look.add_argument("--config", metavar="FILE.py[:variant]",
+    look = command(data, "check", run_data_check,
+                   "count what is there, find what is broken or there twice")
+    look.add_argument("manifests", nargs="*", metavar="MANIFEST", help=SOURCES)
+    look.add_argument("--config", metavar=CONFIG,
                       help="check the sources of this config, by its limits")
-    look.set_defaults(run=run_data_check)
-    shards = data.add_parser(
-        "shard", help="write image-text pairs as ArrayRecord, with smaller images")
-    shards.add_argument("source", metavar="MANIFEST",
-                        help="a .json file, tfds:NAME:SPLIT or scenes:LEVEL:SPLIT")
-    shards.add_argument("--image-roots", nargs="+", default=(), metavar="PATH",
-                        help="folders and .tar files with the images (the manifest's own folder)")
+    shards = command(data, "shard", run_data_shard,
+                     "write image-text pairs as ArrayRecord, with smaller images")
+    shards.add_argument("source", metavar="MANIFEST", help=SOURCES)
     shards.add_argument("--out", required=True, metavar="DIR", help="read it as tfds:DIR")
-    shards.add_argument("--short-side", type=positive, default=288, metavar="N",
+    shards.add_argument("--short-side", type=whole(1), default=288, metavar="N",
                         help="pixels to which larger images are resized (%(default)s)")
-    shards.set_defaults(run=run_data_shard)
+    for parser in (look, shards):
+        parser.add_argument("--image-roots", nargs="+", default=(), metavar="PATH",
+                            help="folders and .tar files with the images (the manifest's own "
+                                 "folder)")
+
+
+def run_data_check(args, overrides):
+    """`albef data check`: 0 if training would start."""
+    config = config_of(args, overrides)
+    from albef_jax.preflight.check import check
+
+    problems = check(args.manifests, args.image_roots, config)
+    for problem in problems:
+        print(f"albef: {problem}", file=sys.stderr)
+    if not problems:
+        print("training would start")
+    return 2 if problems else 0
+
+
+def run_data_shard(args, rest):
+    """`albef data shard`."""
+    nothing_left(rest)
+    from albef_jax.data.shard import shard
+    from albef_jax.data.sources import make_source
+    from albef_jax.preflight.check import source_block
+
+    source = make_source(source_block(args.source, args.image_roots))
+    print(shard(source, args.out, args.short_side))
+    return 0
 
 
 def add_measuring(commands):
     """plan, bench."""
-    plan = commands.add_parser("plan", help="memory, time and cost of a config on a TPU slice, "
-                               "GPUs or this CPU, before it runs")
-    plan.add_argument("--config", required=True, metavar="FILE.py[:variant]")
+    plan = command(commands, "plan", run_plan, "memory, time and cost of a config on a TPU slice, "
+                   "GPUs or this CPU, before it runs")
+    plan.add_argument("--config", required=True, metavar=CONFIG)
     plan.add_argument("--target", required=True,
                       help="v5e:2x4, v6e:4x4, v4:2x2x2, v5p:2x2x2, gpu[:N] or cpu[:N]")
     plan.add_argument("--hbm", type=memory_size, metavar="SIZE",
                       help="memory of a device, such as 16GiB, if not the target's")
-    plan.add_argument("--examples", type=positive, default=0, metavar="N",
+    plan.add_argument("--examples", type=whole(1), default=0, metavar="N",
                       help="examples in an epoch (config.data.examples)")
     plan.add_argument("--suggest", action="store_true",
                       help="if it does not fit, plan it again with what should make it fit")
-    plan.set_defaults(run=run_plan)
 
-    bench = commands.add_parser("bench", help="measure the training step of a config")
-    bench.add_argument("--config", required=True, metavar="FILE.py[:variant]")
-    bench.add_argument("--steps", type=positive, default=10, help="steps to time (%(default)s)")
+    bench = command(commands, "bench", run_bench, "measure the training step of a config")
+    bench.add_argument("--config", required=True, metavar=CONFIG)
+    bench.add_argument("--steps", type=whole(1), default=10, help="steps to time (%(default)s)")
     bench.add_argument("--input", action="store_true",
                        help="measure the input pipeline instead, both engines on 1 and 2 cores")
     bench.add_argument("--photos", default="", metavar="DIR",
@@ -200,42 +280,115 @@ def add_measuring(commands):
     for name, default, what in (("images", 1000, "how many"), ("texts", 5000, "how many"),
                                 ("k", 128, "candidates of each query"),
                                 ("batch-size", 64, "of the evaluator")):
-        bench.add_argument(f"--{name}", type=positive, default=default, metavar="N",
+        bench.add_argument(f"--{name}", type=whole(1), default=default, metavar="N",
                            help=f"{what} (%(default)s)")
     add_processes(bench)
-    bench.set_defaults(run=run_bench)
 
 
-def add_processes(command):
+def run_plan(args, overrides):
+    """`albef plan`: 0 if the step fits."""
+    config = config_of(args, overrides)
+    from albef_jax.preflight.plan import plan
+
+    result = plan(config, args.target, args.hbm, args.examples, args.suggest)
+    return 0 if result["fits"] else 1
+
+
+def run_bench(args, overrides):
+    """`albef bench`."""
+    config = config_of(args, overrides)
+    if args.input:
+        from albef_jax.preflight.bench_input import bench_input
+
+        bench_input(config, args.photos, args.mfu)
+        return 0
+    with processes_of(args):
+        if args.retrieval:
+            from albef_jax.preflight.bench_retrieval import bench_retrieval
+
+            bench_retrieval(config, args.images, args.texts, args.k, args.batch_size)
+        else:
+            from albef_jax.preflight.bench import bench
+
+            bench(config, args.steps)
+    return 0
+
+
+# What the sub-commands share.
+
+
+def command(commands, name, run, text):
+    """A sub-command; `run(args, rest)` gets what is left over too, and returns the exit code."""
+    parser = commands.add_parser(name, help=text)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def calling(function):
+    """A `run` that passes the arguments on by name, and prints what comes back.
+
+    Args:
+      function: 'package.module:function'.
+    """
+    def run(args, rest):
+        nothing_left(rest)
+        module, _, name = function.partition(":")
+        said = getattr(importlib.import_module(module), name)(
+            **{key: value for key, value in vars(args).items() if key != "run"})
+        if said is not None:
+            print(said)
+        return 0
+
+    return run
+
+
+def config_of(args, overrides):
+    """The config that --config names, with overrides; None, and nothing is left over, without."""
+    if args.config is None:
+        return nothing_left(overrides)
+    from albef_jax.config import load_config
+
+    return load_config(args.config, overrides)
+
+
+def nothing_left(rest):
+    """Refuses arguments that nobody understood.
+
+    Raises:
+      UserError: there are any.
+    """
+    if rest:
+        raise UserError(f"The argument {rest[0]!r} is not understood; see albef --help.")
+
+
+def add_processes(parser):
     """Arguments of the commands that several processes run together; see `processes_of`."""
-    group = command.add_argument_group(
+    group = parser.add_argument_group(
         "several processes", "found in a TPU pod, SLURM and Open MPI; elsewhere give all three")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
-    group.add_argument("--processes", type=positive, metavar="N", help="how many there are")
+    group.add_argument("--processes", type=whole(1), metavar="N", help="how many there are")
     group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
-    group.add_argument("--process-timeout", type=positive, default=100, metavar="SECONDS",
+    group.add_argument("--process-timeout", type=whole(1), default=100, metavar="SECONDS",
                        help="without a sign of life from one, all end (%(default)s)")
-    group.add_argument("--hang-timeout", type=not_negative, default=1800, metavar="SECONDS",
+    group.add_argument("--hang-timeout", type=whole(0), default=1800, metavar="SECONDS",
                        help="without a step or evaluation batch, all end (%(default)s; 0: never)")
 
 
-def add_model(command, what):
-    """Arguments of the commands that use a trained model; `run_embed` passes them on by name."""
-    command.add_argument("workdir", metavar="WORKDIR", help="of a run, or an exported model")
-    command.add_argument("source", metavar="DATA", help=what)
-    command.add_argument("--image-root", metavar="PATH",
-                         help="folder or .tar with the images of a manifest (its own folder)")
-    command.add_argument("--weights", default="online", help="online (the default) or momentum")
-    command.add_argument("--dtype", default="float32", help="float32 (the default) or bfloat16")
-    command.add_argument("--batch-size", type=positive, default=32, metavar="N",
-                         help="images or texts at once (%(default)s)")
+def processes_of(args):
+    """This process as one of several, where there are several: a context manager."""
+    from albef_jax.parallel.processes import joined
+
+    return joined(args.coordinator, args.processes, args.process, args.process_timeout,
+                  args.hang_timeout)
 
 
-def positive(text):
-    """A whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
+def whole(least):
+    """A type of arguments: a whole number of at least so much."""
+    def number(text):
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        return int(text)
+
     return number
 
 
@@ -248,190 +401,9 @@ def memory_size(text):
     return number * unit
 
 
-def not_negative(text):
-    """A whole number of at least 0."""
-    number = int(text)
-    if number < 0:
-        raise ValueError(text)
-    return number
-
-
 def step_range(text):
     """'N:M' as two positive numbers in order."""
     first, last = (int(part) for part in text.split(":"))
     if not 1 <= first <= last:
         raise ValueError(text)
     return first, last
-
-
-# What the sub-commands do; imports wait until one runs, so that --help and mistakes are instant.
-
-
-def run_train(args, overrides):
-    """`albef train`."""
-    from albef_jax.config import load_config
-
-    config = load_config(args.config, overrides)
-    from albef_jax.train import train
-
-    with processes_of(args):
-        train(config, args.workdir, args.profile, args.init)
-    return 0
-
-
-def run_evaluate(args, overrides):
-    """`albef evaluate`."""
-    from albef_jax.config import load_config
-    from albef_jax.evaluate import evaluate
-
-    evals = load_config(args.config).evals if args.config else None
-    with processes_of(args):
-        evaluate(args.workdir, args.step, overrides, evals)
-    return 0
-
-
-def run_plan(args, overrides):
-    """`albef plan`: 0 if the step fits."""
-    from albef_jax.config import load_config
-    from albef_jax.preflight.plan import plan
-
-    config = load_config(args.config, overrides)
-    result = plan(config, args.target, args.hbm, args.examples, args.suggest)
-    return 0 if result["fits"] else 1
-
-
-def run_bench(args, overrides):
-    """`albef bench`."""
-    from albef_jax.config import load_config
-
-    config = load_config(args.config, overrides)
-    if args.input:
-        from albef_jax.preflight.bench_input import bench_input
-
-        bench_input(config, args.photos, args.mfu)
-    elif args.retrieval:
-        from albef_jax.preflight.bench_retrieval import bench_retrieval
-
-        with processes_of(args):
-            bench_retrieval(config, args.images, args.texts, args.k, args.batch_size)
-    else:
-        from albef_jax.preflight.bench import bench
-
-        with processes_of(args):
-            bench(config, args.steps)
-    return 0
-
-
-def run_import(args, overrides):
-    """`albef import`: the sentence about the tokenizer comes last, where it is seen."""
-    from etils import epath
-
-    from albef_jax.config import load_config
-    from albef_jax.weights.importer import import_file
-
-    if not args.config:
-        named(args, overrides)  # nothing may be left over
-    config = load_config(args.config, overrides) if args.config else None
-    print(import_file(args.path, args.out, args.kind, args.heads, args.image_size,
-                      args.tokenizer, config))
-    if not (epath.Path(args.out) / "tokenizer").is_dir():
-        print(f"{args.out} has no tokenizer, which everything with text needs: import with "
-              "--tokenizer bert-base-uncased, or the folder of the one it was trained with",
-              file=sys.stderr)
-    return 0
-
-
-def run_export(args, rest):
-    """`albef export`."""
-    from albef_jax.weights.export import export
-
-    print(export(**named(args, rest)))
-    return 0
-
-
-def run_embed(args, rest):
-    """`albef embed`."""
-    from albef_jax.inference.commands import embed
-
-    embed(**named(args, rest))
-    return 0
-
-
-def run_search(args, rest):
-    """`albef search`."""
-    from albef_jax.inference.commands import search
-
-    search(**named(args, rest))
-    return 0
-
-
-def run_answer(args, rest):
-    """`albef answer`."""
-    from albef_jax.inference.commands import answer
-
-    answer(**named(args, rest))
-    return 0
-
-
-def run_explain(args, rest):
-    """`albef explain`."""
-    from albef_jax.inference.commands import explain
-
-    explain(**named(args, rest))
-    return 0
-
-
-def run_report(args, rest):
-    """`albef report`."""
-    from albef_jax.report import report
-
-    print(report(**named(args, rest)))
-    return 0
-
-
-def run_data_check(args, rest):
-    """`albef data check`: 0 if training would start."""
-    from albef_jax.config import load_config
-    from albef_jax.preflight.check import check
-
-    if args.config:
-        config = load_config(args.config, rest)
-    else:
-        config = named(args, rest)["config"]  # None, and nothing may be left over
-    problems = check(args.manifests, args.image_roots, config)
-    for problem in problems:
-        print(f"albef: {problem}", file=sys.stderr)
-    if not problems:
-        print("training would start")
-    return 2 if problems else 0
-
-
-def run_data_shard(args, rest):
-    """`albef data shard`."""
-    from albef_jax.preflight.check import source_block
-    from albef_jax.data.shard import shard
-    from albef_jax.data.sources import make_source
-
-    named(args, rest)  # nothing may be left over
-    source = make_source(source_block(args.source, args.image_roots))
-    print(shard(source, args.out, args.short_side))
-    return 0
-
-
-def processes_of(args):
-    """This process as one of several, where there are several: a context manager."""
-    from albef_jax.parallel.processes import joined
-
-    return joined(args.coordinator, args.processes, args.process, args.process_timeout,
-                  args.hang_timeout)
-
-
-def named(args, rest):
-    """The arguments by name, for a command without a config.
-
-    Raises:
-      UserError: there are others.
-    """
-    if rest:
-        raise UserError(f"The argument {rest[0]!r} is not understood; see albef --help.")
-    return {name: value for name, value in vars(args).items() if name != "run"}

@@ -1,33 +1,52 @@
-"""Configs: the default one, reading a config file with overrides, and checking it."""
+"""Configs: the common part and a task's own, reading a config file with overrides, checking."""
 
 import ast
 import json
+import math
 import pathlib
 import re
 import runpy
 
 from ml_collections import ConfigDict
 
+from albef_jax.core.optim import DEFAULTS as OPTIMIZER, check_optimizer
 from albef_jax.errors import UserError
-from albef_jax.files import local_copy
+from albef_jax.files import absolute_name, local_copy
+from albef_jax.tasks import task_class
 
-# Activations that can be kept where layers are recomputed, named in models/layers.py and bert.py.
-REMAT_POINTS = ("qkv", "attention", "mlp")
-# What `rules` may say: names of parallel/axes.py, and axes of the mesh.
-LOGICAL_AXES = ("embed", "mlp", "heads", "vocab", "queue")
 MESH_AXES = ("data", "fsdp", "model", None)
+# The blocks that a task adds to; see `Task.defaults`.
+TASK_BLOCKS = ("model", "init", "objective", "optimizer", "data")
+# Key -> (least, most), None for no limit. Tasks and fields have their own.
+LIMITS = {
+    "seed": (0, 2**32 - 1), "batch_size": (1, None), "group_size": (1, None),
+    "accumulation": (1, None), "steps": (0, None), "epochs": (0, None), "log_every": (0, None),
+    "mesh.slices": (1, None), "data.workers": (0, None), "data.max_bad_share": (0.0, 1.0),
+    "data.examples": (0, None), "checkpoint.every": (0, None), "checkpoint.keep_every": (0, None),
+    "optimizer.warmup_steps": (0, None), "optimizer.steps_per_epoch": (0, None),
+    "optimizer.peak_lr": (0.0, None), "optimizer.min_lr": (0.0, None),
+    "optimizer.warmup_lr": (0.0, None), "optimizer.weight_decay": (0.0, None),
+    "optimizer.b1": (0.0, 1.0), "optimizer.b2": (0.0, 1.0), "optimizer.eps": (0.0, None),
+    "optimizer.clip_norm": (0.0, None)}
 
-def default_config():
-    """ALBEF pre-training with the official sizes and hyper-parameters, without data.
+
+def default_config(task="pretrain"):
+    """A config of a task with the official sizes and hyper-parameters, without data.
 
     The files in configs/ change what they need. Counts are in steps of the global batch; EMA,
     queue and warm-up are meant for `batch_size` 512 (docs/training.md on scaling them).
+
+    Args:
+      task: as `config.task`; see `tasks.task_class`.
+
+    Raises:
+      UserError: there is no such task.
     """
     config = ConfigDict()
-    config.task = "pretrain"
+    config.task = task
     config.seed = 0
     config.batch_size = 512  # global
-    config.group_size = 64  # pairs that are compared with each other
+    config.group_size = 64  # examples that are compared with each other
     config.accumulation = 1  # micro-steps per step
     config.steps = 0  # 0: `epochs` passes over the data
     config.epochs = 30
@@ -40,55 +59,38 @@ def default_config():
         slices=1)  # TPU slices on a slower network; they divide `data`
     # Logical axes of parameters (parallel/axes.py) and the mesh axes that split them.
     config.rules = (("embed", "fsdp"), ("mlp", "model"), ("heads", "model"), ("vocab", "model"))
-    config.model = model = ConfigDict(dict(
-        image_size=256, patch_size=16, vit_width=768, vit_depth=12, vit_heads=12,
-        vit_mlp_ratio=4.0,
-        text_width=768, text_layers=6, fusion_layers=6, text_heads=12, text_mlp_width=3072,
-        max_positions=512, embed_dim=256, dropout=0.1, attention_dropout=0.1, dtype="bfloat16",
-        init_std=0.02,  # of fresh encoder weights; narrow models want 0.02 sqrt(768 / width)
-        scan=False,  # layers as a loop: compiles sooner
-        remat=False,  # less memory: activations inside a layer are computed twice
-        remat_save=(),  # but not these of REMAT_POINTS
-        # Set from the tokenizer when training starts.
-        vocab_size=30522, pad_id=0, cls_id=101, mask_id=103))
-    config.init = dict(  # weights that a fresh run starts from; a resumed one has its own
-        bert="",  # a folder or a Hugging Face name; the tokenizer must be that model's
-        bert_layers=(),  # its layer for each text and fusion layer, -1: fresh; (): one to one
-        vit="")  # a file, a folder or a Hugging Face name; positions are interpolated
-    config.objective = dict(
-        itc=True, temperature=0.07, momentum=0.995,
-        queue_size=65536,  # past features that ITC compares with; 0: the own group only
-        positives="pair",  # 'image': captions of the same image are positives too
-        negatives="hard",  # 'random'
-        alpha_itc=0.4, alpha_mlm=0.4,
-        alpha=0.4,  # of answers and classes, in the tasks that learn these
-        alpha_ramp_steps=-1,  # -1: one epoch
-        mask_rate=0.15, mask_replace=(0.8, 0.1, 0.1),
-        mlm_budget=0)  # predicted positions per group; 0: the mean plus six deviations
-    config.optimizer = dict(
-        peak_lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2000,
-        schedule="cosine",  # 'albef_steps': the stepped schedule of the public code
-        steps_per_epoch=0,  # of 'albef_steps'; 0: from the data
-        weight_decay=0.02, b1=0.9, b2=0.999, eps=1e-8)
+    config.model, config.objective = {}, {}  # the task's
+    config.optimizer = dict(OPTIMIZER)
     config.data = dict(
         source=ConfigDict(dict(kind="json", files=(), image_roots=(), merge_images=False)),
-        engine="auto", image_size=model.get_oneway_ref("image_size"),
-        crop_scale=(0.2, 1.0), flip=0.5, randaugment=(2, 7),
-        text_length=25, max_words=30, sep=False,
-        eval_text_length=0, eval_max_words=0,  # in evaluation; 0: the same
-        answer_length=10, max_answers=10,  # tokens, [CLS] and [SEP] included; answers per question
-        blind=False,  # black images: what the texts alone give away
-        tokenizer="",  # a Hugging Face name or a folder; '': train one on the captions
-        vocab_size=30522,  # of a trained one, at most
-        max_bad_share=0.01, workers=0,
+        max_bad_share=0.01,  # of examples that cannot be read
+        workers=0,  # threads; 0: one per core
         examples=0,  # in an epoch, for `albef plan`, which reads no data
         fingerprint="")  # of the source; set when training starts
+    for block, values in task_class(task).defaults().items():
+        config[block] = ConfigDict({**config.get(block, {}), **values})
     config.evals = ConfigDict()
     config.checkpoint = dict(every=5000, keep_latest=2, keep_every=0, best_metric="",
                              best_mode="max")
     config.lock()
-    config.evals.unlock()  # blocks by name, as many as wanted; evaluators check their fields
+    config.evals.unlock()  # blocks by name, as many as wanted; evaluators check their options
     return config
+
+
+def with_task(config, task):
+    """The config of another task, with the values of this one wherever it has the same key."""
+    def take(new, old):
+        for key in new:
+            if key in old and key != "task":
+                if isinstance(new[key], ConfigDict) and key != "source":
+                    take(new[key], old[key])
+                else:
+                    new[key] = old[key]
+
+    other = default_config(task)
+    take(other, config)
+    other.evals = config.evals
+    return other
 
 
 def load_config(path, overrides=()):
@@ -117,7 +119,16 @@ def load_config(path, overrides=()):
         config = get_config(variant or None).lock()
     except (AttributeError, KeyError, TypeError) as error:  # what ConfigDict raises
         raise UserError(f"get_config of {name} failed: {error}") from error
-    return apply_overrides(config, overrides)
+    return anchored(apply_overrides(config, overrides))
+
+
+def anchored(config):
+    """The config with absolute paths where it names classes in files: it may be read elsewhere."""
+    config.task = absolute_name(config.task)
+    for block in (config.data.source, *(config.evals[name] for name in config.evals)):
+        if isinstance(block, ConfigDict) and isinstance(block.get("kind"), str):
+            block.kind = absolute_name(block.kind)
+    return config
 
 
 def apply_overrides(config, overrides):
@@ -131,7 +142,10 @@ def apply_overrides(config, overrides):
         if not override.startswith("--config.") or not equals:
             raise UserError(f"The argument {override!r} is not understood; overrides look like "
                             "--config.batch_size=64.")
-        _set(config, key, text)
+        if key == "task":  # it decides which keys there are
+            config = with_task(config, text)
+        else:
+            _set(config, key, text)
     return config
 
 
@@ -159,84 +173,50 @@ def _set(config, key, text):
                         f"({block[leaf]!r}); {text!r} is not.") from error
 
 
-# Least values; a float is also a share, at most 1.
-LEAST = {
-    "": dict(steps=0, epochs=0, log_every=0),
-    "data": dict(text_length=2, max_words=1, eval_text_length=0, eval_max_words=0,
-                 answer_length=3, max_answers=1, workers=0, flip=0.0, max_bad_share=0.0),
-    "model": dict(patch_size=1, vit_depth=1, vit_heads=1, text_layers=1, text_heads=1,
-                  fusion_layers=1, embed_dim=1, dropout=0.0, attention_dropout=0.0),
-    "objective": dict(queue_size=0, mlm_budget=0, mask_rate=0.0, momentum=0.0, alpha_itc=0.0,
-                      alpha_mlm=0.0, alpha=0.0),
-    "optimizer": dict(warmup_steps=0, steps_per_epoch=0),
-    "checkpoint": dict(every=0, keep_every=0),
-}
-
-
-def check_values(config):
-    """Checks each value by itself, and that the best checkpoint can be known.
+def check_config(config):
+    """Checks a config before anything is read: its common part, the task's and the fields'.
 
     Raises:
-      UserError: naming the field and what it may be.
+      UserError: naming the key and what it may be.
     """
-    for block, fields in LEAST.items():
-        for name, least in fields.items():
-            value = (config[block] if block else config)[name]
-            share = isinstance(least, float)
-            if value < least or (share and value > 1):
-                key = f"config.{block}.{name}" if block else f"config.{name}"
-                wanted = "from 0 to 1" if share else f"at least {least}"
-                raise UserError(f"{key} is {value}; it must be {wanted}.")
-    scale = config.data.crop_scale
-    if len(scale) and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
-        raise UserError(f"data.crop_scale is {scale}; give the least and the largest share of the "
-                        "image to keep, such as (0.2, 1.0), or () for whole images.")
-    if len(config.data.randaugment) != 2:
-        raise UserError(f"data.randaugment is {config.data.randaugment}; give the number of "
-                        "operations and the magnitude, such as (2, 7).")
-    shares = config.objective.mask_replace
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise UserError(f"objective.mask_replace is {shares}; give three shares that sum to 1, "
-                        "such as (0.8, 0.1, 0.1).")
+    task = task_class(config.task)
+    check_limits(config, LIMITS | task.limits)
+    check_optimizer(config.optimizer)
+    fields = task.fields(config)
+    for field in fields.values():
+        check_limits(config, {f"data.{name}": limit for name, limit in field.limits.items()})
+        field.check()
     for rule in config.rules:
-        if len(rule) != 2 or rule[0] not in LOGICAL_AXES or rule[1] not in MESH_AXES:
-            raise UserError(f"config.rules has {rule!r}; give pairs of one of {LOGICAL_AXES} and "
-                            f"one of {MESH_AXES}.")
+        if len(rule) != 2 or rule[0] not in task.logical_axes or rule[1] not in MESH_AXES:
+            raise UserError(f"config.rules has {rule!r}; give pairs of one of "
+                            f"{task.logical_axes} and one of {MESH_AXES}.")
+    task.check(config)
     best = config.checkpoint.best_metric
     if best and best.split("/")[0] not in config.evals:
         raise UserError(f"checkpoint.best_metric is {best!r}, but config.evals has no such block; "
                         f"it has {', '.join(config.evals) or 'none'}.")
 
 
-def check_model(config):
-    """Checks sizes that must divide each other.
+def check_limits(config, limits):
+    """Checks numbers; keys that the config does not have are another task's.
+
+    Args:
+      limits: dotted key -> (least, most), None for no limit.
 
     Raises:
-      UserError: naming the fields and the values that would fit.
+      UserError: naming the key and what it may be.
     """
-    m = config.model
-    if m.image_size % m.patch_size:
-        raise UserError(
-            f"model.image_size {m.image_size} is not a multiple of model.patch_size "
-            f"{m.patch_size}; set it to {m.image_size // m.patch_size * m.patch_size}.")
-    for tower in ("vit", "text"):
-        width, heads = m[f"{tower}_width"], m[f"{tower}_heads"]
-        if width % heads:
-            raise UserError(f"model.{tower}_width {width} is not a multiple of "
-                            f"model.{tower}_heads {heads}; change one of them.")
-    if config.data.image_size != m.image_size:
-        raise UserError(f"data.image_size {config.data.image_size} differs from model.image_size "
-                        f"{m.image_size}; set the latter alone, the former follows.")
-    for name in ("text_length", "eval_text_length", "answer_length"):
-        if config.data[name] > m.max_positions:
-            raise UserError(
-                f"data.{name} {config.data[name]} exceeds model.max_positions "
-                f"{m.max_positions}; lower the first or raise the second.")
-    unknown = sorted({*m.remat_save} - {*REMAT_POINTS})
-    if unknown:
-        raise UserError(f"model.remat_save names {unknown[0]!r}; choose of {REMAT_POINTS}.")
-    if m.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"model.dtype is {m.dtype!r}; choose 'float32' or 'bfloat16'.")
+    for key, (least, most) in limits.items():
+        block, _, name = key.rpartition(".")
+        values = config.get(block, {}) if block else config
+        if name not in values:
+            continue
+        value = values[name]
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if is_number and math.isfinite(value) and least <= value <= (most or math.inf):
+            continue
+        wanted = f"at least {least}" if most is None else f"from {least:g} to {most:g}"
+        raise UserError(f"config.{key} is {value!r}; it must be a number, {wanted}.")
 
 
 def to_json(config):
@@ -247,7 +227,8 @@ def to_json(config):
 def from_json(text):
     """The config of `to_json`; sequences come back as tuples.
 
-    Values that came into existence after it was written have their defaults.
+    Keys that came into existence after it was written have their defaults, those that are gone
+    are left out.
     """
     def tuples(value):
         if isinstance(value, list):
@@ -256,12 +237,14 @@ def from_json(text):
             return {key: tuples(item) for key, item in value.items()}
         return value
 
-    config = ConfigDict(tuples(json.loads(text)))
-    for name, block in default_config().items():
-        if name in ("model", "objective", "data", "init", "optimizer", "checkpoint", "mesh"):
-            config[name] = ConfigDict({**block, **config.get(name, {})})
-    if "rules" not in config:
-        config.rules = default_config().rules
+    stored = ConfigDict(tuples(json.loads(text)))
+    config = default_config(stored.task).unlock()
+    for name, value in stored.items():
+        if name in TASK_BLOCKS or name in ("mesh", "checkpoint"):
+            for key in set(value) & set(config[name]):
+                config[name][key] = value[key]  # `update` would merge sources of two kinds
+        else:
+            config[name] = value
     return config.lock()
 
 

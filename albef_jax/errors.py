@@ -1,4 +1,6 @@
-"""The one exception that people are meant to read."""
+"""The one exception that people are meant to read, and what others say in its sentences."""
+
+LONGEST = 300  # characters of another error's message
 
 
 class UserError(ValueError):
@@ -7,3 +9,9 @@ class UserError(ValueError):
     The command line prints the message alone and exits with 2; every other exception is a bug
     and keeps its traceback.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, or its type if it says nothing: short, to stand inside a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:LONGEST].strip().rstrip(".")

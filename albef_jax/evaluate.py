@@ -7,13 +7,14 @@ from etils import epath
 import jax
 
 from albef_jax.config import apply_overrides, to_json
-from albef_jax.data.text import load_tokenizer
+from albef_jax.core.build import build
 from albef_jax.errors import UserError
-from albef_jax.evaluators import check_task, make_evaluator
+from albef_jax.evaluators import make_evaluators
+from albef_jax.evaluators.base import Forward
+from albef_jax.files import write
 from albef_jax.parallel.mesh import use_compile_cache
-from albef_jax.run.restore import mesh_of, restore_params
+from albef_jax.run.restore import mesh_of, read_tokenizer, restore_params
 from albef_jax.run.tables import values_table
-from albef_jax.tasks import make_task
 from albef_jax.run.workdir import read_config
 
 
@@ -24,7 +25,8 @@ def evaluate(workdir, step=None, overrides=(), evals=None):
     where an evaluator keeps what the model said. Training data is not touched.
 
     Args:
-      workdir: a work directory with `config.json`, `tokenizer/` and `checkpoints/`.
+      workdir: a work directory with `config.json`, `checkpoints/` and, of a task with texts,
+        `tokenizer/`.
       step: which checkpoint; None for the latest.
       overrides: strings `--config.key=value`, for example `--config.evals.dev.batch_size=128`.
       evals: evaluators to run instead, the `evals` of another config, or None.
@@ -46,26 +48,19 @@ def evaluate(workdir, step=None, overrides=(), evals=None):
     if not config.evals:
         raise UserError(f"config.evals of {workdir} is empty, so there is nothing to evaluate; "
                         "train with an evals block in the config.")
-    if not (workdir / "tokenizer").is_dir():
-        raise UserError(f"{workdir} has no folder tokenizer; copy it from where the run was "
-                        "trained.")
-    tokenizer = load_tokenizer(str(workdir / "tokenizer"))
-    evaluators = {name: make_evaluator(block, config.data, tokenizer, config.seed)
-                  for name, block in config.evals.items()}
-    task, mesh = make_task(config), mesh_of(config)
-    predict_fns = task.predict_fns()
-    check_task(config.evals, config.task, predict_fns)
-    params, step = restore_params(workdir, config, task, mesh, step)
-    results = {}
+    evaluators = make_evaluators(config, read_tokenizer(workdir, config))
+    parts = build(config, mesh_of(config))
+    params, step = restore_params(workdir, parts, step)
+    forward, results = Forward(params, parts.task.predict_fns(), parts.mesh), {}
     for name, evaluator in evaluators.items():
-        results[name] = dict(evaluator.run(params, predict_fns, mesh))
+        results[name] = dict(evaluator.run(forward))
         if jax.process_index() == 0:
             print(values_table(f"{name} at step {step} ({evaluator.description})", results[name]))
             write_result(workdir, name, {
                 "evaluator": name, "step": step, "checkpoint": f"checkpoints/{step}",
                 "config_fingerprint": fingerprint(config), "data": evaluator.description,
                 "values": results[name]})
-            if hasattr(evaluator, "predictions"):
+            if evaluator.predictions is not None:
                 write_result(workdir, f"{name}_predictions", evaluator.predictions)
     return results
 
@@ -86,6 +81,4 @@ def write_result(workdir, name, result):
     """Writes `results/<name>.json`, complete or not at all."""
     folder = epath.Path(workdir) / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{name}.json.unfinished"
-    unfinished.write_text(json.dumps(result, indent=2) + "\n")
-    unfinished.replace(folder / f"{name}.json")
+    write(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")

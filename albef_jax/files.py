@@ -8,14 +8,19 @@ stores do not have.
 import contextlib
 import errno
 import functools
+import hashlib
+import importlib
+import importlib.util
 import os
-import shutil
+import pathlib
+import sys
 import tempfile
 import time
 
 from etils import epath
+from filelock import FileLock, Timeout
 
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, first_line
 
 REWRITE_SECONDS = 10  # an object may be written once a second at most
 
@@ -52,8 +57,7 @@ def readable_errors(path):
     except Exception as error:  # of TensorFlow, gcsfs, or an ImportError
         if isinstance(error, OSError) and error.strerror:
             raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise OSError(errno.EIO, lines[0][:200].rstrip("."), os.fspath(path)) from error
+        raise OSError(errno.EIO, first_line(error), os.fspath(path)) from error
 
 
 @functools.cache
@@ -115,20 +119,61 @@ def uploaded(path):
 
 
 @contextlib.contextmanager
+def aside(path):
+    """Yields a path beside `path`, for a file or folder that is renamed when it is complete."""
+    path = epath.Path(path)
+    unfinished = path.parent / f"{path.name}.unfinished"
+    _remove(unfinished)  # of one that was killed
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        _remove(unfinished)
+
+
+def _remove(path):
+    """Removes a file or folder, if it is there."""
+    path.rmtree() if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def completed(path):
     """As `uploaded`, but what is written is at `path` as a whole or not at all.
 
     Of a folder on an object store each file is.
     """
+    with uploaded(path) if is_remote(path) else aside(path) as local:
+        yield os.fspath(local)
+
+
+def write(path, text: str) -> None:
+    """Writes a text file as a whole or not at all; raises OSError."""
+    with completed(path) as unfinished:
+        pathlib.Path(unfinished).write_text(text, encoding="utf-8")
+
+
+def cache_folder(name: str) -> pathlib.Path:
+    """Our folder of that name in the user's cache."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "albef_jax" / name
+
+
+def locked(path, doing: str) -> contextlib.AbstractContextManager:
+    """A context for one process at a time; the others say that they wait for one that is `doing`.
+
+    The lock is a file beside `path`. Object stores know none: there nobody waits.
+
+    Raises:
+      OSError: the lock cannot be made.
+    """
     if is_remote(path):
-        with uploaded(path) as local:
-            yield local
-        return
-    unfinished = f"{os.fspath(path)}.unfinished"
-    if os.path.isdir(unfinished):
-        shutil.rmtree(unfinished)  # of one that was interrupted
-    yield unfinished
-    os.replace(unfinished, path)
+        return contextlib.nullcontext()
+    lock = FileLock(f"{path}.lock")
+    try:
+        return lock.acquire(timeout=1)
+    except Timeout:
+        print(f"waiting for another process, which is {doing}", file=sys.stderr)
+        return lock.acquire()
 
 
 class GrowingFile:
@@ -163,3 +208,60 @@ class GrowingFile:
             with readable_errors(self.path):
                 self.path.write_bytes(self._contents)
             self._stored, self._when = len(self._contents), time.monotonic()
+
+
+def absolute_name(name) -> str:
+    """`path/to/file.py:Class` with an absolute path; other names of classes as they are."""
+    path, colon, cls = str(name).rpartition(":")
+    return f"{absolute(path)}:{cls}" if colon and path.endswith(".py") else name
+
+
+def find_class(name, known, base, key):
+    """The class that a config names.
+
+    Args:
+      name: one of `known`, `package.module:Class` or `path/to/file.py:Class`.
+      known: name -> `package.module:Class` of our own.
+      base: class that it must be derived from. key: of the config, for messages.
+
+    Raises:
+      UserError: there is no such class.
+    """
+    path, colon, cls = str(known.get(name, name)).rpartition(":")
+    if not colon or not isinstance(name, str):
+        raise UserError(f"{key} is {name!r}; use one of {', '.join(known)}, or name a class of "
+                        "your own as package.module:Class or path/to/file.py:Class.")
+    module = _module_of_file(path) if path.endswith(".py") else _module_of_package(path, key)
+    found = getattr(module, cls, None)
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise UserError(f"{key} is {name!r}, but {path} has no class {cls} derived from "
+                        f"{base.__module__}.{base.__name__}; define it there, or name another.")
+    return found
+
+
+def _module_of_package(path, key):
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name and not f"{path}.".startswith(f"{error.name}."):
+            raise  # of something that the module itself imports
+        raise UserError(f"{key} names the module {path}, which cannot be imported; install it, or "
+                        "name a file as path/to/file.py:Class.") from None
+
+
+def _module_of_file(path):
+    local = local_copy(absolute(path))
+    name = "albef_jax_file_" + hashlib.blake2b(local.encode(), digest_size=8).hexdigest()
+    if name in sys.modules:
+        return sys.modules[name]
+    if not os.path.isfile(local):
+        raise UserError(f"The file {path} does not exist; give the path of a Python file, as "
+                        "path/to/file.py:Class.")
+    spec = importlib.util.spec_from_file_location(name, local)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

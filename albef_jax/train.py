@@ -8,35 +8,37 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from albef_jax.models import flops
-from albef_jax.run.checkpoint import Checkpointer
-from albef_jax.config import check_model, check_values
+from albef_jax.config import check_config
+from albef_jax.core.build import build
+from albef_jax.data.fields import check_fields, open_fields
+from albef_jax.data.fields.image import engine_name
 from albef_jax.data.pipeline import TrainPipeline
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import load_tokenizer, make_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.evaluators import check_task, make_evaluator
-from albef_jax.files import uploaded
-from albef_jax.run.guards import check_finite, readable_out_of_memory, saved_on_error
-from albef_jax.run.metrics import MetricsWriter, Pending, StepTimer, Throughput
-from albef_jax.core.optim import make_optimizer, make_schedule
-from albef_jax.parallel.processes import wait_for_all
-from albef_jax.report import report_at_end
-from albef_jax.core.state import abstract_state, create_state
+from albef_jax.evaluators import check_best_metric, check_measured, make_evaluators
+from albef_jax.evaluators.base import Forward
+from albef_jax.files import aside, uploaded
+from albef_jax.models.flops import peak_flops
 from albef_jax.parallel.mesh import (
-    batch_shards,
     check_groups,
+    groups_of,
     local_rows,
     make_mesh,
     shard_batch,
+    unsplit_axes,
     use_compile_cache,
 )
+from albef_jax.parallel.processes import wait_for_all
 from albef_jax.parallel.signals import Stopped, stop_signals
-from albef_jax.core.step import step_of
-from albef_jax.tasks import check_fields, make_task, task_class
+from albef_jax.report import report_at_end
+from albef_jax.run.checkpoint import Checkpointer
+from albef_jax.run.guards import check_finite, readable_out_of_memory, saved_on_error
+from albef_jax.run.metrics import MetricsWriter, Pending, StepTimer, Throughput
+from albef_jax.run.workdir import compare_config, make_writable, stored_config, write_config
+from albef_jax.tasks import task_class
 from albef_jax.weights import pretrained
 from albef_jax.weights.start import check_tokenizers, read_init, take_weights
-from albef_jax.run.workdir import compare_config, make_writable, write_config
 
 
 def train(config, workdir, profile=None, init=None):
@@ -58,49 +60,49 @@ def train(config, workdir, profile=None, init=None):
     # ---- start -----------------------------------------------------------------------------
     use_compile_cache()
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    check_values(config)
-    check_model(config)
-    workdir, mesh = epath.Path(workdir), make_mesh(config.mesh)
+    check_config(config)
+    workdir, mesh = epath.Path(workdir), make_mesh(config.mesh, groups=groups_of(config))
     is_writer = jax.process_index() == 0
-    check_groups(config.batch_size, config.group_size, config.accumulation, batch_shards(mesh))
+    check_groups(config, mesh)
 
     # ---- data ------------------------------------------------------------------------------
-    source = make_source(config.data.source)
-    check_fields(config, source)
+    source, fields = make_source(config.data.source), task_class(config.task).fields(config)
+    check_fields(fields, source)
     make_writable(workdir, is_writer)
     stored = read_init(init, workdir)
-    tokenizer = run_tokenizer(config, workdir, source, is_writer, stored)
-    pipeline = TrainPipeline(source, tokenizer, config.data, config.batch_size, config.seed,
-                             local_rows(mesh, config.batch_size), task_class(config).needs)
-    config = resolve(config, source, tokenizer, pipeline.steps_per_epoch)
-    evaluators = {name: make_evaluator(block, config.data, tokenizer, config.seed)
-                  for name, block in config.evals.items()}
+    tokenizer = run_tokenizer(config, workdir, source, fields, is_writer, stored)
+    config = resolve(config, source, tokenizer, workdir)
+    fields = open_fields(task_class(config.task).fields(config), source, tokenizer)
+    pipeline = TrainPipeline(source, fields, config.data, config.batch_size, config.seed,
+                             local_rows(mesh, config.batch_size))
+    evaluators = make_evaluators(config, tokenizer)
+    check_best_metric(config, evaluators)
     compare_config(config, workdir, is_writer)
 
     # ---- task, state, step -----------------------------------------------------------------
-    task = make_task(config)
-    check_task(config.evals, config.task, task.predict_fns())
-    learning_rate = make_schedule(config.optimizer, config.steps)
-    optimizer = make_optimizer(config.optimizer, learning_rate)
+    parts = build(config, mesh)
     checkpointer = Checkpointer(workdir, config.checkpoint, config.to_dict())
-    state, start = initial_state(config, task, optimizer, mesh, checkpointer, tokenizer)
+    state, start = initial_state(parts, checkpointer, tokenizer)
     if stored:
         state = take_weights(stored, state, config, workdir, is_writer)
     elif init:
         say(is_writer, f"--init {init} is ignored: {workdir} goes on from its own checkpoint")
-    train_step = step_of(config, task, optimizer, mesh)
     if start >= config.steps:
         say(is_writer, f"{workdir} holds step {start} of {config.steps}: nothing is left to train; "
             f"`albef report {workdir}` shows it, and more config.steps or config.epochs go on")
         checkpointer.close()
         return True
     write_config(config, workdir, is_writer)
-    say(is_writer, describe(config, state, mesh, source, pipeline, start))
+    say(is_writer, describe(parts, state, source, pipeline, start))
 
     # ---- loop ------------------------------------------------------------------------------
-    timer, pending = StepTimer(start, throughput_of(config, mesh)), Pending()
-    writer = MetricsWriter(workdir, config.steps, config, start_step=start, is_writer=is_writer)
-    predict_fns, parameter_norm = task.predict_fns(), jax.jit(optax.tree.norm)
+    timer, pending = StepTimer(start, throughput_of(parts)), Pending()
+    shown = parts.task.shown(config)
+    writer = MetricsWriter(workdir, config.steps, config, shown, start_step=start,
+                           is_writer=is_writer)
+    finite = [*(one.name for one in shown), "loss", "grad_norm", "parameters"]
+    predict_fns, parameter_norm = parts.task.predict_fns(), jax.jit(optax.tree.norm)
+    forward = None  # of the last evaluation, with what it has encoded
     with contextlib.ExitStack() as stack:
         stack.callback(checkpointer.close)
         stack.callback(writer.close)
@@ -113,9 +115,10 @@ def train(config, workdir, profile=None, init=None):
         step, previous = start, None
         for step in range(start + 1, config.steps + 1):  # the number of steps after this one
             trace(step, previous)
-            with timer.waiting_for_data(), saved_on_error(checkpointer, step - 1, state):
+            with timer.waiting_for_data(), saved_on_error(
+                    checkpointer, step - 1, state, finite, previous):
                 batch = next(batches)
-            state, metrics = train_step(state, shard_batch(batch, mesh), None)
+            state, metrics = parts.step(state, shard_batch(batch, mesh), None)
             # One step behind: the device is never idle, the host never far ahead of a signal.
             jax.block_until_ready(previous)
             previous = metrics
@@ -127,8 +130,8 @@ def train(config, workdir, profile=None, init=None):
             # Asked once a step: a signal that comes later is seen after the next step.
             last, stopping = step == config.steps, stop.is_set()
             if is_due(step, config.log_every) or last or stopping:
-                log(writer, checkpointer, pending.push(step, {
-                    **metrics, "lr": learning_rate(step - 1), "bad_images": pipeline.bad.count,
+                log(writer, checkpointer, finite, pending.push(step, {
+                    **metrics, "lr": parts.schedule(step - 1), "broken": pipeline.broken.count,
                     **timer.lap(step)}))
 
             due = {} if stopping else {
@@ -137,12 +140,13 @@ def train(config, workdir, profile=None, init=None):
             save = last or stopping or is_due(step, config.checkpoint.every)
             if due or save:
                 with timer.paused():
-                    log(writer, checkpointer, pending.flush())
-                    check_finite(step, jax.device_get(
-                        {**metrics, "parameters": parameter_norm(state.params)}), checkpointer)
-                    with saved_on_error(checkpointer, step, state):
+                    log(writer, checkpointer, finite, pending.flush())
+                    check_finite(step, {**metrics, "parameters": parameter_norm(state.params)},
+                                 finite, checkpointer)
+                    forward = Forward(state.params, predict_fns, mesh)
+                    with saved_on_error(checkpointer, step, state, finite, metrics):
                         measured = run_evaluators(
-                            due, state.params, predict_fns, mesh, stop) if due else {}
+                            due, forward, stop, config.checkpoint.best_metric) if due else {}
                     if measured:
                         writer.log(step, measured)
                     stopping = stopping or stop.is_set()
@@ -150,20 +154,24 @@ def train(config, workdir, profile=None, init=None):
                         checkpointer.save(step, state, measured, wait=last or stopping)
             if stopping:
                 break
-        log(writer, checkpointer, pending.flush())
-    report_skipped(pipeline, is_writer)
+        log(writer, checkpointer, finite, pending.flush())
+    for note in pipeline.notes():
+        say(is_writer, note)
     if step == config.steps:
-        report_at_end(workdir, config, tokenizer, state, predict_fns, mesh)
+        report_at_end(workdir, config, evaluators, forward, state.teacher)
     say(is_writer, f"finished {step} of {config.steps} steps; the run is in {workdir}"
         + ("" if step == config.steps else ", start the same command again to go on"))
     return step == config.steps
 
 
-def run_tokenizer(config, workdir, source, is_writer, stored=None):
+def run_tokenizer(config, workdir, source, fields, is_writer, stored=None):
     """The tokenizer of this run: its own, the config's, that of `stored` weights, or a new one.
 
     Of several processes the first one chooses and saves it, and the others read what it saved.
+    None for a task without texts.
     """
+    if not any(field.needs_tokenizer for field in fields.values()):
+        return None
     folder = workdir / "tokenizer"
     if not is_writer:
         wait_for_all("tokenizer")
@@ -179,69 +187,81 @@ def run_tokenizer(config, workdir, source, is_writer, stored=None):
     if stored:
         check_tokenizers(tokenizer, stored)
     if is_writer and not folder.is_dir():
-        unfinished = workdir / "tokenizer.unfinished"
-        tokenizer.save(str(unfinished))
-        unfinished.rename(folder)  # complete or not at all
+        with aside(folder) as unfinished:
+            tokenizer.save(str(unfinished))
     if is_writer:
         wait_for_all("tokenizer")
     return tokenizer
 
 
-def resolve(config, source, tokenizer, steps_per_epoch):
-    """The config with everything filled in that depends on data and tokenizer.
+def resolve(config, source, tokenizer, workdir):
+    """The config with everything filled in that depends on data, tokenizer and machine.
 
     Raises:
       UserError: fewer than one step.
     """
     config = config.copy_and_resolve_references().unlock()
+    steps_per_epoch = max(len(source) // config.batch_size, 1)
     config.steps = config.steps or config.epochs * steps_per_epoch
     if config.steps < 1:
         raise UserError("config.steps and config.epochs are both 0; set one of them.")
     config.data.fingerprint = source.fingerprint
-    config.model.update(vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
-                        cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id)
-    if config.objective.alpha_ramp_steps < 0:
-        config.objective.alpha_ramp_steps = steps_per_epoch
     config.optimizer.steps_per_epoch = config.optimizer.steps_per_epoch or steps_per_epoch
+    if config.data.get("engine") == "auto":  # the run's, where it goes on: engines differ a little
+        before = stored_config(workdir)
+        config.data.engine = resolved_engine(before.data.engine if before else "auto")
+    task_class(config.task).resolve(config, tokenizer, steps_per_epoch)
     return config.lock()
 
 
-def initial_state(config, task, optimizer, mesh, checkpointer, tokenizer):
+def resolved_engine(name):
+    """An engine that this machine has: this one, or what there is."""
+    try:
+        return engine_name(name)
+    except UserError:
+        return engine_name("auto")
+
+
+def initial_state(parts, checkpointer, tokenizer):
     """The restored state and its step, or a fresh one and 0; placed on the mesh."""
-    with readable_out_of_memory(config):
+    with readable_out_of_memory(parts.config):
         if checkpointer.latest_step() is None:
-            state = create_state(task, optimizer, config.seed, mesh, config.rules)
-            return start_from(config, state, task, tokenizer), 0
-        return checkpointer.restore(abstract_state(task, optimizer, mesh, config.rules))
+            return start_from(parts, parts.create_state(), tokenizer), 0
+        return checkpointer.restore(parts.state)
 
 
-def start_from(config, state, task, tokenizer):
+def start_from(parts, state, tokenizer):
     """A fresh state with the weights of `config.init`; its teacher starts as their copy."""
-    if not (config.init.bert or config.init.vit):
+    if not pretrained.wanted(parts.config):
         return state
-    params, report = pretrained.apply(config, state.params, tokenizer)
+    params, report = pretrained.apply(parts.config, state.params, tokenizer)
     say(jax.process_index() == 0, report)
     # Copies: steps donate their state, and files stay mapped.
     params = jax.tree.map(lambda new, old: jax.device_put(jnp.array(new), old.sharding),
                           params, state.params)
     return state.replace(params=params,
-                         teacher=jax.tree.map(jnp.copy, task.teacher_of(params)))
+                         teacher=jax.tree.map(jnp.copy, parts.task.teacher_of(params)))
 
 
-def throughput_of(config, mesh):
+def throughput_of(parts):
     """Turns steps and seconds into samples/s, TFLOP/s and MFU."""
-    return Throughput(config.batch_size, mesh.size, flops.step_flops(config)["total"],
-                      flops.peak_flops(mesh.devices.flat[0]))
+    return Throughput(parts.config.batch_size, parts.mesh.size,
+                      sum(parts.task.flops(parts.config).values()),
+                      peak_flops(parts.mesh.devices.flat[0]))
 
 
-def describe(config, state, mesh, source, pipeline, start):
-    """What is about to happen, in one line."""
+def describe(parts, state, source, pipeline, start):
+    """What is about to happen, in a line, and what of the mesh is not used."""
+    config, mesh = parts.config, parts.mesh
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     begin = f"resuming at step {start}" if start else "starting"
+    engine = f", images by {config.data.engine}" if "engine" in config.data else ""
+    whole = "".join(f"\n{sentence}" for sentence in unsplit_axes(
+        state.params, parts.task.axes(), mesh, config.rules))
     return (f"{begin}: {count / 1e6:.1f}M parameters, {len(source)} examples, "
             f"{config.steps} steps of {config.batch_size} "
             f"({config.steps / pipeline.steps_per_epoch:.1f} epochs) on {mesh.size} "
-            f"{mesh.devices.flat[0].platform} device(s), images by {pipeline.engine_name}")
+            f"{mesh.devices.flat[0].platform} device(s){engine}{whole}")
 
 
 def say(is_writer, text):
@@ -255,21 +275,26 @@ def is_due(step, every):
     return every > 0 and step % every == 0
 
 
-def log(writer, checkpointer, fetched):
+def log(writer, checkpointer, finite, fetched):
     """Writes a fetched `(step, metrics)`, if there is one, and stops a run that has diverged."""
     if fetched is not None:
         writer.log(*fetched)
-        check_finite(*fetched, checkpointer)
+        check_finite(*fetched, finite, checkpointer)
 
 
-def run_evaluators(evaluators, params, predict_fns, mesh, stop):
-    """`evaluator/name` -> value; empty when a signal came, which need not wait for the end."""
+def run_evaluators(evaluators, forward, stop, best_metric):
+    """`evaluator/name` -> value; empty when a signal came, which need not wait for the end.
+
+    Raises:
+      UserError: `best_metric` is not among the values of its evaluator.
+    """
     measured = {}
     try:
         with stop.interrupting():
             for name, evaluator in evaluators.items():
-                for key, value in evaluator.run(params, predict_fns, mesh):
-                    measured[f"{name}/{key}"] = value
+                values = dict(evaluator.run(forward))
+                check_measured(best_metric, name, values)
+                measured |= {f"{name}/{key}": value for key, value in values.items()}
     except Stopped:
         say(jax.process_index() == 0,
             "gave up the evaluation at a signal; `albef evaluate` runs it")
@@ -300,19 +325,3 @@ def tracing(profile, workdir):
             yield before
         finally:
             before(0, None)
-
-
-def report_skipped(pipeline, is_writer):
-    """Says at the end what of the data could not be used."""
-    bad = pipeline.bad
-    if bad.count:
-        say(is_writer, f"{bad.count} of {bad.seen} image reads failed and were replaced: "
-            f"{first_ten(bad.names)}")
-    if pipeline.skipped_answers:
-        say(is_writer, f"{len(pipeline.skipped_answers)} answers are longer than "
-            f"data.answer_length and were left out: {first_ten(pipeline.skipped_answers)}")
-
-
-def first_ten(names):
-    """Some of many names, in order."""
-    return ", ".join(sorted(names)[:10])

@@ -17,10 +17,12 @@ published figures, since 6,000 images teach a small model little.
 import pathlib
 import runpy
 
+from albef_jax.config import with_task
 from albef_jax.errors import UserError
 
 BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("flickr8k.py")))
 TASKS = ("retrieval", "vqa", "nlvr_pretrain", "nlvr", "ve", "grounding")
+LEARNED = {"grounding": "retrieval"}  # what is not learned under its own name
 LEFT_AND_RIGHT = ((0, 0, 250, 100), (150, 0, 400, 100))  # boxes 1 and 2, boxes 2 and 3
 
 
@@ -32,13 +34,12 @@ def get_config(variant=None):
         raise UserError(f"configs/flickr8k_tasks.py needs the name of a task, such as "
                         f"configs/flickr8k_tasks.py:vqa,FOLDER; it has {', '.join(TASKS)}.")
     config = BASE["get_config"](f"{folder}/flickr8k")
-    for name in list(config.evals):
-        del config.evals[name]
-    config.task = task
-    config.model.update(image_size=112, dropout=0.1, attention_dropout=0.1)
-    config.data.update(crop_scale=(0.6, 1.0), text_length=24)
+    config.evals = {}
     # With hard negatives ITM goes back to its plateau, as in flickr8k.py.
     config.objective.update(alpha_ramp_steps=200, momentum=0.98, negatives="random")
+    config = with_task(config, LEARNED.get(task, task))
+    config.model.update(image_size=112, dropout=0.1, attention_dropout=0.1)
+    config.data.update(crop_scale=(0.6, 1.0), text_length=24)
     config.optimizer.update(peak_lr=2e-4, warmup_steps=40)
     config.log_every = 10
     globals()[task](config, folder)
@@ -92,7 +93,6 @@ def ve(config, folder):
 
 
 def grounding(config, folder):
-    config.task = "retrieval"
     config.steps = 170  # half an epoch
     data, images = f"{folder}/flickr8k_grounding", f"{folder}/flickr8k"
     config.data.source = pack("grounding", data, "train", images)

@@ -26,8 +26,7 @@ EPOCH = 86_373 // 128  # steps
 def get_config(folder=None):
     """`folder`: where the manifests are."""
     folder = folder or "data/albef"
-    config = default_config()
-    config.task = "nlvr"
+    config = default_config("nlvr")
     config.batch_size, config.group_size = 128, 16
     config.epochs = 10
     config.model.image_size = 384

@@ -27,13 +27,11 @@ EPOCH = 566_747 // 256  # steps
 def get_config(folder=None):
     """`folder`: where the manifests are."""
     folder = folder or "data/albef"
-    config = default_config()
-    config.task = "retrieval"
+    config = default_config("retrieval")
     config.batch_size, config.group_size = 256, 32
     config.epochs = 5
     config.model.image_size = 384
-    config.objective.update(positives="image", temperature=0.07, queue_size=65536, momentum=0.995,
-                            alpha_itc=0.4)
+    config.objective.update(temperature=0.07, queue_size=65536, momentum=0.995, alpha_itc=0.4)
     config.optimizer.update(peak_lr=1e-5, min_lr=1e-6, warmup_lr=1e-5, warmup_steps=100,
                             weight_decay=0.02, schedule="albef_steps")
     images = (f"{folder}/images",)

@@ -35,13 +35,11 @@ def get_config(variant=None):
     """`variant`: the folder of the manifests, or 'zero_shot', or 'zero_shot:' and the folder."""
     zero_shot = (variant or "").partition(":")[0] == ZERO_SHOT
     folder = (variant or "").removeprefix(ZERO_SHOT).removeprefix(":") or "data/albef"
-    config = default_config()
-    config.task = "retrieval"
+    config = default_config("retrieval")
     config.batch_size, config.group_size = 256, 32
     config.epochs = 10
     config.model.image_size = 384
-    config.objective.update(positives="image", temperature=0.07, queue_size=65536, momentum=0.995,
-                            alpha_itc=0.4)
+    config.objective.update(temperature=0.07, queue_size=65536, momentum=0.995, alpha_itc=0.4)
     config.optimizer.update(peak_lr=1e-5, min_lr=1e-6, warmup_lr=1e-5, warmup_steps=100,
                             weight_decay=0.02, schedule="albef_steps")
     images = (f"{folder}/images",)

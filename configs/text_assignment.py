@@ -23,8 +23,7 @@ MANIFESTS = ("coco", "vg", "cc3m_train", "cc3m_val", "sbu")
 def get_config(folder=None):
     """`folder`: where the manifests are."""
     folder = folder or "data/albef"
-    config = default_config()
-    config.task = "nlvr_pretrain"
+    config = default_config("nlvr_pretrain")
     config.batch_size, config.group_size = 512, 64
     config.epochs = 1
     config.objective.temperature = 0.07

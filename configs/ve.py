@@ -25,8 +25,7 @@ EPOCH = 529_527 // 256  # steps
 def get_config(folder=None):
     """`folder`: where the manifests are."""
     folder = folder or "data/albef"
-    config = default_config()
-    config.task = "ve"
+    config = default_config("ve")
     config.batch_size, config.group_size = 256, 32
     config.epochs = 5
     config.model.image_size = 384

@@ -23,8 +23,7 @@ from albef_jax.config import default_config
 def get_config(folder=None):
     """`folder`: where the manifests are."""
     folder = folder or "data/albef"
-    config = default_config()
-    config.task = "vqa"
+    config = default_config("vqa")
     config.batch_size, config.group_size = 256, 32
     config.epochs = 8
     config.model.image_size = 384

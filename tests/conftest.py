@@ -18,21 +18,20 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
 
-from albef_jax.preflight.bench import random_batch  # noqa: E402
 from albef_jax.config import load_config  # noqa: E402
-from albef_jax.core.optim import make_optimizer, make_schedule  # noqa: E402
+from albef_jax.core.build import build  # noqa: E402
 from albef_jax.core.state import TrainState  # noqa: E402
-from albef_jax.tasks import make_task  # noqa: E402
+from albef_jax.parallel.mesh import make_mesh  # noqa: E402
+from albef_jax.preflight.bench import noise_batch  # noqa: E402
 
 
 @functools.cache
 def make_tiny(overrides):
-    """Task, optimizer, fresh state and random batch of the tiny config with `overrides`."""
+    """Task, optimizer, fresh state and batch of noise of the tiny config with `overrides`."""
     config = load_config(TESTS / "tiny.py", [f"--config.{value}" for value in overrides])
-    task = make_task(config)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
-    state = jax.jit(lambda: TrainState.create(task, optimizer, config.seed))()
-    return task, optimizer, state, random_batch(config)
+    parts = build(config, make_mesh(devices=jax.devices()[:1]))
+    state = jax.jit(lambda: TrainState.create(parts.task, parts.optimizer, config.seed))()
+    return parts.task, parts.optimizer, state, noise_batch(config)
 
 
 @pytest.fixture

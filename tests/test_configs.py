@@ -3,14 +3,16 @@
 import math
 import pathlib
 
+from jax.sharding import AbstractMesh
 import pytest
 
-from albef_jax.config import check_model, check_values, load_config
-from albef_jax.data.sources import resolve_source
-from albef_jax.evaluators import COMMON_FIELDS, EVALUATORS
+from albef_jax.config import check_config, default_config, load_config
 from albef_jax.core.optim import make_schedule
-from albef_jax.parallel.mesh import check_groups
-from albef_jax.tasks import TASKS, make_task
+from albef_jax.data.fields import check_fields
+from albef_jax.data.sources import resolve_source
+from albef_jax.evaluators import evaluator_class, settings_of
+from albef_jax.parallel.mesh import AXES, axis_sizes, check_groups, groups_of
+from albef_jax.tasks import TASKS, make_task, task_class
 from albef_jax.weights.foreign.kinds import KINDS
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -33,19 +35,36 @@ def config(request):
     return load_config(f"{path}:{variant or ''}")
 
 
-def test_sizes_divide(config):
-    check_values(config)
-    check_model(config)
-    check_groups(config.batch_size, config.group_size, config.accumulation, devices=1)
-    make_task(config)  # the objective: queue and batch, switches that fit together
+def test_values_are_in_range_and_sizes_divide(config):
+    check_config(config)
+    check_groups(config, mesh_of(1))
+    make_task(config)
+
+
+def test_keys_are_those_of_the_task(config):
+    own = default_config(config.task)
+    for block in ("model", "init", "objective", "optimizer", "data"):
+        assert config[block].keys() == own[block].keys()
+
+
+def mesh_of(devices, config=None):
+    """A mesh of so many devices, all of which share the batch."""
+    sizes = axis_sizes({"data": -1, "fsdp": 1, "model": 1}, devices,
+                       groups_of(config) if config else 0)
+    return AbstractMesh(sizes, AXES)
 
 
 def test_sources_and_evaluations_exist_with_these_options(config):
     for block in (config.data.source, *(block.source for block in config.evals.values())):
         resolve_source(block)
-    for block in config.evals.values():
-        fields = {"kind", "source", *COMMON_FIELDS, *EVALUATORS[block.kind].fields}
-        assert set(block) <= fields
+    task, (kind, _) = task_class(config.task), resolve_source(config.data.source)
+    if isinstance(getattr(kind, "fields", None), dict):  # known without data
+        check_fields(task.fields(config), kind)
+    for name, block in config.evals.items():
+        kind = evaluator_class(block.kind)
+        assert settings_of(f"The block {name}", kind, block)["batch_size"] >= 1
+        assert set(kind.asks) <= task.fields(config).keys()
+        assert set(kind.calls) <= make_task(config).predict_fns().keys()
 
 
 def test_best_metric_is_measured_where_saved(config):
@@ -66,7 +85,8 @@ def test_docstring_holds_command(path):
 def test_official_batch_on_up_to_8_devices(devices):
     config = load_config(FOLDER / "pretrain_4m.py")
     assert config.batch_size == 512 and config.group_size == 64
-    check_groups(512, 64, 8 // devices, devices)
+    config.accumulation = 8 // devices
+    check_groups(config, mesh_of(devices, config))
 
 
 def test_14m_adds_one_manifest():
@@ -103,7 +123,7 @@ def test_values_are_those_of_the_public_code(name):
         assert config.objective.alpha_ramp_steps == (-1 if ramp else 0)  # -1: one epoch
     if config.task == "retrieval":
         assert config.objective.queue_size == queue and config.objective.temperature == 0.07
-        assert config.objective.positives == "image" and config.model.embed_dim == 256
+        assert make_task(config).positives == "image" and config.model.embed_dim == 256
     for block in config.evals.values():
         assert block.batch_size == rows and block.get("k") == k
     assert (config.data.randaugment, config.data.flip, config.data.max_words) == ((2, 7), 0.5, 30)

@@ -11,18 +11,21 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.cli import main
 from albef_jax.config import default_config, to_json
+from albef_jax.core.build import build
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import clean_caption, train_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluate import evaluate, fingerprint
-from albef_jax.evaluators import make_evaluator
-from albef_jax.core.optim import make_optimizer, make_schedule
+from albef_jax.evaluators import make_evaluators
+from albef_jax.evaluators.base import Evaluator, Forward
+from albef_jax.models.albef import Albef
 from albef_jax.parallel.mesh import make_mesh
-from albef_jax.core.state import TrainState
-from albef_jax.tasks import make_task
+from albef_jax.run.checkpoint import Checkpointer
+from albef_jax.run.restore import restore_parts
+from albef_jax.run.workdir import read_config
+from albef_jax.tasks.base import Aux, Task
 
 ROOT = Path(__file__).parents[1]
 HELD_OUT = {"kind": "synthetic", "size": 20, "image_size": 32}
@@ -52,17 +55,15 @@ def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("evaluate") / "run"
     workdir.mkdir()
     source = make_source(HELD_OUT)
-    captions = [clean_caption(c, 30) for i in range(len(source)) for c in source.captions(i)]
+    captions = [clean_caption(c, 30) for i in range(len(source)) for c in source.get(i, "text")]
     tokenizer = train_tokenizer(captions, 200)
     tokenizer.save(str(workdir / "tokenizer"))
     config = make_config(tokenizer)
     (workdir / "config.json").write_text(to_json(config))
-    task = make_task(config)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
+    parts = build(config, make_mesh())
     checkpointer = Checkpointer(workdir, config.checkpoint)
-    create = jax.jit(lambda seed: TrainState.create(task, optimizer, seed))
     for step in (5, 10):
-        state = create(step)
+        state = build(with_seed(config, step), parts.mesh).create_state()
         state = state.replace(
             step=jnp.int32(step),
             # Random weights have nearly equal [CLS] states; larger ones tell inputs apart.
@@ -71,18 +72,23 @@ def trained(tmp_path_factory):
             teacher=jax.tree.map(lambda x: x * 0, state.teacher))
         checkpointer.save(step, state)
     checkpointer.close()
-    return workdir, config, tokenizer, task, state.params
+    return workdir, config, tokenizer, parts, state
+
+
+def with_seed(config, seed):
+    config = config.copy_and_resolve_references().unlock()
+    config.seed = seed
+    return config
 
 
 def test_values_are_those_of_the_saved_online_parameters(trained, capsys):
-    workdir, config, tokenizer, task, params = trained
+    workdir, config, tokenizer, parts, state = trained
     results = evaluate(workdir)
     printed = capsys.readouterr().out
-    predict_fns = task.predict_fns()
-    for name, block in config.evals.items():
-        evaluator = make_evaluator(block, config.data, tokenizer, config.seed)
-        expected = dict(evaluator.run(params, predict_fns, make_mesh()))
-        assert results[name] == expected
+    for name, evaluator in make_evaluators(config, tokenizer).items():
+        forward = Forward(state.params, parts.task.predict_fns(), parts.mesh)
+        expected = dict(evaluator.run(forward))
+        assert results[name] == expected and list(expected) == evaluator.names()
         written = json.loads((workdir / "results" / f"{name}.json").read_text())
         assert written["values"] == expected and written["step"] == 10
         assert written["config_fingerprint"] == fingerprint(config)
@@ -92,6 +98,78 @@ def test_values_are_those_of_the_saved_online_parameters(trained, capsys):
         "dev.json", "pairs.json", "words.json"]
     assert set(results["pairs"]) == {"itm_accuracy_random", "itm_accuracy_hard"}
     assert re.search(rf"\n  r_mean +{results['dev']['r_mean']:.2f}\n", printed)
+
+
+def test_images_are_encoded_once_for_all_evaluators(trained, monkeypatch):
+    encoded, encode_image = [], Albef.encode_image
+
+    def counting(self, image):
+        jax.debug.callback(lambda image: encoded.append(len(image)), image)
+        return encode_image(self, image)
+
+    monkeypatch.setattr(Albef, "encode_image", counting)
+    evaluate(trained[0], overrides=[f"--config.evals.{name}.batch_size=10"
+                                    for name in ("dev", "pairs", "words")])
+    jax.effects_barrier()
+    assert encoded == [10, 10]
+
+
+def test_parts_of_a_checkpoint(trained):
+    workdir, _, _, parts, state = trained
+    found, step = restore_parts(workdir, parts, ("teacher", "memory"), step=10)
+    assert step == 10 and found.keys() == {"teacher", "memory"}
+    for name, tree in found.items():
+        for ours, saved in zip(jax.tree.leaves(tree), jax.tree.leaves(getattr(state, name)),
+                               strict=True):
+            assert (ours == saved).all() and ours.sharding == saved.sharding
+
+
+class Nothing(Task):
+    """A task without texts, teacher, memory and model: it counts nothing and learns nothing."""
+
+    @classmethod
+    def fields(cls, config):
+        return {}
+
+    def __init__(self, config):
+        self.functions = {"double": lambda params: 2 * params["weight"]}
+
+    def init(self, rng):
+        return {"weight": jnp.full((3,), 4.0)}
+
+    def init_boxed(self, rng):
+        return self.init(rng)
+
+    def loss(self, params, teacher, memory, group, key, schedule, draws=None):
+        return jnp.sum(params["weight"]), Aux({}, {}, {})
+
+    def predict_fns(self):
+        return self.functions
+
+
+class Doubling(Evaluator):
+    calls = ("double",)
+
+    def run(self, forward):
+        yield "double", float(forward.compiled(forward["double"])(forward.params)[0])
+
+
+def test_a_task_without_texts_and_teacher_needs_no_tokenizer(tmp_path, capsys):
+    """Its run is evaluated, its page is written, from the config and the checkpoint alone."""
+    config = default_config(f"{__name__}:Nothing")
+    config.steps = 3
+    config.data.source = HELD_OUT
+    config.evals.own = dict(kind=f"{__name__}:Doubling", source=HELD_OUT)
+    (tmp_path / "config.json").write_text(to_json(config))
+    parts = build(read_config(tmp_path), make_mesh())
+    checkpointer = Checkpointer(tmp_path, config.checkpoint)
+    checkpointer.save(3, parts.create_state().replace(step=jnp.int32(3)))
+    checkpointer.close()
+    assert evaluate(tmp_path) == {"own": {"double": 8.0}}
+    assert not (tmp_path / "results" / "own_predictions.json").exists()
+    assert main(["report", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "8.0" in page and "0.0 M parameters" in page and "no folder tokenizer" not in page
 
 
 def test_evaluators_of_another_config(trained, tmp_path):
@@ -132,7 +210,7 @@ def test_devices_and_batch_size_do_not_change_the_values(trained):
 @pytest.mark.parametrize("override, sentence", [
     ("--config.evals.dev.kk=2", "config.evals.dev.kk does not exist"),
     ("--config.evals.dev.k=many", "config.evals.dev.k is a int (4); 'many' is not"),
-    ("--config.evals.dev.k=0", "k=0; make it at least 1"),
+    ("--config.evals.dev.k=0", "k=0; make it a number of at least 1"),
 ])
 def test_overrides_that_do_not_fit(trained, override, sentence):
     with pytest.raises(UserError) as error:

@@ -1,11 +1,17 @@
 """Local files through the functions that know object stores too; those are in test_object_store."""
 
 import os
+from pathlib import Path
+import threading
 
 import pytest
 
 from albef_jax.config import load_config
-from albef_jax.files import GrowingFile, absolute, completed, local_copy, read_bytes, uploaded
+from albef_jax.errors import UserError, first_line
+from albef_jax.files import (
+    GrowingFile, absolute, aside, cache_folder, completed, local_copy, locked, read_bytes, uploaded,
+    write,
+)
 
 
 def test_completed_file_is_there_as_a_whole_or_not_at_all(tmp_path):
@@ -15,7 +21,7 @@ def test_completed_file_is_there_as_a_whole_or_not_at_all(tmp_path):
         with open(unfinished, "w", encoding="utf-8") as file:
             file.write("ne")
         raise KeyboardInterrupt
-    assert path.read_text() == "old"
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a file"]
     with completed(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
         file.write("new")
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["a file"]
@@ -28,6 +34,53 @@ def test_completed_folder_forgets_one_that_was_interrupted(tmp_path):
     with completed(path) as unfinished:
         os.makedirs(unfinished)
     assert os.listdir(tmp_path) == ["folder"] and not os.listdir(path)
+
+
+def test_folder_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), aside(tmp_path / "folder") as unfinished:
+        (unfinished / "part").mkdir(parents=True)
+        raise ZeroDivisionError
+    assert not os.listdir(tmp_path)
+
+
+def test_write_replaces_a_text(tmp_path):
+    for text in ("old", "ü\n"):
+        write(tmp_path / "text", text)
+    assert (tmp_path / "text").read_bytes() == b"\xc3\xbc\n" and os.listdir(tmp_path) == ["text"]
+    with pytest.raises(NotADirectoryError):
+        write(tmp_path / "text" / "below", "")
+
+
+def test_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder("tfds") == tmp_path / "albef_jax" / "tfds"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder("") == Path(tmp_path, ".cache", "albef_jax")
+
+
+def test_locked_is_for_one_at_a_time_and_says_what_it_waits_for(tmp_path, capsys):
+    order = []
+
+    def second():
+        with locked(tmp_path / "thing", "making the thing"):
+            order.append("second")
+
+    with locked(tmp_path / "thing", "making the thing"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(1.5)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert "waiting for another process, which is making the thing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error, said", [
+    (ValueError(" one.\ntwo"), "one"), (KeyError(), "KeyError"), (OSError("x" * 999), "x" * 300),
+    (UserError("Give another."), "Give another")])
+def test_first_line_of_an_error(error, said):
+    assert first_line(error) == said
 
 
 def test_growing_file_is_on_disk_after_each_line(tmp_path):

@@ -166,7 +166,7 @@ def test_array_records(bucket, tmp_path):
     out = bucket.python('''
 from albef_jax.data.sources import make_source
 source = make_source(dict(kind="tfds", name="greys", data_dir="gs://bucket/tfds"))
-print(sorted(source.captions(row)[0] for row in range(len(source))), source.image(2)[1:4])
+print(sorted(source.get(row, 'text')[0] for row in range(len(source))), source.get(2, 'image')[1:4])
 ''')
     assert "['grey 0', 'grey 1', 'grey 2', 'grey 3', 'grey 4'] b'PNG'" in out
 

@@ -1,4 +1,6 @@
-"""AdamW, its decay mask and the learning-rate schedules of ALBEF."""
+"""The optimizer of a config: AdamW with its schedule, clipping, rates by parameter and decay."""
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,41 +8,69 @@ import optax
 
 from albef_jax.errors import UserError
 
-
-def decay_mask(params):
-    """True for the leaves that decay: all but biases and LayerNorm scales.
-
-    The temperature, [CLS], position and word embeddings do decay, as in the public code.
-    """
-    def decays(path, _):
-        return path[-1].key not in ("bias", "scale")
-
-    return jax.tree_util.tree_map_with_path(decays, params)
-
-
-def cosine_schedule(step, *, peak_lr, min_lr, warmup_lr, warmup_steps, total_steps):
-    """Linear warm-up in steps, then half a cosine down to `min_lr` at `total_steps`."""
-    warm = warmup_lr + (peak_lr - warmup_lr) * step / max(warmup_steps, 1)
-    progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-    cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
-    return jnp.where(step < warmup_steps, warm, min_lr + (peak_lr - min_lr) * cosine)
+DEFAULTS = dict(
+    peak_lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2000,
+    schedule="cosine",  # of SCHEDULES
+    steps_per_epoch=0,  # of 'albef_steps'; 0: from the data
+    lr_factors=(),  # pairs of a pattern of parameter paths, such as 'text_encoder/', and a factor
+    weight_decay=0.02,
+    no_decay=("(^|/)(bias|scale)$",),  # patterns of paths: biases and the scales of norms
+    b1=0.9, b2=0.999, eps=1e-8,
+    bias_correction=True,  # of Adam's moments; False as in BertAdam
+    clip="none",  # gradients: 'global' norm, or that of each tensor, 'per_tensor'
+    clip_norm=1.0)
 
 
-def albef_steps_schedule(step, *, peak_lr, min_lr, warmup_lr, warmup_steps, steps_per_epoch,
-                         total_steps):
+def warm_up(rest):
+    """A schedule that rises linearly to `peak_lr`, then goes on as `rest(config, steps left)`."""
+    def make(config, total_steps):
+        left = max(total_steps - config.warmup_steps, 1)
+        rise = optax.linear_schedule(config.warmup_lr, config.peak_lr, config.warmup_steps)
+        return optax.join_schedules([rise, rest(config, left)], [config.warmup_steps])
+
+    return make
+
+
+def albef_steps(config, total_steps):
     """The public code's schedule: warm-up by the hundred, one cosine value per epoch.
 
     Iterations 0..100 run at `warmup_lr`, 101..200 at the next of `warmup_steps / 100` equal
     stairs up to `peak_lr`, the rest of epoch 0 at `peak_lr`; epoch e is constant at the cosine
     of e / epochs.
     """
-    epochs = max(total_steps // steps_per_epoch, 1)
-    stairs = max(warmup_steps // 100, 1)
-    stair = jnp.minimum(jnp.maximum(step - 1, 0) // 100, stairs)
-    warm = warmup_lr + stair * (peak_lr - warmup_lr) / stairs
-    epoch = step // steps_per_epoch
-    cosine = min_lr + (peak_lr - min_lr) * 0.5 * (1.0 + jnp.cos(jnp.pi * epoch / epochs))
-    return jnp.where(epoch == 0, warm, cosine)
+    epochs = max(total_steps // config.steps_per_epoch, 1)
+    stairs = max(config.warmup_steps // 100, 1)
+    peak, least, first = config.peak_lr, config.min_lr, config.warmup_lr
+
+    def schedule(step):
+        stair = jnp.minimum(jnp.maximum(step - 1, 0) // 100, stairs)
+        warm = first + stair * (peak - first) / stairs
+        epoch = step // config.steps_per_epoch
+        cosine = least + (peak - least) * 0.5 * (1.0 + jnp.cos(jnp.pi * epoch / epochs))
+        return jnp.where(epoch == 0, warm, cosine)
+
+    return schedule
+
+
+SCHEDULES = {
+    "cosine": warm_up(lambda c, left: optax.cosine_decay_schedule(
+        c.peak_lr, left, c.min_lr / c.peak_lr if c.peak_lr else 0.0)),
+    "linear": warm_up(lambda c, left: optax.linear_schedule(c.peak_lr, c.min_lr, left)),
+    "constant": warm_up(lambda c, left: optax.constant_schedule(c.peak_lr)),
+    "albef_steps": albef_steps,
+}
+
+
+def check_optimizer(config):
+    """Checks the names in the `optimizer` block.
+
+    Raises:
+      UserError: one is unknown.
+    """
+    for name, known in (("schedule", SCHEDULES), ("clip", CLIPPING)):
+        if config[name] not in known:
+            raise UserError(f"optimizer.{name} is {config[name]!r}; choose one of "
+                            f"{', '.join(known)}.")
 
 
 def make_schedule(config, total_steps):
@@ -48,30 +78,83 @@ def make_schedule(config, total_steps):
 
     Args:
       config: the `optimizer` block. total_steps: of the whole run.
-
-    Raises:
-      UserError: unknown schedule name.
     """
-    common = dict(peak_lr=config.peak_lr, min_lr=config.min_lr, warmup_lr=config.warmup_lr,
-                  warmup_steps=config.warmup_steps, total_steps=total_steps)
-    if config.schedule == "cosine":
-        return lambda step: cosine_schedule(step, **common)
-    if config.schedule == "albef_steps":
-        return lambda step: albef_steps_schedule(
-            step, steps_per_epoch=config.steps_per_epoch, **common)
-    raise UserError(f"optimizer.schedule is {config.schedule!r}; choose 'cosine' or "
-                    "'albef_steps'.")
+    return SCHEDULES[config.schedule](config, total_steps)
 
 
-def make_optimizer(config, learning_rate):
-    """AdamW with decoupled decay and no clipping, as in the public code.
+def make_optimizer(config, learning_rate, trained=None, frozen=None):
+    """Adam with decoupled weight decay; parts of the chain that do nothing are left out.
 
     Args:
-      config: the `optimizer` block: weight_decay, b1, b2, eps.
+      config: the `optimizer` block.
       learning_rate: a function of the number of finished steps, from `make_schedule`.
+      trained: tree of bool, which parameters the loss sends gradients to; None: all. The others
+        stay as they are, as torch leaves a parameter without gradient: their moments stay 0, and
+        they do not decay.
+      frozen: tree of bool, which parameters are never updated; None: none.
 
     Returns:
       An optax transformation.
     """
-    return optax.adamw(learning_rate, b1=config.b1, b2=config.b2, eps=config.eps,
-                       weight_decay=config.weight_decay, mask=decay_mask)
+    def decays(params):
+        spared = matches(params, config.no_decay)
+        reached = trained or jax.tree.map(lambda _: True, params)
+        return jax.tree.map(lambda x, y: y and not x, spared, reached)
+
+    adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
+    chain = [adam(b1=config.b1, b2=config.b2, eps=config.eps),
+             optax.add_decayed_weights(config.weight_decay, decays),
+             optax.scale_by_learning_rate(learning_rate)]
+    if clip := CLIPPING[config.clip]:
+        chain.insert(0, clip(config.clip_norm))
+    if config.lr_factors:
+        chain.append(scale_matching(config.lr_factors))
+    if frozen and any(jax.tree.leaves(frozen)):
+        chain.append(optax.masked(optax.set_to_zero(), frozen))
+    return optax.chain(*chain)
+
+
+def path_of(path):
+    """A leaf's path as a string, keys joined by '/'."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def matches(params, patterns):
+    """Tree of bool: whether a parameter's path has a match of one of the patterns."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(re.search(pattern, path_of(path)) for pattern in patterns), params)
+
+
+def scale_matching(factors):
+    """Updates times the product of the factors whose patterns their paths match."""
+    def update(updates, params):
+        del params
+        for pattern, factor in factors:
+            chosen = matches(updates, (pattern,))
+            updates = jax.tree.map(lambda u, yes, f=factor: f * u if yes else u, updates, chosen)
+        return updates
+
+    return optax.stateless(update)
+
+
+def clip_each(norm):
+    """Every tensor scaled to at most this norm by itself, as torch's `clip_grad_norm_` does."""
+    def clipped(grad):
+        return grad * jnp.minimum(1.0, norm / (jnp.linalg.norm(grad.reshape(-1)) + 1e-6))
+
+    return optax.stateless(lambda grads, _: jax.tree.map(clipped, grads))
+
+
+def scale_by_uncorrected_adam(b1, b2, eps):
+    """`optax.scale_by_adam` whose moments, which start at 0, are used as they are (BertAdam)."""
+    def update(grads, state, params=None):
+        del params
+        mu = optax.tree.update_moment(grads, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(grads, state.nu, b2, 2)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        return updates, optax.ScaleByAdamState(count=state.count + 1, mu=mu, nu=nu)
+
+    return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
+
+
+CLIPPING = {"none": None, "global": optax.clip_by_global_norm, "per_tensor": clip_each}

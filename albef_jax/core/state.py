@@ -67,14 +67,3 @@ def abstract_state(task, optimizer, mesh, rules):
                                         transform_non_params=lambda _: none),
         memory=jax.tree.map(lambda x: PartitionSpec(*["queue"] * (x.ndim > 0)), shapes.memory)),
         mesh, rules)
-
-
-def state_shardings(task, optimizer, mesh, rules):
-    """Where each array of a state lives: the `NamedSharding`s of `abstract_state`."""
-    return jax.tree.map(lambda x: x.sharding, abstract_state(task, optimizer, mesh, rules))
-
-
-def create_state(task, optimizer, seed, mesh, rules):
-    """The state of step 0, each array made where it will live."""
-    return jax.jit(lambda: TrainState.create(task, optimizer, seed),
-                   out_shardings=state_shardings(task, optimizer, mesh, rules))()

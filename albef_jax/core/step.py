@@ -1,18 +1,19 @@
 """The training step: EMA, gradient over groups, accumulation, memory, update.
 
-The batch is seen as `[groups, group_size, ...]` with the group axis sharded over the devices.
-A task's loss is written for one group and mapped over that axis, so what a pair is compared
-with is a value of the config and not the number of devices (DESIGN section 4).
+The batch is seen as `[groups, group_size, ...]` with the group axis sharded over the devices; with
+fewer groups than devices the second axis is sharded too. A task's loss is written for one group and
+mapped over the first axis, so what a pair is compared with is a value of the config and not the
+number of devices.
 """
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 import jax.numpy as jnp
 import optax
 
-from albef_jax.parallel.axes import BATCH_AXES, placed_on
-from albef_jax.objectives.distillation import ema
-from albef_jax.parallel.mesh import batch_shards, replicated, sharded_batch
-from albef_jax.core.state import state_shardings, TrainState
+from albef_jax.core.state import TrainState
+from albef_jax.parallel.axes import devices_along, placed_on
+from albef_jax.parallel.mesh import group_axes, replicated, sharded_batch
 
 
 def split_groups(tree, group_size):
@@ -42,15 +43,15 @@ def join_micro_steps(tree, devices):
     return jax.tree.map(join, tree)
 
 
-def make_train_step(task, optimizer, mesh, rules=(), *, seed, group_size, accumulation=1,
-                    momentum=0.995):
+def make_train_step(task, optimizer, mesh, rules, shardings, *, seed, group_size, groups,
+                    accumulation, momentum):
     """Compiles nothing yet: returns the jitted `step(state, batch, draws)`.
 
     Args:
       task: a `tasks.base.Task`. optimizer: an optax transformation. mesh: from
-        `parallel.mesh.make_mesh`. rules: of `config.rules`, where the state lives on it.
+        `parallel.mesh.make_mesh`. rules: of `config.rules`. shardings: where the state lives.
       seed: of all randomness inside the step.
-      group_size: pairs that see each other; divides the batch.
+      group_size: examples that see each other. groups: of a batch.
       accumulation: micro-steps per step; exact, the queues are those of the step's start.
       momentum: of the teacher's EMA.
 
@@ -59,7 +60,13 @@ def make_train_step(task, optimizer, mesh, rules=(), *, seed, group_size, accumu
       recorded ones with a leading group axis), that returns the next state and a dict of scalar
       metrics.
     """
-    devices = batch_shards(mesh)
+    along, within = group_axes(mesh, groups // accumulation)
+    devices = devices_along(mesh, along)
+
+    def spread(group_arrays):
+        """Groups of a micro-step where they are computed."""
+        place = NamedSharding(mesh, PartitionSpec(along, within or None))
+        return jax.lax.with_sharding_constraint(group_arrays, place) if within else group_arrays
 
     def losses_of(params, teacher, memory, groups, keys, draws, schedule):
         """Mean loss over the groups of one micro-step, with metrics and features to enqueue."""
@@ -67,8 +74,8 @@ def make_train_step(task, optimizer, mesh, rules=(), *, seed, group_size, accumu
             total, aux = task.loss(params, teacher, memory, group, key, schedule, drawn)
             return total, (aux.metrics, aux.enqueue)
 
-        totals, (metrics, enqueue) = jax.vmap(one, spmd_axis_name=BATCH_AXES)(
-            groups, keys, draws)
+        totals, (metrics, enqueue) = jax.vmap(one, spmd_axis_name=along)(
+            spread(groups), keys, draws)
         return jnp.mean(totals), (jax.tree.map(jnp.mean, metrics), enqueue)
 
     def gradients(params, teacher, memory, groups, keys, draws, schedule):
@@ -94,14 +101,13 @@ def make_train_step(task, optimizer, mesh, rules=(), *, seed, group_size, accumu
 
     def step(state, batch, draws):
         params = task.prepare(state.params)
-        teacher = ema(state.teacher, task.teacher_of(params), momentum)
-        groups = split_groups(batch, group_size)
+        teacher = optax.incremental_update(task.teacher_of(params), state.teacher, 1 - momentum)
         step_key = jax.random.fold_in(jax.random.key(seed), state.step)
-        count = jax.tree.leaves(groups)[0].shape[0]
-        keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(jnp.arange(count))
-        with placed_on(mesh, rules):
+        keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(jnp.arange(groups))
+        with placed_on(mesh, rules, within):
             grads, metrics, enqueue = gradients(
-                params, teacher, state.memory, groups, keys, draws, task.schedule(state.step))
+                params, teacher, state.memory, split_groups(batch, group_size), keys, draws,
+                task.schedule(state.step))
         # Every process needs the whole batch's features, in global order, for its queues.
         enqueue = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), enqueue)
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
@@ -110,14 +116,7 @@ def make_train_step(task, optimizer, mesh, rules=(), *, seed, group_size, accumu
             step=state.step + 1, params=optax.apply_updates(params, updates), teacher=teacher,
             opt_state=opt_state, memory=task.update_memory(state.memory, enqueue)), metrics
 
-    places = state_shardings(task, optimizer, mesh, rules)
     rows = sharded_batch(mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(places, rows, rows),
-                   out_shardings=(places, replicated(mesh)))
-
-
-def step_of(config, task, optimizer, mesh):
-    """`make_train_step` with the values of a config."""
-    return make_train_step(
-        task, optimizer, mesh, config.rules, seed=config.seed, group_size=config.group_size,
-        accumulation=config.accumulation, momentum=config.objective.momentum)
+    by_group = NamedSharding(mesh, PartitionSpec(along))
+    return jax.jit(step, donate_argnums=0, in_shardings=(shardings, rows, by_group),
+                   out_shardings=(shardings, replicated(mesh)))

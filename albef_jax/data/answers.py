@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from albef_jax.data.sources.base import Source
 from albef_jax.data.text import Tokenizer
 from albef_jax.errors import UserError
 from albef_jax.files import read_bytes
@@ -30,6 +31,13 @@ def read_answer_list(path: str) -> list[str]:
         raise UserError(f'The answer list {path} must be a JSON list of texts, such as ["yes", '
                         '"no"], with at least one.')
     return list(dict.fromkeys(answers))
+
+
+def answers_of(source: Source) -> list[str]:
+    """The answers to choose from that a source knows: its fact `choices`, else all right ones."""
+    choices = source.fields["answers"].get("choices")
+    return list(choices or dict.fromkeys(
+        answer for index in range(len(source)) for answer, _ in source.get(index, "answers")))
 
 
 def encode_answers(answers: Sequence[str], tokenizer: Tokenizer, length: int):

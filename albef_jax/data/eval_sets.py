@@ -1,69 +1,146 @@
-"""What is evaluated: all images and texts of a source, or its examples row by row."""
+"""What is evaluated: the examples of a source row by row, or all its images and all its texts."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from PIL import Image
 
+from albef_jax.data.fields import open_fields
+from albef_jax.data.fields.base import Field
 from albef_jax.data.images.pillow import decode, open_image, read
-from albef_jax.data.pipeline import make_engine, num_workers, prefetch, view_rows
+from albef_jax.data.prefetch import num_workers, prefetch
 from albef_jax.data.sources.base import Source
-from albef_jax.data.text import Tokenizer, clean
 from albef_jax.errors import UserError
 
-
-def encode_for_evaluation(texts, tokenizer: Tokenizer, data_config):
-    """Ids and masks int32 [n, l] of cleaned texts, up to `data.eval_text_length`."""
-    length = data_config.eval_text_length or data_config.text_length
-    return tokenizer.encode(texts, length, data_config.sep)
+MASK, INDEX = "_mask", "index"  # of a batch: 0.0 for padding; the row
 
 
-def clean_for_evaluation(text: str, source: Source, data_config) -> str:
-    """A text as evaluation reads it: up to `data.eval_max_words` words."""
-    words = data_config.eval_max_words or data_config.max_words
-    return clean(text, source.cleaning, words)
+class EvalRows:
+    """The examples of a source one by one, with some of its fields.
+
+    Args:
+        source: the examples. fields: field name -> field; they are opened here.
+        tokenizer: of the run. data_config: the `data` block of the config.
+        limit: only the first so many examples; 0: all.
+
+    Attributes:
+        source: the examples.
+        light: the arrays `[n, ...]` of the fields that fit into memory, by name.
+    """
+
+    def __init__(self, source: Source, fields: Mapping[str, Field], tokenizer, data_config,
+                 limit: int = 0):
+        self.source = source
+        self._fields = open_fields(fields, source, tokenizer, "The source of an evals block")
+        self._workers = num_workers(data_config)
+        self._count = min(limit or len(source), len(source))
+        self.light = {}
+        for name, field in self._fields.items():
+            if field.light:
+                self.light |= field.trimmed(self._load(name, range(self._count), map))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def some(self, examples: list[int], parallel_map=map) -> dict:
+        """The arrays `[b, ...]` of some examples by name.
+
+        Raises:
+            UserError: one cannot be read; a score over the rest would be another score.
+        """
+        batch = {name: array[examples] for name, array in self.light.items()}
+        for name, field in self._fields.items():
+            if not field.light:
+                batch |= self._load(name, examples, parallel_map)
+        return batch
+
+    def text(self, example: int) -> str:
+        """The text of an example as the model reads it, cleaned."""
+        return self._fields["text"].clean(self.source.get(example, "text")[0], train=False)
+
+    def pictures(self, example: int) -> list[Image.Image]:
+        """The images of an example as a person looks at them: RGB, at their own size.
+
+        Raises:
+            BrokenImage: one cannot be read.
+        """
+        raw = read(functools.partial(self.source.get, example, "image"))
+        return [decode(open_image(one)) for one in (raw if isinstance(raw, list) else [raw])]
+
+    def batches(self, batch_size: int) -> Iterator[dict]:
+        """All examples in order, the last batch padded with copies of its first example.
+
+        Yields:
+            The arrays of the fields `[b, ...]` by name, _mask float32 [b] (0 = padding), index
+            int32 [b] (the example).
+
+        Raises:
+            UserError: an example cannot be read; a score over the rest would be another score.
+        """
+        make = functools.partial(self._batch, batch_size=batch_size)
+        return prefetch(make, range(0, len(self), batch_size), self._workers)
+
+    def _batch(self, start: int, parallel_map, batch_size: int) -> dict:
+        examples = list(range(start, min(start + batch_size, len(self))))
+        batch = self.some(examples, parallel_map) | {INDEX: np.array(examples, np.int32)}
+        return padded(batch, batch_size)
+
+    def _load(self, name: str, examples, parallel_map) -> dict:
+        values = [functools.partial(self.source.get, i, name) for i in examples]
+        arrays, problems = self._fields[name].load(values, [None] * len(values), False,
+                                                   parallel_map)
+        for example, problem in zip(examples, problems):
+            if problem:
+                raise UserError(
+                    f"The evaluation example {self.source.name(example)} cannot be read "
+                    f"({problem}); mend it or remove it from the evaluation data."
+                )
+        return arrays
 
 
 class EvalSet:
-    """All images and all captions of a source, each image once.
+    """All images and all texts of a source, each image once.
 
     Args:
         source: the examples; those with the same `image_id` count as one image.
-        tokenizer: captions to ids.
-        data_config: the `data` block of the config.
+        fields: with 'image' and 'text'. tokenizer, data_config: as of `EvalRows`.
 
     Attributes:
-        texts: m cleaned captions, in order of the examples.
+        source: the examples.
+        texts: m cleaned texts, in order of the examples.
         text_ids, text_mask: int32 [m, l], the same as the model reads them.
-        text_image: int32 [m], the image of each caption, as a row of the set.
+        text_image: int32 [m], the image of each text, as a row of the set.
         num_images: number of images n.
     """
 
-    def __init__(self, source: Source, tokenizer: Tokenizer, data_config):
-        self._source, self._config = source, data_config
-        self._engine = make_engine(data_config)
+    def __init__(self, source: Source, fields: Mapping[str, Field], tokenizer, data_config):
+        self.source, text = source, fields["text"]
+        open_fields({"text": text}, source, tokenizer, "The source of an evals block")
         rows: dict[int, int] = {}  # image_id -> row
         self._examples: list[int] = []  # row -> the first example that shows it
         self._owners: list[tuple[int, int]] = []  # text -> its example, and its number there
         self.texts, text_image = [], []
         for example in range(len(source)):
-            row = rows.setdefault(source.image_id(example), len(rows))
+            row = rows.setdefault(source.get(example, "image_id"), len(rows))
             if row == len(self._examples):
                 self._examples.append(example)
-            for number, caption in enumerate(source.captions(example)):
-                self.texts.append(clean_for_evaluation(caption, source, data_config))
+            for number, written in enumerate(source.get(example, "text")):
+                self.texts.append(text.clean(written, train=False))
                 self._owners.append((example, number))
                 text_image.append(row)
         self.num_images = len(rows)
         self.text_image = np.array(text_image, np.int32)
-        self.text_ids, self.text_mask = encode_for_evaluation(self.texts, tokenizer, data_config)
+        encoded = text.encode(self.texts, train=False)
+        self.text_ids, self.text_mask = encoded["text_ids"], encoded["text_mask"]
+        self._images = EvalRows(source, {"image": fields["image"]}, tokenizer, data_config)
+        self._workers = num_workers(data_config)
 
     def describes(self, text: int, row: int) -> bool:
         """Whether a text is true of the image of a row, see `Source.describes`."""
-        return self._source.describes(*self._owners[text], self._examples[row])
+        return self.source.describes(*self._owners[text], self._examples[row])
 
     def picture(self, row: int) -> Image.Image:
         """The image of a row as a person looks at it: RGB, at its own size.
@@ -71,7 +148,7 @@ class EvalSet:
         Raises:
             BrokenImage: it cannot be read.
         """
-        return decode(open_image(read(self._source, self._examples[row])))
+        return self._images.pictures(self._examples[row])[0]
 
     def images(self, batch_size: int) -> Iterator[dict]:
         """All images in order, resized for evaluation, the last batch padded.
@@ -82,101 +159,18 @@ class EvalSet:
         Raises:
             UserError: an image cannot be read; a score over the rest would be another score.
         """
-        starts = range(0, self.num_images, batch_size)
         make = functools.partial(self._batch, batch_size=batch_size)
-        return prefetch(make, starts, num_workers(self._config))
+        return prefetch(make, range(0, self.num_images, batch_size), self._workers)
 
     def _batch(self, start: int, parallel_map, batch_size: int) -> dict:
-        index = np.arange(start, start + batch_size)
-        real = index < self.num_images
-        index = np.where(real, index, 0).astype(np.int32)
         examples = self._examples[start : start + batch_size]
-        images = load_all(self._engine, self._source, examples, parallel_map)
-        padding = [(0, batch_size - len(examples)), (0, 0), (0, 0), (0, 0)]
-        return {"image": np.pad(images, padding), "_mask": real.astype(np.float32), "index": index}
+        rows = np.arange(start, start + len(examples), dtype=np.int32)
+        return padded(self._images.some(examples, parallel_map) | {INDEX: rows}, batch_size)
 
 
-class EvalRows:
-    """The examples of a source one by one: an image or several, one text, and its task's fields.
-
-    Args:
-        source: the examples. tokenizer: texts to ids. data_config: the `data` block of the config.
-        limit: only the first so many examples; 0: all.
-
-    Attributes:
-        source: the examples. texts: n cleaned texts, the first of each example.
-        text_ids, text_mask: int32 [n, l], cut to the longest text.
-    """
-
-    def __init__(self, source: Source, tokenizer: Tokenizer, data_config, limit: int = 0):
-        self.source, self._config = source, data_config
-        self._engine = make_engine(data_config)
-        self._rows = range(min(limit or len(source), len(source)))
-        self.texts = [clean_for_evaluation(source.captions(row)[0], source, data_config)
-                      for row in self._rows]
-        ids_nl, mask_nl = encode_for_evaluation(self.texts, tokenizer, data_config)
-        longest = int(mask_nl.sum(axis=1).max())
-        self.text_ids, self.text_mask = ids_nl[:, :longest], mask_nl[:, :longest]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def some(self, examples: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A few examples: image uint8 [b, (v,) h, w, 3], text ids and mask int32 [b, l].
-
-        Raises:
-            UserError: an image cannot be read.
-        """
-        images = load_all(self._engine, self.source, examples, map)
-        return images, self.text_ids[examples], self.text_mask[examples]
-
-    def pictures(self, example: int) -> list[Image.Image]:
-        """The images of an example as a person looks at them: RGB, at their own size.
-
-        Raises:
-            BrokenImage: one cannot be read.
-        """
-        images_of, rows = view_rows(self.source, [example])
-        return [decode(open_image(read(images_of, row))) for row in rows]
-
-    def batches(self, batch_size: int) -> Iterator[dict]:
-        """All examples in order, the last batch padded with copies of its first example.
-
-        Yields:
-            image uint8 [b, (v,) h, w, 3], text_ids, text_mask int32 [b, l], _mask float32 [b]
-            (0 = padding), index int32 [b] (the example).
-
-        Raises:
-            UserError: an image cannot be read; a score over the rest would be another score.
-        """
-        make = functools.partial(self._batch, batch_size=batch_size)
-        return prefetch(make, range(0, len(self), batch_size), num_workers(self._config))
-
-    def _batch(self, start: int, parallel_map, batch_size: int) -> dict:
-        examples = list(self._rows[start : start + batch_size])
-        images = load_all(self._engine, self.source, examples, parallel_map)
-        row = np.arange(batch_size)
-        row = np.where(row < len(examples), row, 0)
-        index = (start + row).astype(np.int32)
-        real = (np.arange(batch_size) < len(examples)).astype(np.float32)
-        return {"image": images[row], "text_ids": self.text_ids[index],
-                "text_mask": self.text_mask[index], "_mask": real, "index": index}
-
-
-def load_all(engine, source: Source, examples: list[int], parallel_map) -> np.ndarray:
-    """All images of some examples, uint8 [b, (v,) h, w, 3].
-
-    Raises:
-        UserError: one cannot be read; a score over the rest would be another score.
-    """
-    images_of, rows = view_rows(source, examples)
-    images, problems = engine.load(images_of, rows, [None] * len(rows), parallel_map)
-    for row, problem in zip(rows, problems):
-        if problem:
-            raise UserError(
-                f"The evaluation image {images_of.name(row)} cannot be read ({problem}); mend it "
-                "or remove it from the evaluation data."
-            )
-    if source.views > 1:
-        images = images.reshape(len(examples), source.views, *images.shape[1:])
-    return images
+def padded(batch: dict, batch_size: int) -> dict:
+    """A batch `[b, ...]` filled up with copies of its first row, and the `MASK` of what is real."""
+    row = np.arange(batch_size)
+    real = row < len(batch[INDEX])
+    row = np.where(real, row, 0)
+    return {name: array[row] for name, array in batch.items()} | {MASK: real.astype(np.float32)}

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
+import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
 from albef_jax.data.images.pillow import BrokenImage, decode, is_plain_jpeg, open_image, read
-from albef_jax.data.sources.base import Source
+from albef_jax.data.sources.base import Source, pairs
+from albef_jax.data.sources.tfds_convert import write_records
 from albef_jax.data.sources.tfds_source import IMAGE_IDS, SHARD_PLAN
 from albef_jax.errors import UserError
+from albef_jax.files import completed, write
 
 NAME, SPLIT, VERSION = "pairs", "train", "1.0.0"
 ROWS = 8192  # of the source, per shard: about 200 MB with a short side of 288 pixels
@@ -36,19 +37,21 @@ def shard(source: Source, out: str, short_side: int = 288, workers: int = 0) -> 
     complete shard. A pair whose image is broken is left out; `broken.json` lists them.
 
     Args:
-        source: image-text pairs; those with other fields, which are small, are not for shards.
+        source: image-text pairs, one image each; sources with other fields are small, and not for
+            shards.
         out: a new folder, local or any that epath knows.
         short_side: larger images are resized to this short side, in pixels.
         workers: threads; 0: one per core.
 
     Raises:
-        UserError: the source has other fields; the folder is complete, holds shards of another
-            source, or cannot be written; no image can be read.
+        UserError: the source has other fields, or these with other facts; the folder is complete,
+            holds shards of another source, or cannot be written; no image can be read.
     """
-    folder = epath.Path(out)
-    if source.fields or source.views > 1:
-        raise UserError("Only image-text pairs can be written as shards; this source has "
-                        f"{', '.join(source.fields) or 'several images per example'}.")
+    folder, plain = epath.Path(out), pairs()
+    fields = {name: {**plain.get(name, {}), **facts} for name, facts in source.fields.items()}
+    if unlike := [name for name in fields | plain if fields.get(name) != plain.get(name)]:
+        raise UserError("Only image-text pairs, an image and its captions, can be written as "
+                        f"shards; this source is unlike them in {', '.join(unlike)}.")
     if (folder / "dataset_info.json").exists():
         raise UserError(f"{folder} holds a complete data set; give another --out.")
     try:
@@ -72,7 +75,7 @@ def _start(folder: epath.Path, source: Source, short_side: int) -> None:
     path = folder / SHARD_PLAN
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plan))
+        write(path, json.dumps(plan))
     elif json.loads(path.read_text()) != plan:
         raise UserError(f"{folder} holds unfinished shards of another source or short side; give "
                         "another --out, or delete it.")
@@ -85,37 +88,13 @@ def _part(folder, source: Source, part: int, parts: int, short_side: int, pool, 
     rows = range(part * ROWS, min((part + 1) * ROWS, len(source)))
     if not told.exists():
         broken: dict[str, list] = {}  # row -> name and reason
-        with tempfile.TemporaryDirectory(dir=_near(folder), prefix="unfinished-") as scratch:
-            written = Path(scratch) / path.name
-            size = _write(written, _records(source, rows, short_side, pool, broken, bar))
-            epath.Path(written).copy(path, overwrite=True)
-        told.write_text(json.dumps({"broken": broken, "bytes": size}))
+        with completed(path) as unfinished:
+            size = write_records(unfinished, _records(source, rows, short_side, pool, broken, bar))
+        write(told, json.dumps({"broken": broken, "bytes": size}))
     else:
         bar.update(len(rows))
     found = json.loads(told.read_text())
     return {**found, "length": len(rows) - len(found["broken"]), "told": told}
-
-
-def _near(folder: epath.Path) -> str | None:
-    """Where files are written before they are complete: object stores take whole files only."""
-    return None if "://" in str(folder) else str(folder)
-
-
-def _write(path: Path, records: Iterator[bytes]) -> int:
-    """Writes a shard; returns the bytes of its records."""
-    from tensorflow_datasets.core import file_adapters
-
-    size = 0
-
-    def numbered():
-        nonlocal size
-        for number, record in enumerate(records):
-            size += len(record)
-            yield number, record
-
-    adapter = file_adapters.ADAPTER_FOR_FORMAT[file_adapters.FileFormat.ARRAY_RECORD]
-    adapter.write_examples(epath.Path(path), numbered())
-    return size
 
 
 def _records(source: Source, rows: range, short_side: int, pool, broken: dict, bar):
@@ -129,14 +108,14 @@ def _records(source: Source, rows: range, short_side: int, pool, broken: dict, b
                 broken[str(row)] = [source.name(row), image]
                 continue
             yield features.serialize_example(features.encode_example({
-                "image": io.BytesIO(image), "captions": source.captions(row),
-                "filename": source.name(row), "image_id": source.image_id(row)}))
+                "image": io.BytesIO(image), "captions": source.get(row, "text"),
+                "filename": source.name(row), "image_id": source.get(row, "image_id")}))
 
 
 def _small(source: Source, row: int, short_side: int) -> bytes | str:
     """A JPEG file, as it is if it is small enough; or what is wrong with the image."""
     try:
-        data = read(source, row)
+        data = read(functools.partial(source.get, row, "image"))
         image = open_image(data)
         keep = is_plain_jpeg(image) and min(image.size) <= short_side
         pixels = decode(image)  # also of those that stay: a broken one must not
@@ -153,8 +132,6 @@ def _small(source: Source, row: int, short_side: int) -> bytes | str:
 
 def _finish(folder: epath.Path, source: Source, done: list[dict]) -> str:
     """Writes what makes a data set of the shards."""
-    import tensorflow_datasets as tfds
-
     broken = {row: why for part in done for row, why in part["broken"].items()}
     if len(broken) == len(source):
         raise UserError("No image of the data source can be read; check its image roots.")
@@ -178,8 +155,6 @@ def _finish(folder: epath.Path, source: Source, done: list[dict]) -> str:
 
 
 def _features():
-    import tensorflow_datasets as tfds
-
     return tfds.features.FeaturesDict({
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
         "captions": tfds.features.Sequence(tfds.features.Text()),
@@ -189,7 +164,5 @@ def _features():
 
 
 def _template(folder: epath.Path):
-    from tensorflow_datasets.core import naming
-
-    return naming.ShardedFileTemplate(
+    return tfds.core.ShardedFileTemplate(
         dataset_name=NAME, data_dir=folder, split=SPLIT, filetype_suffix="array_record")

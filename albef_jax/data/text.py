@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from albef_jax.data.sources.base import Source
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, first_line
 from albef_jax.files import local_copy, uploaded
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -180,7 +180,8 @@ def make_tokenizer(data_config, source: Source) -> Tokenizer:
     if data_config.tokenizer:
         return load_tokenizer(data_config.tokenizer)
     words = source.words(step=-(-len(source) // TRAINED_ON))
-    texts = (clean(text, source.cleaning, data_config.max_words) for text in words)
+    cleaning = source.fields.get("text", {}).get("cleaning", "caption")
+    texts = (clean(text, cleaning, data_config.max_words) for text in words)
     return train_tokenizer(texts, data_config.vocab_size)
 
 
@@ -222,8 +223,8 @@ def _from_hub(name: str) -> tokenizers.Tokenizer:
     try:
         return AutoTokenizer.from_pretrained(name).backend_tokenizer
     except Exception as error:  # the library raises anything
-        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
             f"The tokenizer {name!r} is neither a folder nor a name that the Hugging Face hub "
-            f"gives us ({reason}); check data.tokenizer, or copy its vocab.txt into a folder."
+            f"gives us ({first_line(error)}); check data.tokenizer, or copy its vocab.txt into a "
+            "folder."
         ) from None

@@ -1,116 +1,159 @@
-"""Evaluators: built once from a config block, run as often as wanted.
+"""Evaluators by kind. Others are named by their class; see `evaluators.base.Evaluator`."""
 
-`run(params, predict_fns, mesh)` yields `(name, value)`; values are percentages. The compiled
-functions stay with the evaluator, so the second run inside training compiles nothing.
-"""
-
+from albef_jax.data.fields import check_fields
+from albef_jax.data.sources import make_source
 from albef_jax.errors import UserError
-from albef_jax.evaluators.classification import ClassificationEvaluator
-from albef_jax.evaluators.grounding import GroundingEvaluator
-from albef_jax.evaluators.masked import MaskedEvaluator
-from albef_jax.evaluators.matching import MatchingEvaluator
-from albef_jax.evaluators.retrieval import RetrievalEvaluator
-from albef_jax.evaluators.vqa import VqaEvaluator
+from albef_jax.evaluators.base import Evaluator
+from albef_jax.files import find_class
+from albef_jax.tasks import make_task, task_class
 
-EVALUATORS = {
-    "grounding": GroundingEvaluator,
-    "retrieval": RetrievalEvaluator,
-    "matching": MatchingEvaluator,
-    "masked": MaskedEvaluator,
-    "vqa": VqaEvaluator,
-    "classification": ClassificationEvaluator,
+KINDS = {  # in the order of the page about a run; of a section that two have it shows the later's
+    "retrieval": "albef_jax.evaluators.retrieval:RetrievalEvaluator",
+    "matching": "albef_jax.evaluators.matching:MatchingEvaluator",
+    "masked": "albef_jax.evaluators.masked:MaskedEvaluator",
+    "classification": "albef_jax.evaluators.classification:ClassificationEvaluator",
+    "vqa": "albef_jax.evaluators.vqa:VqaEvaluator",
+    "grounding": "albef_jax.evaluators.grounding:GroundingEvaluator",
 }
-# What each kind calls of `Task.predict_fns`.
-CALLS = {
-    "grounding": ("itm_heat", "itc_heat"),
-    "retrieval": ("encode_image", "encode_text", "match"),
-    "matching": ("encode_image", "encode_text", "match"),
-    "masked": ("encode_image", "mlm_logits"),
-    "vqa": ("encode", "rank", "generate"),
-    "classification": ("classify",),
-}
-# Fields of every block: (default, least); without a least value the field is a tuple of words, with
-# a text for it a text, with a tuple for it one of these texts; with a tuple as its default it is a
-# tuple of numbers. An evaluator adds its own; `every` is for the training loop.
-COMMON_FIELDS = {"every": (0, 0), "batch_size": (64, 1)}
+# Options of every block, see `Evaluator.options`; `every` is for the training loop.
+COMMON_OPTIONS = {"every": (0, 0), "batch_size": (64, 1)}
 
 
-def check_task(evals, task_name, predict_fns):
-    """Checks that a task can do what the blocks of `config.evals` ask of it.
+def evaluator_class(kind):
+    """The class that the `kind` of a block of `config.evals` names.
 
     Raises:
-      UserError: naming the first block whose kind is for other tasks.
+      UserError: there is none.
     """
-    for name, block in evals.items():
-        if not set(CALLS[block["kind"]]) <= predict_fns.keys():
-            fitting = [kind for kind, calls in CALLS.items() if set(calls) <= predict_fns.keys()]
-            raise UserError(f"evals.{name} is of kind {block['kind']!r}, which config.task "
-                            f"{task_name!r} cannot do; it can do "
-                            f"{', '.join(map(repr, fitting)) or 'none'}.")
+    return find_class(kind, KINDS, Evaluator, "The kind of an evals block")
 
 
-def make_evaluator(block, data_config, tokenizer, seed):
-    """Builds the evaluator of one block of `config.evals`.
+def make_evaluators(config, tokenizer, problems=None):
+    """The evaluators of `config.evals` by name; those with equal sources share one.
 
     Args:
-      block: `kind`, `source`, and optionally `every`, `batch_size` (rows encoded or pairs scored
-        at a time) and the fields of the kind: `max_images` (0: all; n: the first n images with
-        all their captions) or `max_examples` (0: all; n: the first n), and its own.
-      data_config: `config.data`: image size, text length and cleaning.
-      tokenizer: the tokenizer of the run.
-      seed: of captions, negatives and masks; the same seed gives the same questions.
-
-    Returns:
-      An object with `run(params, predict_fns, mesh)` and `description`, one line about its data.
+      config: of the run, whole. tokenizer: of the run; None if its task reads no texts.
+      problems: a list that takes a sentence about every block that cannot be used, which is left
+        out; None: it is an error.
 
     Raises:
-      UserError: unknown kind or field, no source, a value out of range, or unusable data.
+      UserError: a block has an unknown kind or option, no source, a value out of range or unusable
+        data; or the task cannot do what it asks.
     """
-    kind = block.get("kind")
-    if kind not in EVALUATORS:
-        raise UserError(f"An evals block has kind={kind!r}; use one of "
-                        f"{', '.join(map(repr, EVALUATORS))}.")
-    fields = COMMON_FIELDS | EVALUATORS[kind].fields
-    where = f"The evals block of kind {kind!r}"
+    made, opened = {}, {}
+    for name, block in config.evals.items():
+        try:
+            made[name] = make_evaluator(name, block, config, tokenizer, opened)
+        except UserError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+    return made
+
+
+def make_evaluator(name, block, config, tokenizer, opened=None):
+    """The evaluator of one block of `config.evals`; see `make_evaluators`.
+
+    Args:
+      name: of the block. opened: sources by their blocks, which takes that of this one.
+    """
+    kind = evaluator_class(block.get("kind"))
+    settings = settings_of(f"The evals block {name!r} of kind {block['kind']!r}", kind, block)
+    check_task(name, block["kind"], config)
+    opened, key = {} if opened is None else opened, str(block["source"])
+    if key not in opened:
+        opened[key] = make_source(block["source"])
+    fields = task_class(config.task).fields(config)
+    check_fields({field: fields[field] for field in kind.asks}, opened[key],
+                 f"evals.{name}.source")
+    return kind(opened[key], settings, config, tokenizer)
+
+
+def check_task(name, kind, config):
+    """Checks that the task of a config has the functions and fields that an evaluator needs.
+
+    Args:
+      name: of its block. kind: of the block.
+
+    Raises:
+      UserError: with the kinds that fit.
+    """
+    calls, fields = make_task(config).predict_fns().keys(), task_class(config.task).fields(config)
+
+    def fits(kind):
+        wants = evaluator_class(kind)
+        return set(wants.calls) <= calls and set(wants.asks) <= fields.keys()
+
+    if not fits(kind):
+        fitting = ", ".join(map(repr, filter(fits, KINDS)))
+        raise UserError(f"evals.{name} is of kind {kind!r}, which config.task {config.task!r} "
+                        f"cannot do; it can do {fitting or 'none'}.")
+
+
+def settings_of(where, kind, block):
+    """The options of a block, checked; those that it leaves out have their defaults.
+
+    Args:
+      where: what the block is called in messages. kind: class of the evaluator.
+    """
+    options = COMMON_OPTIONS | kind.options
     for name in block:
-        if name not in fields and name not in ("kind", "source"):
+        if name not in options and name not in ("kind", "source"):
             raise UserError(f"{where} has an unknown field {name!r}; its fields are kind, source, "
-                            f"{', '.join(fields)}.")
+                            f"{', '.join(options)}.")
     if not block.get("source"):
         raise UserError(f"{where} has no source; give it one, for example "
                         "source=dict(kind='json', files=('dev.json',), image_roots=('images',)).")
-    settings = {name: block.get(name, default) for name, (default, _) in fields.items()}
-    for name, (default, least) in fields.items():
-        if least is None:
-            settings[name] = tuple_of_words(where, name, settings[name])
-        elif isinstance(least, (str, tuple)):
-            check_text(where, name, settings[name], least)
-        elif isinstance(default, tuple):
-            settings[name] = tuple_of_numbers(where, name, settings[name], least)
-        elif settings[name] < least:
-            raise UserError(f"{where} has {name}={settings[name]}; make it at least {least}.")
-    return EVALUATORS[kind](block["source"], settings, data_config, tokenizer, seed)
+    return {name: checked(where, name, block.get(name, default), default, least)
+            for name, (default, least) in options.items()}
 
 
-def tuple_of_numbers(where, name, value, least):
-    """Checks a field that is a list or tuple of whole numbers."""
-    if not isinstance(value, (list, tuple)) or not all(
-            isinstance(number, int) and number >= least for number in value):
-        raise UserError(f"{where} has {name}={value!r}; give a tuple of numbers of at least "
-                        f"{least}, such as (16, 128).")
-    return tuple(value)
+def checked(where, name, value, default, least):
+    """A value of an option that has this default and least value; see `Evaluator.options`."""
+    if least is None or isinstance(default, tuple):
+        kind, wanted = (str, "words, such as ('red', 'blue')") if least is None else (
+            int, f"numbers of at least {least}, such as (16, 128)")
+        good = isinstance(value, (list, tuple)) and all(
+            isinstance(item, kind) and (least is None or item >= least) for item in value)
+        if not good:
+            raise UserError(f"{where} has {name}={value!r}; give a tuple of {wanted}.")
+        return tuple(value)
+    if isinstance(least, (str, tuple)):
+        if not isinstance(value, str) or (isinstance(least, tuple) and value not in least):
+            wanted = f"choose one of {least}" if least else "give a text"
+            raise UserError(f"{where} has {name}={value!r}; {wanted}.")
+        return value
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not value >= least:
+        raise UserError(f"{where} has {name}={value!r}; make it a number of at least {least}.")
+    return value
 
 
-def check_text(where, name, value, choices):
-    """Checks a field that is a text: any, or one of a tuple."""
-    if not isinstance(value, str) or (isinstance(choices, tuple) and value not in choices):
-        wanted = f"choose one of {choices}" if choices else "give a text"
-        raise UserError(f"{where} has {name}={value!r}; {wanted}.")
+def check_best_metric(config, evaluators):
+    """Checks that `checkpoint.best_metric` names a value that its evaluator yields.
+
+    Where only a run can tell, `check_measured` says it after the first.
+
+    Raises:
+      UserError: it does not, with the names that it has.
+    """
+    best = config.checkpoint.best_metric
+    name, _, _ = best.partition("/")
+    names = evaluators[name].names() if name in evaluators else None
+    if names is not None:
+        check_measured(best, name, names)
 
 
-def tuple_of_words(where, name, value):
-    """Checks a field that is a list or tuple of texts."""
-    if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) for word in value):
-        raise UserError(f"{where} has {name}={value!r}; give a tuple of words, such as "
-                        "('red', 'blue').")
-    return tuple(value)
+def check_measured(best_metric, name, measured):
+    """Checks that `checkpoint.best_metric` is among the values of an evaluator, if it is of this.
+
+    Args:
+      best_metric: as in the config. name: of the evaluator. measured: names of its values.
+
+    Raises:
+      UserError: it is not, with the names that there are.
+    """
+    evaluator, _, value = best_metric.partition("/")
+    if evaluator == name and value not in measured:
+        raise UserError(f"checkpoint.best_metric is {best_metric!r}, but evals.{name} has no value "
+                        f"{value!r}; it has {', '.join(measured) or 'none'}.")

@@ -5,19 +5,19 @@ processes run the same batches, and each sends the rows of its devices.
 """
 
 from collections import deque
+from contextlib import closing
+import inspect
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from albef_jax.data.eval_sets import EvalRows
-from albef_jax.data.sources import make_source
-from albef_jax.parallel.mesh import local_rows, replicated, shard_batch
+from albef_jax.data.eval_sets import INDEX, MASK, EvalRows
+from albef_jax.parallel.mesh import local_rows, shard_batch
 from albef_jax.parallel.signals import may_stop
 
 # Batches sent ahead of the results: the host gathers the next rows while the device works.
 IN_FLIGHT = 2
-NOT_SENT = ("_mask", "index")  # for the host
 
 
 def whole_rows(rows, mesh):
@@ -25,17 +25,17 @@ def whole_rows(rows, mesh):
     return -(-rows // mesh.size) * mesh.size
 
 
-def run_batches(function, params, batches, mesh, total, what):
+def run_batches(function, params, batches, mesh, total, what=""):
     """Yields (batch, host result) in order, with a progress bar on a terminal.
 
     Args:
-      function: compiled, of params and a batch's arrays in their order, without `NOT_SENT`.
+      function: compiled, of params and the arrays of a batch by name, without mask and index.
       params: of the model. batches: dicts of host arrays `[b, ...]`, b a multiple of the devices.
-      mesh: where it runs. total: number of batches. what: a word for the progress bar.
+      mesh: where it runs. total: number of batches. what: a word for the bar; '' for none.
     """
     waiting = deque()
     with tqdm(total=total, desc=f"evaluate {what}", unit="batch", leave=False,
-              disable=True if jax.process_index() else None) as bar:
+              disable=True if jax.process_index() or not what else None) as bar:
         for batch in batches:
             may_stop()
             waiting.append((batch, _send(function, params, batch, mesh)))
@@ -47,8 +47,8 @@ def run_batches(function, params, batches, mesh, total, what):
 
 def _send(function, params, batch, mesh):
     mine = local_rows(mesh, len(next(iter(batch.values()))))
-    arrays = {key: value[mine] for key, value in batch.items() if key not in NOT_SENT}
-    return function(params, *shard_batch(arrays, mesh).values())
+    arrays = {name: array[mine] for name, array in batch.items() if name not in (MASK, INDEX)}
+    return function(params, **shard_batch(arrays, mesh))
 
 
 def _fetch(batch, result, bar):
@@ -57,8 +57,16 @@ def _fetch(batch, result, bar):
     return batch, result
 
 
+def taken(function, arrays):
+    """Those of some arrays, by name, that a function has as arguments."""
+    arguments = inspect.signature(function).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in arguments.values()):
+        return arrays
+    return {name: array for name, array in arrays.items() if name in arguments}
+
+
 class Rows:
-    """The examples of an evaluation source, and a compiled function that looks at each once.
+    """The examples of an evaluator's source, for functions that look at each once.
 
     The last batch is padded and its padding dropped, so results are exact for any batch size and
     any number of devices.
@@ -67,38 +75,48 @@ class Rows:
       data: an `EvalRows`.
     """
 
-    fields = {"max_examples": (0, 0)}
+    options = {"max_examples": (0, 0)}
 
-    def __init__(self, source, settings, data_config, tokenizer):
-        self.data = EvalRows(make_source(source), tokenizer, data_config,
-                             settings["max_examples"])
-        self._batch_size = settings["batch_size"]
-        self._function = self._compiled = None
+    def __init__(self, evaluator, fields=None):
+        """Opens `fields` of the source of an `Evaluator`, by default those that it asks for."""
+        self._fields = fields or evaluator.fields
+        self.data = EvalRows(evaluator.source, self._fields, evaluator.tokenizer,
+                             evaluator.config.data, evaluator.settings["max_examples"])
+        self._batch_size = evaluator.settings["batch_size"]
 
-    def run(self, function, params, mesh, what="examples"):
-        """`function(params, image, text_ids, text_mask)` on all examples.
+    def __len__(self):
+        return len(self.data)
+
+    def run(self, forward, function, what="examples"):
+        """A function of a model's parameters and of arrays by name, on all examples.
 
         Args:
-          function: pure, the same one every time (a new one is compiled anew); a tree of arrays
-            `[b, ...]`. params: of the model. mesh: with the axis 'data'.
+          forward: the model, a `Forward`. what: a word for the progress bar.
+          function: pure, the same one every time (a new one is compiled anew); from those of the
+            fields' arrays `[b, ...]` that it has as arguments to a tree of arrays `[b, ...]`.
 
         Returns:
           The tree of its results, host arrays `[n, ...]` in the order of the source.
         """
-        if self._function != (function, mesh):
-            self._compiled = jax.jit(function, out_shardings=replicated(mesh))
-            self._function = function, mesh
-        size = whole_rows(self._batch_size, mesh)
-        parts = []
-        total = -(-len(self.data) // size)
-        batches = self.data.batches(size)
-        try:
-            for batch, result in run_batches(self._compiled, params, batches, mesh, total, what):
-                real = batch["_mask"] > 0
+        size, parts = whole_rows(self._batch_size, forward.mesh), []
+        with closing(self.data.batches(size)) as batches:
+            sent = ({**taken(function, batch), MASK: batch[MASK]} for batch in batches)
+            for batch, result in run_batches(forward.compiled(function), forward.params, sent,
+                                             forward.mesh, -(-len(self) // size), what):
+                real = batch[MASK] > 0
                 parts.append(jax.tree.map(lambda x, real=real: x[real], result))
-        finally:
-            batches.close()
         return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+    def some(self, forward, function, examples):
+        """As `run`, on a few examples given by their numbers."""
+        arrays = taken(function, self.data.some(examples))
+        return jax.device_get(forward.compiled(function)(forward.params, **arrays))
+
+    def shown(self, example):
+        """What people see of an example: `pictures`, a list, and `text`, or its name without."""
+        return {"pictures": self.data.pictures(example) if "image" in self._fields else [],
+                "text": self.data.text(example) if "text" in self._fields
+                else self.data.source.name(example)}
 
 
 def percent(shares):

@@ -8,8 +8,9 @@ import numpy as np
 
 from albef_jax.parallel.mesh import replicated
 
-# Of a device's memory, for one table; training and evaluation share the rest.
-SHARE = 4
+# Of a device's memory: a fourth for one table, a half for all; training and evaluation share the
+# rest.
+SHARE, TABLES = 4, 2
 UNKNOWN_MEMORY = 16 * 2**30  # bytes; CPUs do not say how much they have
 
 
@@ -27,9 +28,10 @@ class Table:
         the last real row are padding. None before the first batch.
     """
 
-    def __init__(self, batches, mesh):
-        """`batches`: how many will arrive. `mesh`: the devices."""
+    def __init__(self, batches, mesh, kept=0):
+        """`batches`: how many will arrive. `mesh`: the devices, with `kept` bytes of others."""
         self._batches, self._mesh = batches, mesh
+        self._room = min(table_bytes(), TABLES * table_bytes() - kept)
         self._added = self._fetched = 0
         self.rows = None
 
@@ -51,7 +53,7 @@ class Table:
 
     def _allocate(self, batch):
         shape = (self._batches * len(batch), *batch.shape[1:])
-        if self._batches * batch.nbytes > table_bytes():
+        if self._batches * batch.nbytes > self._room:
             self.rows = np.empty(shape, batch.dtype)
         else:
             self.rows = jnp.zeros(shape, batch.dtype, device=replicated(self._mesh))

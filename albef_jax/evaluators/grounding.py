@@ -4,16 +4,20 @@ ALBEF section 5 ("Visual Grounding"). Maps come from `models.gradcam`, by way of
 `itm_heat` and `itc_heat`.
 """
 
+import functools
+
 import numpy as np
 
 from albef_jax.errors import UserError
+from albef_jax.evaluators.base import Chart, Evaluator
 from albef_jax.evaluators.batches import Rows, percent
+from albef_jax.evaluators.heat import explainer, source_pictures
 from albef_jax.models.resample import upsample
 
 MATCHED = 0.5  # least overlap of a right box
 
 
-class GroundingEvaluator:
+class GroundingEvaluator(Evaluator):
     """Shares of phrases in percent.
 
     Yields `pointing_game`: the middle of the hottest patch lies in the box. (Not the hottest pixel
@@ -23,32 +27,42 @@ class GroundingEvaluator:
     lies in the box), `pointing_random` (a random pixel does) and `iou_0.5_random` (a random
     proposal).
 
-    Fields: `mode`, 'itm' (gradient of the match logit on a fusion layer) or 'itc' (of the
+    Options: `mode`, 'itm' (gradient of the match logit on a fusion layer) or 'itc' (of the
     similarity on a ViT block); `layer`, counted as in `models.gradcam`, -1 for its default.
     """
 
-    fields = Rows.fields | {"mode": ("itm", ("itm", "itc")), "layer": (-1, -1)}
+    options = Rows.options | {"mode": ("itm", ("itm", "itc")), "layer": (-1, -1)}
+    calls = ("itm_heat", "itc_heat")
+    asks = ("image", "text")
+    labels = {"pointing_game": "middle of the hottest patch lies in the box",
+              "pointing_centre": "middle of the image lies in the box",
+              "pointing_random": "random place lies in the box",
+              "iou_0.5": "right proposal (IoU 0.5)",
+              "iou_0.5_random": "random proposal (IoU 0.5)"}
+    headline = {"pointing_game": "pointing game"}
+    charts = (Chart("Held-out {name}, %",
+                    {"pointing_game": "pointing game", "iou_0.5": "right proposal"}, top=100),)
 
-    def __init__(self, source, settings, data_config, tokenizer, seed):
-        del seed  # Nothing is drawn.
-        self._rows = rows = Rows(source, settings, data_config, tokenizer)
-        self._mode, self._layer = settings["mode"], settings["layer"]
-        self._heat = self._bound_to = None
-        data = rows.data.source
-        if "box" not in data.fields:
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._rows, self._mode = Rows(self), self.settings["mode"]
+        if "box" not in self.source.fields:
             raise UserError("The evals block of kind 'grounding' has a source without boxes; give "
                             "it rows with \"bbox\", or the folder of REFER as the option refer.")
-        self._proposals = "proposals" in data.fields
-        self.description = f"{len(rows.data)} phrases, {self._mode} heat maps"
+        self._proposals = "proposals" in self.source.fields
+        self.description = f"{len(self._rows)} phrases, {self._mode} heat maps"
 
-    def run(self, params, predict_fns, mesh):
+    def names(self):
+        """See `Evaluator.names`."""
+        return ["pointing_game", "pointing_centre", "pointing_random"] + (
+            ["iou_0.5", "iou_0.5_random"] if self._proposals else [])
+
+    def run(self, forward):
         """Yields (name, percent)."""
-        if self._bound_to != predict_fns[f"{self._mode}_heat"]:
-            self._bound_to = predict_fns[f"{self._mode}_heat"]
-            self._heat = text_heat(self._bound_to, self._mode, self._layer)
-        heat = self._rows.run(self._heat, params, mesh, "phrases")
-        source, rows = self._rows.data.source, range(len(heat))
-        boxes, sizes = [source.box(i) for i in rows], [source.size(i) for i in rows]
+        find = text_heat(forward[f"{self._mode}_heat"], self._mode, self.settings["layer"])
+        heat = self._rows.run(forward, find, "phrases")
+        get, rows = self.source.get, range(len(heat))
+        boxes, sizes = ([get(i, field) for i in rows] for field in ("box", "size"))
         yield "pointing_game", percent(
             inside(hottest(gg, size), box) for gg, size, box in zip(heat, sizes, boxes))
         yield "pointing_centre", percent(
@@ -56,26 +70,37 @@ class GroundingEvaluator:
         yield "pointing_random", percent(
             box[2] * box[3] / (w * h) for (w, h), box in zip(sizes, boxes))
         if self._proposals:
-            chosen = []
-            for i, (gg, (width, height)) in enumerate(zip(heat, sizes)):
-                best = best_proposal(upsample(gg, height, width), source.proposals(i))
+            proposals, chosen = [get(i, "proposals") for i in rows], []
+            for gg, (width, height), of_image in zip(heat, sizes, proposals):
+                best = best_proposal(upsample(gg, height, width), of_image)
                 # As in the public code a map that likes no proposal repeats the answer before.
                 chosen.append(best if best is not None else chosen[-1] if chosen else None)
             yield "iou_0.5", percent(box is not None and iou(truth, box) >= MATCHED
                                      for truth, box in zip(boxes, chosen))
             yield "iou_0.5_random", percent(
-                np.mean([iou(boxes[i], box) >= MATCHED for box in source.proposals(i)] or [0])
-                for i in rows)
+                np.mean([iou(truth, box) >= MATCHED for box in of_image] or [0])
+                for truth, of_image in zip(boxes, proposals))
+
+    def beneath(self, name, values):
+        """See `Evaluator.beneath`."""
+        blind = {"the middle of the image": "pointing_centre", "a random place": "pointing_random"}
+        return [", ".join(f"{what}: {values[name]:.1f}%" for what, name in blind.items()
+                          if name in values)]
+
+    def examples(self, forward, teacher):
+        """Heat maps of phrases and their words."""
+        return {"heat": source_pictures(forward, self)}
 
 
+@functools.lru_cache(maxsize=64)
 def text_heat(heat, mode, layer):
-    """The map of a whole text, `[b, g, g]`, from `itm_heat` or `itc_heat` of a task.
+    """The map of a whole text, `[b, g, g]`, from `itm_heat` or `itc_heat`; see `explainer`."""
+    explain = explainer(heat, mode, layer)
 
-    In 'itm' the mean over all positions of the text, padding included, as in the public code.
-    """
-    if mode == "itc":
-        return lambda params, *rows: heat(params, *rows, block=layer)[0]
-    return lambda params, *rows: heat(params, *rows, layer=layer)[0].mean(axis=1)
+    def of_texts(params, image, text_ids, text_mask):
+        return explain(params, image, text_ids, text_mask)[0]
+
+    return of_texts
 
 
 def best_proposal(heat_hw, proposals):

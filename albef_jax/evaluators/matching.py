@@ -3,11 +3,11 @@
 import numpy as np
 
 from albef_jax.errors import UserError
+from albef_jax.evaluators.base import Chart, Evaluator
 from albef_jax.evaluators.held_out import HeldOut
-from albef_jax.evaluators.retrieval import match_logits
 
 
-class MatchingEvaluator:
+class MatchingEvaluator(Evaluator):
     """Balanced ITM accuracy, in percent: one caption per image, one negative per pair.
 
     Negatives come from groups of held-out pairs, as in training. Every other pair of a group gets
@@ -20,12 +20,20 @@ class MatchingEvaluator:
     depend on the seed alone, hard ones also on the similarities.
     """
 
-    fields = HeldOut.fields | {"group_size": (64, 2), "temperature": (0.07, 0.001)}
+    options = HeldOut.options | {"group_size": (64, 2), "temperature": (0.07, 0.001)}
+    calls = ("encode_image", "encode_text", "match")
+    asks = ("image", "text", "image_id")
+    labels = {"itm_accuracy_random": "random negatives", "itm_accuracy_hard": "hard negatives"}
+    headline = {"itm_accuracy_hard": "ITM, hard negatives"}
+    charts = (Chart("Matching and masked words, %",
+                    {"itm_accuracy_hard": "hard negatives",
+                     "itm_accuracy_random": "random negatives"}, top=100),)
 
-    def __init__(self, source, settings, data_config, tokenizer, seed):
-        self._temperature = settings["temperature"]
-        self._held_out = data = HeldOut(source, settings, data_config, tokenizer)
-        rng = np.random.default_rng(seed)
+    def __init__(self, *args):
+        super().__init__(*args)
+        settings = self.settings
+        self._held_out = data = HeldOut.of(self)
+        rng = np.random.default_rng(self.config.seed)
         self._texts = texts = rng.permutation(one_text_per_image(data.text_image, rng))
         self._groups = split_groups(np.arange(len(texts)), settings["group_size"])
         if not self._groups:
@@ -41,29 +49,36 @@ class MatchingEvaluator:
         self.description = f"{asked} pairs in groups of {settings['group_size']}" + (
             f", {left_out} left out for want of a negative" if left_out else "")
 
-    def run(self, params, predict_fns, mesh):
-        """Yields (name, percent)."""
-        data, texts = self._held_out, self._texts
-        data.bind(predict_fns, mesh, match_logits(predict_fns["match"]))
-        image_embeds, image_feats = data.encode_images(params)
-        images, text_mask = data.text_image[texts], data.text_mask[texts]
-        text_embeds, text_feats = data.encode_texts(params, data.text_ids[texts], text_mask)
+    def names(self):
+        """See `Evaluator.names`."""
+        return ["itm_accuracy_random", "itm_accuracy_hard"]
 
+    def run(self, forward):
+        """Yields (name, percent)."""
+        data = self._held_out
+        _, image_feats = data.encode_images(forward)
+        _, text_feats = data.encode_texts(forward)
         pairs = {"positive": [], "random": [], "hard": []}
         for rows, candidate, (draw_random, draw_hard) in zip(self._groups, self._candidates,
                                                              self._draws):
+            texts = self._texts[rows]
+            sims = image_feats[data.text_image[texts]] @ text_feats[texts].T
             asked = rows[candidate.any(axis=1)]
-            sims = image_feats[images[rows]] @ text_feats[rows].T / self._temperature
             pairs["positive"].append(np.stack([asked, asked]))
             pairs["random"].append(rows[negative_pairs(np.zeros_like(sims), draw_random,
-                                                      candidate)])
-            pairs["hard"].append(rows[negative_pairs(sims, draw_hard, candidate)])
-        image, text = np.concatenate([np.concatenate(kind, 1) for kind in pairs.values()], 1)
-        logits = data.score_pairs(params, image_embeds, images[image], text,
-                                  dict(text_embeds=text_embeds, text_mask=text_mask))
+                                                       candidate)])
+            pairs["hard"].append(rows[negative_pairs(sims / self.settings["temperature"],
+                                                     draw_hard, candidate)])
+        image, text = self._texts[np.concatenate(
+            [np.concatenate(kind, 1) for kind in pairs.values()], 1)]
+        logits = data.match(forward, data.text_image[image], text)
         positive, random, hard = np.split(logits[:, 1] > logits[:, 0], len(pairs))
         for name, negative in (("random", random), ("hard", hard)):
             yield f"itm_accuracy_{name}", 50 * float(positive.mean() + 1 - negative.mean())
+
+    def beneath(self, name, values):
+        """See `Evaluator.beneath`."""
+        return ["guessing: 50%"]
 
     def _describes(self, rows):
         """Whether text t of a group is true of image i: bool `[g, g]`, rows are images."""

@@ -7,21 +7,30 @@ candidates per query; only these are scored by the multimodal encoder.
 import contextlib
 import time
 
-import jax
 import numpy as np
 
+from albef_jax.evaluators.base import Chart, Evaluator, Group, Table
+from albef_jax.evaluators.heat import source_pictures
 from albef_jax.evaluators.held_out import HeldOut
+from albef_jax.evaluators.queries import pseudo_targets, queries
+from albef_jax.evaluators.recall import (
+    DEPTHS,
+    MEAN,
+    RECALLS,
+    UNSCORED,
+    candidates,
+    recalls,
+)
+from albef_jax.evaluators.words import hidden_words, masked_words
 
-# The score of a pair that is not among the candidates, as in the public code.
-UNSCORED = -100.0
-DEPTHS = (1, 5, 10)
 # Texts that share the keys and values of an image in one block of pairs.
 TEXTS_PER_IMAGE = 16
-AT_ONCE = 2**24  # scores that are compared at a time
 SCORES = "scores of candidates"  # the phase that is most of an evaluation
+SHOWN_IMAGES, SHOWN_CANDIDATES = 512, 32  # at most, that queries on the page choose from
+TITLES = {"i2t": "image to text", "t2i": "text to image"}
 
 
-class RetrievalEvaluator:
+class RetrievalEvaluator(Evaluator):
     """Recall at 1, 5 and 10 both ways, in percent.
 
     Yields `itc_i2t_r1`, ... `itc_r_mean` (ranking by similarity), then `i2t_r1`, `i2t_r5`,
@@ -33,24 +42,36 @@ class RetrievalEvaluator:
       seconds: what the last run took, by phase. num_pairs: that it scored.
     """
 
-    fields = HeldOut.fields | {"k": (128, 1), "ks": ((), 1)}
+    options = HeldOut.options | {"k": (128, 1), "ks": ((), 1)}
+    calls = ("encode_image", "encode_text", "match")
+    asks = ("image", "text", "image_id")
+    headline = {"t2i_r1": "text to image, R@1", "i2t_r1": "image to text, R@1"}
+    charts = tuple(
+        Chart(f"{title.capitalize()}, R@K in %", {f"{way}_r{d}": f"R@{d}" for d in DEPTHS},
+              dashed=tuple(f"itc_{way}_r{d}" for d in DEPTHS),
+              note="solid: re-ranked, dashed: contrastive alone")
+        for way, title in TITLES.items())
 
-    def __init__(self, source, settings, data_config, tokenizer, seed):
-        del seed  # Nothing is drawn.
-        self._k, self._ks = settings["k"], settings["ks"]
-        self.held_out = data = HeldOut(source, settings, data_config, tokenizer)
-        self.description = (f"{data.num_images} images, {len(data.text_ids)} texts, "
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._k, self._ks = self.settings["k"], self.settings["ks"]
+        self.held_out = data = HeldOut.of(self)
+        self.description = (f"{data.num_images} images, {len(data.texts)} texts, "
                             f"the best {self._k} re-ranked")
         self.seconds, self.num_pairs = {}, 0
 
-    def run(self, params, predict_fns, mesh):
+    def names(self):
+        """See `Evaluator.names`."""
+        return [*(f"itc_{name}" for name in RECALLS),
+                *(f"{name}@{k}" for k in self._ks for name in RECALLS), *RECALLS]
+
+    def run(self, forward):
         """Yields (name, percent)."""
         data, self.seconds = self.held_out, {}
-        data.bind(predict_fns, mesh, match_logits(predict_fns["match"]))
         with self._timed("encode images"):
-            image_embeds, image_feats = data.encode_images(params)
+            _, image_feats = data.encode_images(forward)
         with self._timed("encode texts"):
-            text_embeds, text_feats = data.encode_texts(params, data.text_ids, data.text_mask)
+            _, text_feats = data.encode_texts(forward)
         with self._timed("similarities and candidates"):
             sims = image_feats @ text_feats.T
             chosen = {k: (candidates(sims, k), candidates(sims.T, k).T)
@@ -63,8 +84,8 @@ class RetrievalEvaluator:
             yield f"itc_{name}", value
 
         with self._timed(SCORES):
-            match = match_scores(data, params, image_embeds, text_embeds, wanted,
-                                 per_image=min(TEXTS_PER_IMAGE, max(chosen), len(data.text_ids)))
+            match = data.match_scores(
+                forward, wanted, per_image=min(TEXTS_PER_IMAGE, max(chosen), len(data.texts)))
         for k in self._ks:
             for name, value in self._recalls(match, *chosen[k]).items():
                 yield f"{name}@{k}", value
@@ -81,87 +102,33 @@ class RetrievalEvaluator:
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
 
+    @classmethod
+    def table(cls, values):
+        """Both directions before and after re-ranking; see `Evaluator.table`."""
+        def row(*names):
+            return [[values.get(f"{stage}{name}") for name in names] for stage in ("itc_", "")]
 
-def match_logits(match):
-    """The pair function of blocks: `[g, n, d]` images and `[g, s, l, d]` texts -> `[g, s, 2]`."""
-    return jax.vmap(match, in_axes=(None, None, 1, 1), out_axes=1)
+        depths = tuple(f"R@{depth}" for depth in DEPTHS)
+        rows = [(title, row(*(f"{way}_r{depth}" for depth in DEPTHS)))
+                for way, title in TITLES.items()]
+        return Table([*rows, ("mean of the six", row(MEAN))], (
+            Group("contrastive (ITC)", depths, strong=False), Group("re-ranked (ITM)", depths)))
 
+    def beneath(self, name, values):
+        """See `Evaluator.beneath`."""
+        before = values.get(f"itc_{name}")
+        return [f"{before:.1f}% before re-ranking"] * (before is not None) + [
+            f"guessing: {100 / self.held_out.num_images:.2g}%"]
 
-def match_scores(data, params, image_embeds, text_embeds, chosen_it, per_image=1):
-    """The match logits of chosen pairs; the others are not computed.
-
-    Args:
-      data: a `HeldOut` that is bound to `match_logits`. params: of the model.
-      image_embeds: `[n, t, d]`. text_embeds: `[m, l, d]`. Both from `data`.
-      chosen_it: bool `[n, m]`, which pairs. per_image: texts in a block (see `score_pairs`).
-
-    Returns:
-      float32 `[n, m]`, `UNSCORED` where not chosen.
-    """
-    image, text = np.nonzero(chosen_it)
-    texts = dict(text_embeds=text_embeds, text_mask=data.text_mask)
-    logits = data.score_pairs(params, image_embeds, image, text, texts, per_image=per_image)
-    match = np.full(chosen_it.shape, UNSCORED, np.float32)
-    match[image, text] = logits[:, 1]
-    return match
-
-
-def candidates(sims_qc, k):
-    """The k best candidates of each query: bool `[q, c]`; all of them if there are fewer."""
-    k = min(k, sims_qc.shape[1])
-    best = np.argpartition(-sims_qc, k - 1, axis=1)[:, :k]
-    chosen = np.zeros(sims_qc.shape, bool)
-    np.put_along_axis(chosen, best, True, axis=1)
-    return chosen
-
-
-def ranks(scores_qc, target_q):
-    """Place of each query's target under descending score, int `[q]`, 0 = best.
-
-    Among equal scores the higher index comes first, as in the public code's reversed ascending
-    sort. A score that is not a number ranks last and everything ranks above it.
-    """
-    behind_q = np.empty(len(scores_qc), np.int64)
-    number_c = np.arange(scores_qc.shape[1])
-    rows = max(1, AT_ONCE // scores_qc.shape[1])
-    for first in range(0, len(scores_qc), rows):
-        some = slice(first, first + rows)
-        scores, target = scores_qc[some], target_q[some, None]
-        own = np.take_along_axis(scores, target, axis=1)
-        behind = (scores < own) | ((scores == own) & (number_c < target))
-        behind_q[some] = np.count_nonzero(behind, axis=1)
-    return len(number_c) - 1 - behind_q
-
-
-def best_of_each(score_i2t, text_image):
-    """The text of each image that ranks first among its own, int `[n]`."""
-    own = score_i2t[text_image, np.arange(len(text_image))]
-    own = np.where(np.isnan(own), -np.inf, own)
-    order = np.lexsort((np.arange(len(own)), own, text_image))
-    last = np.append(np.diff(text_image[order]) != 0, True)
-    return order[last]
-
-
-def recalls(score_i2t, score_t2i, text_image):
-    """Recall at 1, 5 and 10 in both directions and their mean, in percent.
-
-    Args:
-      score_i2t: `[n, m]`, score of every text for each image.
-      score_t2i: `[m, n]`, score of every image for each text.
-      text_image: int `[m]`, the image of each text; an image with several texts counts as found
-        at the place of its best one.
-
-    Returns:
-      dict: `i2t_r1`, `i2t_r5`, `i2t_r10`, `t2i_r1`, `t2i_r5`, `t2i_r10`, `r_mean`.
-
-    Raises:
-      ValueError: an image has no text.
-    """
-    if len(np.unique(text_image)) != len(score_i2t):
-        raise ValueError("recall needs at least one text for every image")
-    places = {"i2t": ranks(score_i2t, best_of_each(score_i2t, text_image)),
-              "t2i": ranks(score_t2i, text_image)}
-    values = {f"{way}_r{depth}": float(100 * np.count_nonzero(places[way] < depth)
-                                       / len(places[way]))
-              for way in places for depth in DEPTHS}
-    return values | {"r_mean": sum(values.values()) / len(values)}
+    def examples(self, forward, teacher):
+        """Queries both ways, and what else the model can: words, heat maps, teacher's choices."""
+        data = self.held_out.first(SHOWN_IMAGES)
+        sections = queries(forward, data, min(self._k, SHOWN_CANDIDATES))
+        if teacher and "temp" in forward.params:
+            sections["pseudo_targets"] = pseudo_targets(forward, teacher, data)
+        if "mlm_logits" in forward:
+            masked = masked_words(data.text_ids, self.tokenizer, self.config.seed)
+            sections["words"] = hidden_words(forward, teacher, data, masked, self.tokenizer)
+        if "itm_heat" in forward:
+            sections["heat"] = source_pictures(forward, self)
+        return sections

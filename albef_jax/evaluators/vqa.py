@@ -1,16 +1,24 @@
 """Answers to held-out questions: chosen from a list, or written freely."""
 
 from collections import Counter
+import functools
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from albef_jax.data.answers import encode_answers, read_answer_list
+from albef_jax.data.answers import answers_of, encode_answers, read_answer_list
 from albef_jax.errors import UserError
 from albef_jax.evaluators.answer_scores import RightAnswers, answer_type, normalise_answer
+from albef_jax.evaluators.base import Chart, Evaluator
 from albef_jax.evaluators.batches import Rows, percent
+from albef_jax.evaluators.choices import EXAMPLES, choices
+from albef_jax.evaluators.queries import spread
+
+RANKED = 32  # answers whose likelihood the page compares
 
 
-class VqaEvaluator:
+class VqaEvaluator(Evaluator):
     """VQA accuracy and exact match, in percent, over all questions and by type.
 
     Yields `vqa_accuracy` (see `RightAnswers.accuracy`) and `exact_match` (with an answer of the
@@ -24,79 +32,138 @@ class VqaEvaluator:
         evaluation server.
     """
 
-    fields = Rows.fields | {
+    options = Rows.options | {
         "answers": ("", ""),  # path of an answer_list.json; '': the right answers of the source
         "k": (128, 1),
         "rank": ("official", ("official", "likelihood")),
         "mode": ("rank", ("rank", "greedy", "beam")),
         "beams": (3, 1)}
+    calls = ("encode", "rank", "generate")
+    asks = ("image", "text")
+    labels = {"vqa_accuracy": "VQA accuracy", "majority": "always the commonest answer",
+              "majority_per_type": "always the commonest of its type"}
+    headline = {"vqa_accuracy": "VQA accuracy"}
+    charts = (Chart("Held-out {name}, %",
+                    {"vqa_accuracy": "VQA accuracy", "exact_match": "exact match"},
+                    blind="majority", note="dashed: always the commonest answer", top=100),)
 
-    def __init__(self, source, settings, data_config, tokenizer, seed):
-        del seed
-        self._rows = Rows(source, settings, data_config, tokenizer)
-        self._tokenizer, self._length = tokenizer, data_config.answer_length
-        self._settings, self._bound = settings, None
-        data = self._rows.data
-        answered = "answers" in data.source.fields
-        self._right = [RightAnswers(data.source.answers(i), data.source.annotators(i))
-                       for i in range(len(data))] if answered else None
-        self.description = f"{len(data)} questions"
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._rows, source = Rows(self), self.source
+        questions = range(len(self._rows))
+        self._types = self._read("question_type", [""] * len(questions))
+        annotators = self._read("annotators", [()] * len(questions))
+        self._right = [RightAnswers(source.get(i, "answers"), annotators[i]) for i in questions
+                       ] if "answers" in source.fields else None
+        self.description = f"{len(questions)} questions"
         self.predictions = []
-        if settings["mode"] == "rank":
-            self._candidates = self._answer_list(data.source if answered else None)
-            self._encoded = encode_answers(self._candidates, tokenizer, self._length)
+        # The same function for the same model, so that it is compiled once.
+        if self.settings["mode"] == "rank":
+            self._candidates = self._answer_list()
+            encoded = self._encoded(self._candidates)
+            self._answer = functools.cache(functools.partial(
+                choosing, candidates=encoded, k=min(self.settings["k"], len(self._candidates)),
+                first_twice=self.settings["rank"] == "official"))
             self.description += f", {len(self._candidates)} answers to choose from"
+        else:
+            self._answer = functools.cache(functools.partial(
+                writing, end_id=self.tokenizer.sep_id, length=self.config.data.answer_length,
+                beams=self.settings["beams"] if self.settings["mode"] == "beam" else 1))
 
-    def run(self, params, predict_fns, mesh):
+    def names(self):
+        """See `Evaluator.names`."""
+        if not self._right:
+            return []
+        return [name for name, _ in scores([""] * len(self._right), self._right, self._types)]
+
+    def run(self, forward):
         """Yields (name, percent)."""
-        data = self._rows.data
-        results = self._rows.run(self._function(predict_fns), params, mesh, "questions")
-        answers = ([self._candidates[i] for i in results] if self._settings["mode"] == "rank"
-                   else [self._tokenizer.decode(ids) for ids in results])
-        self.predictions = [{"question_id": data.source.question_id(i), "answer": answer}
-                            for i, answer in enumerate(answers)]
+        if self.settings["mode"] == "rank":
+            answer = self._answer(forward["encode"], forward["rank"])
+            answers = [self._candidates[i] for i in self._rows.run(forward, answer, "questions")]
+        else:
+            answer = self._answer(forward["encode"], forward["generate"])
+            answers = list(map(self.tokenizer.decode, self._rows.run(forward, answer, "questions")))
+        ids = self._read("question_id", range(len(answers)))
+        self.predictions = [{"question_id": question_id, "answer": answer}
+                            for question_id, answer in zip(ids, answers)]
         if self._right:
-            types = [data.source.question_type(i) for i in range(len(data))]
-            yield from scores(list(map(normalise_answer, answers)), self._right, types)
+            yield from scores(list(map(normalise_answer, answers)), self._right, self._types)
 
-    def _answer_list(self, source):
-        if self._settings["answers"]:
-            return read_answer_list(self._settings["answers"])
-        if source is None:
+    @classmethod
+    def label(cls, name):
+        """See `Evaluator.label`."""
+        return super().label(name.replace("accuracy_", "accuracy: "))
+
+    def beneath(self, name, values):
+        """See `Evaluator.beneath`."""
+        return [f"always the commonest: {values['majority']:.1f}%"] if "majority" in values else []
+
+    def examples(self, forward, teacher):
+        """The likeliest answers of the list, and their share of the likelihood."""
+        if not self._right:
+            raise UserError("The questions of the evaluator of kind 'vqa' have no right answers to "
+                            "show; give its source a split with answers.")
+        answers, numbers = self._answer_list(), spread(len(self._rows), EXAMPLES)
+        likeliest = ranking(forward["encode"], forward["rank"], self._encoded(answers),
+                            min(RANKED, len(answers)), False)
+        chosen_nk, scores_nk = self._rows.some(forward, likeliest, numbers)
+        shares_nk = np.asarray(jax.nn.softmax(scores_nk))
+        return {"rows": [choices(self._rows, number, [answers[i] for i in chosen], shares,
+                                 self._right_texts(number))
+                         for number, chosen, shares in zip(numbers, chosen_nk, shares_nk)]}
+
+    def _right_texts(self, number):
+        """The answers of a question, the one of greatest weight first."""
+        given = self.source.get(number, "answers")
+        return [text for text, _ in sorted(given, key=lambda answer: -answer[1])]
+
+    def _answer_list(self):
+        if self.settings["answers"]:
+            return read_answer_list(self.settings["answers"])
+        if self._right is None:
             raise UserError("The evals block of kind 'vqa' has questions without answers and no "
                             "list to choose from; set answers='answer_list.json', or mode='beam'.")
-        return source.answer_list()
+        return answers_of(self.source)
 
-    def _function(self, predict_fns):
-        """From a batch to the number of each best candidate, or to the ids of a free answer.
+    def _encoded(self, answers):
+        return encode_answers(answers, self.tokenizer, self.config.data.answer_length)
 
-        The same one for the same `predict_fns`, so that it is compiled once.
-        """
-        if self._bound is None or self._bound[0] is not predict_fns:
-            make = self._choosing if self._settings["mode"] == "rank" else self._writing
-            self._bound = predict_fns, make(**predict_fns)
-        return self._bound[1]
+    def _read(self, field, default):
+        """A field of all questions, if the source has it."""
+        if field not in self.source.fields:
+            return default
+        return [self.source.get(i, field) for i in range(len(self._rows))]
 
-    def _choosing(self, encode, rank, **_):
-        candidates = tuple(map(jnp.asarray, self._encoded))
-        k = min(self._settings["k"], len(self._candidates))
-        first_twice = self._settings["rank"] == "official"
 
-        def choose(params, image, text_ids, text_mask):
-            states = encode(params, image, text_ids, text_mask)
-            return rank(params, states, text_mask, candidates, k, first_twice)[0][:, 0]
+def ranking(encode, rank, candidates, k, first_twice):
+    """The best k candidates of each question, and their scores, both `[b, k]`; see `Vqa.rank`."""
+    candidates = tuple(map(jnp.asarray, candidates))
 
-        return choose
+    def of_questions(params, image, text_ids, text_mask):
+        states = encode(params, image=image, text_ids=text_ids, text_mask=text_mask)
+        return rank(params, states, text_mask, candidates, k, first_twice)
 
-    def _writing(self, encode, generate, **_):
-        beams = self._settings["beams"] if self._settings["mode"] == "beam" else 1
+    return of_questions
 
-        def write(params, image, text_ids, text_mask):
-            states = encode(params, image, text_ids, text_mask)
-            return generate(params, states, text_mask, self._tokenizer.sep_id, self._length,
-                            beams)[0][:, 0]
 
-        return write
+def choosing(encode, rank, candidates, k, first_twice):
+    """A function of a batch that gives the number of each best candidate, int `[b]`."""
+    ranked = ranking(encode, rank, candidates, k, first_twice)
+
+    def choose(params, image, text_ids, text_mask):
+        return ranked(params, image, text_ids, text_mask)[0][:, 0]
+
+    return choose
+
+
+def writing(encode, generate, end_id, length, beams):
+    """A function of a batch that gives the ids of each free answer, int `[b, length]`."""
+    def write(params, image, text_ids, text_mask):
+        states = encode(params, image=image, text_ids=text_ids, text_mask=text_mask)
+        return generate(params, states, text_mask, end_id, length, beams)[0][:, 0]
+
+    return write
 
 
 def scores(answers, right, types):

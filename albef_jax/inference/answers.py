@@ -1,5 +1,6 @@
 """Answers to questions about images."""
 
+import functools
 import os
 from typing import NamedTuple
 
@@ -7,9 +8,10 @@ import jax
 import numpy as np
 
 from albef_jax.data.answers import encode_answers, read_answer_list
-from albef_jax.inference.inputs import as_images, as_texts, load_images, only, tokenize
+from albef_jax.data.fields.image import ImageField
+from albef_jax.data.fields.text import TextField
+from albef_jax.inference.inputs import as_images, as_texts, load_images, only
 from albef_jax.inference.model import Model
-from albef_jax.tasks import make_task
 
 
 class Answer(NamedTuple):
@@ -27,12 +29,9 @@ class Answer(NamedTuple):
 class AnswerModel(Model):
     """A model of question answering."""
 
-    def __init__(self, config, params, tokenizer, batch_size=32):
-        super().__init__(config, params, tokenizer, batch_size)
-        functions = make_task(config).predict_fns()
-        self._encode = jax.jit(functions["encode"])
-        self._rank = jax.jit(functions["rank"], static_argnums=(4, 5))
-        self._generate = jax.jit(functions["generate"], static_argnums=(3, 4, 5))
+    calls = ("encode", "rank", "generate")
+    asks = {"image": ImageField, "text": TextField}
+    cleaning = "question"
 
     def answer(self, image, question, answers=None, k=128, beams=3):
         """Answers to a question, best first.
@@ -53,21 +52,33 @@ class AnswerModel(Model):
             several images or questions.
         """
         pixels = load_images(only(as_images(image), "images"), self.config.model.image_size)
-        ids_bl, mask_bl = tokenize(only(as_texts(question), "questions"), self.tokenizer,
-                                   self.config.data, "question")
-        states = self._call(self._encode, pixels, ids_bl, mask_bl)
+        text = self._load("text", only(as_texts(question), "questions"))
+        states = self._call(self.forward["encode"], image=pixels, **text)
         if answers is None:
-            return self._write(states, mask_bl, beams)
+            return self._write(states, text["text_mask"], beams)
         texts = (read_answer_list(answers) if isinstance(answers, (str, os.PathLike))
                  else as_texts(answers))
         candidates = encode_answers(texts, self.tokenizer, self.config.data.answer_length)
-        chosen, scores = self._call(self._rank, states, mask_bl, candidates, min(k, len(texts)),
-                                    True)
+        rank = ranking(self.forward["rank"], min(k, len(texts)))
+        chosen, scores = self._call(rank, states, text["text_mask"], candidates)
         probabilities = np.asarray(jax.nn.softmax(scores[0]))
         return [Answer(texts[i], float(p)) for i, p in zip(np.asarray(chosen[0]), probabilities)]
 
     def _write(self, states, mask_bl, beams):
-        ids_bkl, scores_bk = self._call(self._generate, states, mask_bl, self.tokenizer.sep_id,
-                                        self.config.data.answer_length, beams)
+        write = writing(self.forward["generate"], self.tokenizer.sep_id,
+                        self.config.data.answer_length, beams)
+        ids_bkl, scores_bk = self._call(write, states, mask_bl)
         return [Answer(self.tokenizer.decode(ids), float(np.exp(score)))
                 for ids, score in zip(np.asarray(ids_bkl[0]), np.asarray(scores_bk[0]))]
+
+
+@functools.lru_cache(maxsize=64)
+def ranking(rank, k):
+    """The best k candidates as the public code scores them; the same function for the same k."""
+    return lambda params, states, mask, candidates: rank(params, states, mask, candidates, k, True)
+
+
+@functools.lru_cache(maxsize=64)
+def writing(generate, end_id, length, beams):
+    """Answers of at most this length; the same function for the same numbers."""
+    return lambda params, states, mask: generate(params, states, mask, end_id, length, beams)

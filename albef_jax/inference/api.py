@@ -1,31 +1,33 @@
 """A trained model in Python: `albef_jax.load(PATH)`, then what its task offers.
 
-| task | methods |
+| functions of the task | methods |
 |---|---|
-| `pretrain`, `retrieval` | `encode_*`, `match`, `index_*`, `search`, `explain` |
-| `vqa` | `answer` |
-| `ve`, `nlvr` | `classify` |
+| `encode_image`, `encode_text`, `match` | `encode_*`, `match`, `index_*`, `search`, `explain` |
+| `encode`, `rank`, `generate` | `answer` |
+| `classify` | `classify` |
+| any | `predict` |
 """
 
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 
-from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.inference.answers import AnswerModel
 from albef_jax.inference.classes import ClassModel
 from albef_jax.inference.features import FeatureModel
 from albef_jax.inference.model import Model
-from albef_jax.weights.report import Report, unflatten
-from albef_jax.weights.stored import is_export, read_export, read_parts
+from albef_jax.run.restore import read_tokenizer
 from albef_jax.run.workdir import read_config
+from albef_jax.tasks import make_task
+from albef_jax.weights.report import Report
+from albef_jax.weights.stored import is_export, read_export, read_parts
 
 WEIGHTS = ("online", "momentum")
-MODELS = {"pretrain": FeatureModel, "retrieval": FeatureModel, "vqa": AnswerModel,
-          "ve": ClassModel, "nlvr": ClassModel, "nlvr_pretrain": Model}
+MODELS = (FeatureModel, AnswerModel, ClassModel, Model)  # the first that a task has all for
 
 
-def load(path, weights="online", dtype="float32", batch_size=32):
+def load(path, weights="online", dtype="float32", batch_size=32, facts=None):
     """Loads a trained model, ready for what its task offers (see this module's table).
 
     Args:
@@ -34,6 +36,8 @@ def load(path, weights="online", dtype="float32", batch_size=32):
       weights: 'online', or 'momentum' for the teacher (heads without a teacher stay online).
       dtype: of the matrix products, 'float32' or 'bfloat16'. Results are float32.
       batch_size: images, texts or pairs that run at once.
+      facts: field name -> facts of a data source that the field is opened with, where it wants
+        other ones than those of captions.
 
     Returns:
       A `Model`; a method that its task does not offer says so.
@@ -45,18 +49,36 @@ def load(path, weights="online", dtype="float32", batch_size=32):
         raise UserError(f"load got weights={weights!r} and dtype={dtype!r}; choose 'online' or "
                         "'momentum', and 'float32' or 'bfloat16'.")
     stored = read_export(path, Report(str(path))) if is_export(path) else None
-    config, tokenizer = (stored.config, stored.tokenizer) if stored else (
-        read_config(epath.Path(path)), epath.Path(path) / "tokenizer")
-    if config.task not in MODELS:
-        raise UserError(f"{path} is a run of the unknown task {config.task!r}; load one of "
-                        f"{', '.join(MODELS)}.")
-    if tokenizer is None or not epath.Path(tokenizer).is_dir():
-        raise UserError(f"{path} has no folder tokenizer; copy it from where the model was "
-                        "trained, or give albef import --tokenizer.")
+    config = for_use(stored.config if stored else read_config(epath.Path(path)), dtype, path)
+    task = make_task(config)
+    folder = epath.Path(path)
+    tokenizer = read_tokenizer(folder if folder.is_dir() else folder.parent, config)
     wanted = ("params", "teacher") if weights == "momentum" else ("params",)
-    parts = unflatten(stored.leaves) if stored else read_parts(path, config, wanted)
-    params = parts["params"] | (parts["teacher"] if weights == "momentum" else {})
+    leaves = stored.leaves if stored else flatten_dict(read_parts(path, config, wanted))
+    params = unflatten_dict({leaf[1:]: value for part in wanted
+                             for leaf, value in leaves.items() if leaf[0] == part})
+    return model_class(task.predict_fns(), task.fields(config))(
+        config, jax.device_put(params, jax.devices()[0]), tokenizer, batch_size, facts)
+
+
+def for_use(config, dtype, path):
+    """The config of a run, for matrix products of this type and images in any form.
+
+    Raises:
+      UserError: the model has no such type.
+    """
     config = config.copy_and_resolve_references().unlock()
-    config.model.dtype = dtype
-    return MODELS[config.task](config.lock(), jax.device_put(params, jax.devices()[0]),
-                               load_tokenizer(str(tokenizer)), batch_size)
+    if "engine" in config.data:
+        config.data.engine = "pillow"  # TensorFlow takes seconds to import
+    if "dtype" in config.model:
+        config.model.dtype = dtype
+    elif dtype != "float32":
+        raise UserError(f"{path} is a run of the task {config.task!r}, whose model has no dtype; "
+                        f"leave out dtype={dtype!r}.")
+    return config.lock()
+
+
+def model_class(functions, fields):
+    """The class of `MODELS` for a task with these functions and fields, both by name."""
+    return next(kind for kind in MODELS if set(kind.calls) <= set(functions) and all(
+        isinstance(fields.get(name), wanted) for name, wanted in kind.asks.items()))

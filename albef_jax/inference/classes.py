@@ -3,21 +3,18 @@
 import jax
 import numpy as np
 
+from albef_jax.data.fields.image import ImageField
+from albef_jax.data.fields.text import TextField
 from albef_jax.errors import UserError
-from albef_jax.inference.inputs import as_images, as_texts, load_images, only, tokenize
+from albef_jax.inference.inputs import as_images, as_texts, load_images, only
 from albef_jax.inference.model import Model
-from albef_jax.tasks import make_task
-
-CLASSES = {"ve": ("contradiction", "neutral", "entailment"), "nlvr": ("false", "true")}
 
 
 class ClassModel(Model):
-    """A model of visual entailment, or of NLVR2."""
+    """A model that classifies a text about images, such as visual entailment and NLVR2."""
 
-    def __init__(self, config, params, tokenizer, batch_size=32):
-        super().__init__(config, params, tokenizer, batch_size)
-        self._task = make_task(config)
-        self._classify = jax.jit(self._task.predict_fns()["classify"])
+    calls = ("classify",)
+    asks = {"image": ImageField, "text": TextField}
 
     def classify(self, images, text):
         """Class -> probability of a text.
@@ -30,14 +27,14 @@ class ClassModel(Model):
         Raises:
           UserError: an image cannot be read, or there are too few or too many, or several texts.
         """
-        images, views = as_images(images), self._task.views
+        images, shape = as_images(images), self.fields["image"].spec()["image"].shape
+        views = 1 if len(shape) == 3 else shape[0]
         if len(images) != views:
             raise UserError(f"classify got {len(images)} image(s); a model of the task "
                             f"{self.config.task!r} looks at {views}.")
-        pixels = load_images(images, self.config.model.image_size)
-        ids_bl, mask_bl = tokenize(only(as_texts(text), "texts"), self.tokenizer,
-                                   self.config.data)
-        logits = self._call(self._classify, pixels if views == 1 else pixels[None], ids_bl,
-                            mask_bl)
-        probabilities = np.asarray(jax.nn.softmax(logits[0]))
-        return dict(zip(CLASSES[self.config.task], map(float, probabilities)))
+        pixels = load_images(images, shape[-2])
+        logits_bc = self._call(self.forward["classify"], image=pixels.reshape(1, *shape),
+                               **self._load("text", only(as_texts(text), "texts")))
+        probabilities = np.asarray(jax.nn.softmax(logits_bc[0]))
+        names = self.task.class_names or map(str, range(len(probabilities)))
+        return dict(zip(names, map(float, probabilities)))

@@ -50,7 +50,7 @@ def open_collection(path, image_root=None):
         raise UserError(f"{path} is neither a folder of images nor a manifest .json; give one of "
                         "these.")
     source = JsonSource([str(path)], [image_root] if image_root else [], merge_images=True)
-    captions = [source.captions(i) for i in range(len(source))]
+    captions = [source.get(i, "text") for i in range(len(source))]
     return Collection([StoredImage(source, i) for i in range(len(source))],
                       [source.name(i) for i in range(len(source))],
                       [text for texts in captions for text in texts],

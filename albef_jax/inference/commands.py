@@ -1,5 +1,6 @@
 """`albef embed`, `search`, `answer` and `explain`: a model at work, from the shell."""
 
+import functools
 import hashlib
 import os
 import sys
@@ -7,16 +8,16 @@ import sys
 import jax
 import numpy as np
 
-from albef_jax.data.images.pillow import BrokenImage, decode, open_image
+from albef_jax.data.images.pillow import BrokenImage, decode, open_image, read
 from albef_jax.errors import UserError
-from albef_jax.files import is_remote, uploaded
+from albef_jax.files import is_remote, read_bytes, uploaded
 from albef_jax.inference.api import load
 from albef_jax.inference.collection import Features, open_collection
 from albef_jax.inference.explain import draw
 from albef_jax.inference.features import check_query
-from albef_jax.inference.inputs import read_file
 from albef_jax.parallel.mesh import use_compile_cache
 
+PROJECTIONS = ("vision_proj", "text_proj")  # of parameters
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_ANSWERS = 5
 MAX_NAMED = 10  # images that cannot be read, named in the closing line
@@ -101,7 +102,7 @@ def explain(workdir, image, text, out, mode="itm", layer=-1):
         `Model.explain`.
     """
     try:
-        picture = decode(open_image(read_file(image)))
+        picture = decode(open_image(read(functools.partial(read_bytes, image))))
     except BrokenImage as error:
         raise UserError(f"The image {image} cannot be read ({error}); give a complete picture in "
                         "a format that Pillow knows.") from None
@@ -161,8 +162,9 @@ def report_broken(source, names, broken):
 
 
 def fingerprint(params):
-    """Short hash of the projections, which no two checkpoints share."""
+    """Short hash of the projections, which no two checkpoints share; without any, of all."""
+    projections = [part for name, part in sorted(params.items()) if name in PROJECTIONS]
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves([params["vision_proj"], params["text_proj"]]):
+    for leaf in jax.tree.leaves(projections or params):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()[:16]

@@ -9,20 +9,16 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from albef_jax.data.fields.image import ImageField
+from albef_jax.data.fields.text import TextField
 from albef_jax.errors import UserError
-from albef_jax.inference.explain import explanation, make_explainer
-from albef_jax.inference.inputs import (
-    as_images,
-    as_texts,
-    blocks,
-    load_images,
-    name_of,
-    pad,
-    tokenize,
-)
-from albef_jax.inference.model import Model
-from albef_jax.models.albef import Albef
-from albef_jax.weights.foreign.kinds import kind_of
+from albef_jax.evaluators.heat import explainer, explanation
+from albef_jax.evaluators.pairs import match_logits, score_pairs
+from albef_jax.inference.inputs import as_images, as_texts, blocks, load_images, name_of, pad
+from albef_jax.inference.model import Model, NotOffered
+
+MODES = ("itm", "itc")  # of heat maps
+TEXTS_PER_IMAGE = 16  # that are scored with the keys and values of one image, where all are
 
 
 class Hit(NamedTuple):
@@ -58,26 +54,10 @@ class Index:
 
 
 class FeatureModel(Model):
-    """A model of pre-training or retrieval: features, matching, search and heat maps.
+    """A model that encodes images and texts and says what matches: search, and heat maps, too."""
 
-    Attributes: see `Model`. module: its `models.albef.Albef`.
-    """
-
-    def __init__(self, config, params, tokenizer, batch_size=32):
-        super().__init__(config, params, tokenizer, batch_size)
-        self.module = module = kind_of(config.task).module(config.model)
-        self._explainers = {}
-
-        def apply(method, params, *arrays):
-            return module.apply({"params": params}, *arrays, method=method)
-
-        def match_rows(params, image_bnd, row_p, text_pld, mask_pl):
-            logits_p2 = apply(Albef.match, params, image_bnd[row_p], text_pld, mask_pl)
-            return jax.nn.softmax(logits_p2)[:, 1]
-
-        self._encode_image = jax.jit(functools.partial(apply, Albef.encode_image))
-        self._encode_text = jax.jit(functools.partial(apply, Albef.encode_text))
-        self._match_rows = jax.jit(match_rows)
+    calls = ("encode_image", "encode_text", "match")
+    asks = {"image": ImageField, "text": TextField}
 
     def encode_image(self, images, progress=False, broken=None):
         """Features of images, to compare with those of texts or other images.
@@ -107,12 +87,7 @@ class FeatureModel(Model):
 
         Texts are cleaned as in evaluation and cut to `config.data.text_length` tokens.
         """
-        ids_nl, mask_nl = tokenize(as_texts(texts), self.tokenizer, self.config.data)
-
-        def encode(rows):
-            return self._text_batch(ids_nl[rows], mask_nl[rows])[1]
-
-        return self._in_blocks(encode, len(ids_nl), "texts", progress)
+        return self._encode_texts(self._load("text", as_texts(texts)), 1, progress)
 
     def match(self, images, texts, all_pairs=False, progress=False):
         """The probability that an image and a text belong together, by the matching head.
@@ -150,17 +125,22 @@ class FeatureModel(Model):
             see `models.gradcam`.
 
         Returns:
-          An `inference.explain.Explanation`.
+          An `evaluators.heat.Explanation`.
 
         Raises:
           UserError: the image cannot be read, or there is no such mode or layer.
         """
-        if (mode, layer) not in self._explainers:
-            self._explainers[mode, layer] = make_explainer(self.module, mode, layer)
+        if mode not in MODES:
+            raise UserError(f"The mode {mode!r} is unknown; choose 'itm' (the matching head) or "
+                            "'itc' (the similarity).")
+        if f"{mode}_heat" not in self.forward:
+            raise NotOffered(f"A model of the task {self.config.task!r} has no function "
+                             f"{mode}_heat, and so no heat maps of the mode {mode!r}.")
         pixels = load_images(as_images(image)[:1], self.config.model.image_size)
-        ids_bl, mask_bl = tokenize(as_texts(text)[:1], self.tokenizer, self.config.data)
-        result = self._call(self._explainers[mode, layer], pixels, ids_bl, mask_bl)
-        return explanation(jax.device_get(result), 0, ids_bl[0], self.tokenizer)
+        text = self._load("text", as_texts(text)[:1])
+        result = self._call(explainer(self.forward[f"{mode}_heat"], mode, layer), image=pixels,
+                            **text)
+        return explanation(jax.device_get(result), 0, text["text_ids"][0], self.tokenizer)
 
     def index_images(self, images, names=None, progress=False, broken=None):
         """Encodes images to search in; those in `broken` (see `encode_image`) are left out.
@@ -214,35 +194,50 @@ class FeatureModel(Model):
                     float(match[i])) for i in order]
 
     def _image_batch(self, images, rows, broken=None):
-        """Tokens and features, on the device, of a slice of a list of images."""
+        """Embeddings and features, on the device, of a slice of a list of images."""
         pixels = load_images(images[rows], self.config.model.image_size, rows.start, broken)
-        return self._call(self._encode_image, pad(pixels, self.batch_size))
+        return self._call(self.forward["encode_image"], image=pad(pixels, self.batch_size))
 
-    def _text_batch(self, ids_bl, mask_bl):
-        """States and features, on the device."""
-        return self._call(self._encode_text, pad(ids_bl, self.batch_size),
-                          pad(mask_bl, self.batch_size))
+    def _encode_texts(self, text, part, progress=False):
+        """Embeddings (`part` 0) or features (1) of texts, given as arrays `[n, l]` by name."""
+        def encode(rows):
+            return self._call(self.forward["encode_text"], **{
+                name: pad(array[rows], self.batch_size) for name, array in text.items()})[part]
+
+        return self._in_blocks(encode, len(text["text_ids"]), "texts", progress)
 
     def _match_pairs(self, images, texts, image_p, text_p, progress):
-        """Probabilities `[p]` of pairs that are sorted by image; each image is encoded once."""
-        ids_ml, mask_ml = tokenize(texts, self.tokenizer, self.config.data)
-        states_mld = self._in_blocks(
-            lambda rows: self._text_batch(ids_ml[rows], mask_ml[rows])[0], len(texts), "texts",
-            progress=False)
-        scores = []
+        """Probabilities `[p]` of pairs; each image and each text is encoded once."""
+        text = self._load("text", texts)
+        tables = {"text_embeds": self._encode_texts(text, 0), "real_mask": text["text_mask"]}
+        tables = {name: jax.device_put(pad(array, self.batch_size))
+                  for name, array in tables.items()}
+        # As if all were equally long: texts that are cut are compiled anew for every length.
+        tables["text_mask"] = np.ones(tables["real_mask"].shape, np.int32)
+        batch_size = 1 if len(image_p) == 1 else self.batch_size
+        per_image = TEXTS_PER_IMAGE if len(image_p) >= TEXTS_PER_IMAGE * len(images) else 1
+        scores_p = np.empty(len(image_p), np.float32)
         for rows in tqdm(blocks(len(images), self.batch_size), "match", unit="batch",
                          disable=None if progress else True):
-            image_bnd, _ = self._image_batch(images, rows)
-            first, end = np.searchsorted(image_p, (rows.start, rows.stop))
-            row_p, text = image_p[first:end] - rows.start, text_p[first:end]
+            here = np.flatnonzero((rows.start <= image_p) & (image_p < rows.stop))
+            image_embeds, _ = self._image_batch(images, rows)
+            with jax.default_matmul_precision(self.config.matmul_precision):
+                scores_p[here] = score_pairs(
+                    self.forward, probability(self.forward["match"]), image_embeds, tables,
+                    image_p[here] - rows.start, text_p[here], batch_size, per_image)
+        return scores_p
 
-            def score(pairs):
-                arrays = (row_p[pairs], states_mld[text[pairs]], mask_ml[text[pairs]])
-                return self._call(self._match_rows, image_bnd,
-                                  *(pad(array, self.batch_size) for array in arrays))
 
-            scores.append(self._in_blocks(score, len(row_p), "pairs", progress=False))
-        return np.concatenate(scores)
+@functools.lru_cache(maxsize=64)
+def probability(match):
+    """The function of blocks for `score_pairs` that gives probabilities of a match, `[g, s]`."""
+    logits = match_logits(match)
+
+    def of_blocks(params, image_embeds, text_embeds, real_mask, text_mask):
+        del text_mask
+        return jax.nn.softmax(logits(params, image_embeds, text_embeds, real_mask))[..., 1]
+
+    return of_blocks
 
 
 def check_query(kind, text, image, rerank):

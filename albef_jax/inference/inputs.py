@@ -2,15 +2,16 @@
 
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
+import functools
 import os
 
 import numpy as np
 from PIL import Image
 
-from albef_jax.data.eval_sets import encode_for_evaluation
-from albef_jax.data.images.pillow import BrokenImage, decode, load_eval, read
+from albef_jax.data.fields.image import ImageField
+from albef_jax.data.fields.text import TextField
+from albef_jax.data.images.pillow import PillowEngine, decode
 from albef_jax.data.sources.base import Source
-from albef_jax.data.text import clean
 from albef_jax.errors import UserError
 from albef_jax.files import read_bytes
 
@@ -68,7 +69,7 @@ def load_images(images, size, first=0, broken=None):
     """Reads and resizes images as evaluation does; decoding runs in threads.
 
     Args:
-      images: see `load_image`. size: side of the result, pixels.
+      images: see `raw_image`. size: side of the result, pixels.
       first: the number of the first image, for messages.
       broken: a dict that takes number -> reason of every image that cannot be read, whose pixels
         are then zero; None: the first such image is an error.
@@ -79,17 +80,9 @@ def load_images(images, size, first=0, broken=None):
     Raises:
       UserError: naming the image that cannot be read.
     """
-    pixels = np.zeros((len(images), size, size, 3), np.uint8)
-
-    def load(row):
-        try:
-            pixels[row] = load_image(images[row], size)
-        except BrokenImage as error:
-            return str(error)
-        return None
-
+    values = [functools.partial(raw_image, image) for image in images]
     with ThreadPoolExecutor() as pool:
-        problems = list(pool.map(load, range(len(images))))
+        pixels, problems = PillowEngine(size).load(values, [None] * len(values), pool.map)
     for row, problem in enumerate(problems):
         if problem is None:
             continue
@@ -100,42 +93,45 @@ def load_images(images, size, first=0, broken=None):
     return pixels
 
 
-def load_image(image, size):
-    """One image -> uint8 `[size, size, 3]`.
+def raw_image(image):
+    """An image as data sources give them: an encoded file, or pixels uint8 `[h, w, 3]`.
 
     Args:
       image: a path, an encoded file as bytes, a PIL image, pixels uint8 `[h, w]` or `[h, w, 3]`,
         or a `StoredImage`.
-      size: pixels.
 
     Raises:
-      BrokenImage: it cannot be read.
+      OSError, BrokenImage: it cannot be read.
       UserError: it is none of these.
     """
     if isinstance(image, Image.Image):
-        return np.asarray(decode(image).resize((size, size), Image.Resampling.BICUBIC))
+        return np.asarray(decode(image))
     if isinstance(image, StoredImage):
-        image = read(image.source, image.index)
-    elif isinstance(image, (str, os.PathLike)):
-        image = read_file(image)
-    elif isinstance(image, np.ndarray):
+        return image.source.get(image.index, "image")
+    if isinstance(image, (str, os.PathLike)):
+        return read_bytes(image)
+    if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
             raise UserError(f"An image array is {image.dtype}{list(image.shape)}; give uint8 "
                             "pixels of shape [height, width, 3].")
     elif not isinstance(image, bytes):
         raise UserError(f"An image is a {type(image).__name__}; give a path, bytes, a PIL image "
                         "or uint8 pixels.")
-    return load_eval(image, size)
+    return image
 
 
-def read_file(path):
-    """A file as bytes; raises BrokenImage."""
-    try:
-        return read_bytes(path)
-    except FileNotFoundError:
-        raise BrokenImage("missing") from None
-    except OSError as error:
-        raise BrokenImage(error.strerror) from None
+def as_value(field, value):
+    """What people give for a field -> a function that reads its raw value.
+
+    Of an image any form, of several of them a list; of a text a str.
+    """
+    if isinstance(field, ImageField):
+        if isinstance(value, (list, tuple)):
+            return lambda: [raw_image(image) for image in value]
+        return functools.partial(raw_image, value)
+    if isinstance(field, TextField) and isinstance(value, str):
+        return lambda: [value]
+    return lambda: value
 
 
 def name_of(image, number):
@@ -147,20 +143,6 @@ def name_of(image, number):
     return str(number)
 
 
-def tokenize(texts, tokenizer, data_config, cleaning="caption"):
-    """Cleans and tokenizes texts as evaluation does; what is too long is cut.
-
-    Args:
-      cleaning: 'caption' or 'question', see `data.text.clean`.
-
-    Returns:
-      ids and mask, int32 `[n, l]`.
-    """
-    words = data_config.eval_max_words or data_config.max_words
-    cleaned = [clean(text, cleaning, words) for text in texts]
-    return encode_for_evaluation(cleaned, tokenizer, data_config)
-
-
 def blocks(count, batch_size):
     """Cuts `count` rows into slices that fill a batch, and one for the rest."""
     return [slice(start, min(start + batch_size, count))
@@ -168,8 +150,8 @@ def blocks(count, batch_size):
 
 
 def pad(array, batch_size):
-    """Repeats the last row up to a batch, so that few shapes are compiled: one row, or all."""
-    rows = len(array)
-    if rows in (1, batch_size):
-        return array
-    return np.concatenate([array, np.repeat(array[-1:], batch_size - rows, axis=0)])
+    """Repeats the last row so that few shapes are compiled: to 1, b, 2b, 4b, ... rows."""
+    rows = 1 if len(array) == 1 else batch_size
+    while rows < len(array):
+        rows *= 2
+    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])

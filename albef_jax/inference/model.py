@@ -1,11 +1,16 @@
 """What all loaded models share: parameters, a tokenizer, and batches of few shapes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from albef_jax.errors import UserError
-from albef_jax.inference.inputs import blocks
+from albef_jax.evaluators.base import Forward
+from albef_jax.inference.inputs import as_value, blocks, name_of, pad
+from albef_jax.parallel.mesh import make_mesh
+from albef_jax.tasks import make_task
 
 
 class NotOffered(UserError, AttributeError):
@@ -19,25 +24,111 @@ class Model:
     compiled anew for another number of images or texts.
 
     Attributes:
-      config: of the run. params: its parameters. tokenizer: its tokenizer.
-      batch_size: rows that run at once.
+      config: of the run. params: its parameters. batch_size: rows that run at once.
+      tokenizer: its tokenizer; None if its task reads no texts.
+      task: its `tasks.base.Task`. fields: of the task, by name.
+      forward: its functions, an `evaluators.base.Forward`.
+      calls, asks: what a task must have to be loaded as this class: functions, and fields (name ->
+        class).
+      cleaning: of texts, see `data.text.clean`.
     """
 
-    def __init__(self, config, params, tokenizer, batch_size=32):
+    calls: tuple[str, ...] = ()
+    asks: dict[str, type] = {}
+    cleaning = "caption"
+
+    def __init__(self, config, params, tokenizer, batch_size=32, facts=None):
+        """`facts`: field name -> facts of a data source that the field is opened with."""
         self.config, self.params, self.tokenizer = config, params, tokenizer
-        self.batch_size = batch_size
+        self.batch_size, self.task = batch_size, make_task(config)
+        self.fields, self._opened = self.task.fields(config), set()
+        self._facts = {"text": {"cleaning": self.cleaning}, **(facts or {})}
+        self.forward = Forward(params, self.task.predict_fns(),
+                               make_mesh(devices=jax.devices()[:1]))
 
     def __getattr__(self, name):
         if name.startswith("_"):
             raise AttributeError(name)
-        offered = [method for method in dir(type(self)) if not method.startswith("_")]
+        offered = [method for method in dir(type(self)) if not method.startswith("_")
+                   and callable(getattr(type(self), method))
+                   and (method != "predict" or self.forward.functions)]
         raise NotOffered(f"A model of the task {self.config.task!r} has no {name}; it has "
                          f"{', '.join(offered) or 'nothing to offer'}, so load one of another "
                          "task for that.")
 
-    def _call(self, function, *arrays):
+    def predict(self, name, /, **values):
+        """What a function of the task gives for examples, in batches.
+
+        Args:
+          name: of one of `Task.predict_fns`.
+          values: of each field that the function reads, by the field's name, a list with the raw
+            value of each example (`data.sources.base.Source` has a table of them). An image may be
+            in any form that `inputs.raw_image` knows, a text is a str.
+
+        Returns:
+          The function's result for n examples: an array `[n, ...]` or a tree of such, numpy.
+
+        Raises:
+          UserError: there is no such function or field, the lists have different lengths, or a
+            value cannot be read.
+        """
+        if name not in self.forward:
+            raise NotOffered(f"A model of the task {self.config.task!r} has no function {name!r}; "
+                             f"it has {', '.join(self.forward.functions) or 'none'}.")
+        values = {field: list(given) for field, given in values.items()}
+        for field in values:
+            if field not in self.fields:
+                raise UserError(f"The task {self.config.task!r} has no field {field!r}; its fields "
+                                f"are {', '.join(self.fields)}.")
+        counts = {field: len(given) for field, given in values.items()}
+        if len(set(counts.values())) != 1 or 0 in counts.values():
+            raise UserError(f"predict got as many values as {counts}; give each field one value "
+                            "per example, at least one.")
+
+        def of_rows(rows):
+            arrays = {}
+            for field, given in values.items():
+                arrays |= self._load(field, given[rows], rows.start)
+            return self._call(self.forward[name], **{
+                key: pad(array, self.batch_size) for key, array in arrays.items()})
+
+        return self._in_blocks(of_rows, max(counts.values()), name, progress=False)
+
+    def _load(self, name, values, first=0):
+        """The arrays `[n, ...]` of a field by name, as evaluation reads it.
+
+        Args:
+          name: of the field. values: n values as people give them. first: the number of the first
+            one, for messages.
+
+        Raises:
+          UserError: naming the value that cannot be read.
+        """
+        field = self._open(name)
+        with ThreadPoolExecutor() as pool:
+            arrays, problems = field.load([as_value(field, value) for value in values],
+                                          [None] * len(values), False, pool.map)
+        for row, problem in enumerate(problems):
+            if problem:
+                raise UserError(f"The {name} {name_of(values[row], first + row)} cannot be read "
+                                f"({problem}); mend it or leave it out.")
+        return arrays
+
+    def _open(self, name):
+        """A field, connected with the tokenizer and its facts."""
+        if name not in self._opened:
+            try:
+                self.fields[name].open(self._facts.get(name, {}), self.tokenizer)
+            except KeyError as error:
+                raise UserError(f"The field {name!r} wants the fact {error} of a data source; give "
+                                f"it as load(..., facts={{{name!r}: {{{error}: ...}}}}).") from None
+            self._opened.add(name)
+        return self.fields[name]
+
+    def _call(self, function, *arrays, **named):
+        """A function of the parameters and arrays, compiled; its result is on the device."""
         with jax.default_matmul_precision(self.config.matmul_precision):
-            return function(self.params, *arrays)
+            return self.forward.compiled(function)(self.params, *arrays, **named)
 
     def _in_blocks(self, encode, count, what, progress):
         """Concatenates `encode(slice)` over blocks; one block is loaded while one is computed."""
@@ -47,4 +138,5 @@ class Model:
             if results:
                 results[-1] = jax.device_get(results[-1])
             results.append(encode(rows))
-        return np.concatenate(jax.device_get(results))[:count]
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:count],
+                            *jax.device_get(results))

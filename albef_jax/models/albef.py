@@ -1,7 +1,6 @@
 """ALBEF: image encoder, text encoder, fusion encoder, projections and the ITM head."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from albef_jax.models.bert import Bert
@@ -28,22 +27,6 @@ def l2_normalise(x):
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     # The floor is inside the root: a root of zero would have an infinite gradient.
     return x / jnp.sqrt(jnp.maximum(squared, 1e-24))
-
-
-def scale_initial_weights(params, init_std):
-    """Fresh parameters with the towers' N(0, 0.02) weights and embeddings at another deviation.
-
-    0.02 is BERT's and ViT's choice for width 768. Narrow layers shrink their input by it: at
-    width 192 what cross-attention brings in starts at a quarter of the official strength.
-    Patch embedding, projections and heads are drawn by fan-in and stay.
-    """
-    def scaled(path, leaf):
-        drawn_by_fan_in = leaf.ndim < 2 or any(key.key == "patch_embed" for key in path)
-        return leaf if drawn_by_fan_in else leaf * (init_std / 0.02)
-
-    towers = {name: jax.tree_util.tree_map_with_path(scaled, params[name])
-              for name in ("visual_encoder", "text_encoder", "text_decoder") if name in params}
-    return {**params, **towers}
 
 
 UNIFORM_FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -78,13 +61,15 @@ def text_tower(config, pairs=False):
         vocab_size=c.vocab_size, max_positions=c.max_positions, width=c.text_width,
         text_layers=c.text_layers, fusion_layers=c.fusion_layers * (2 if pairs else 1),
         heads=c.text_heads, mlp_width=c.text_mlp_width, dropout=c.dropout,
-        attention_dropout=c.attention_dropout, dtype=jnp.dtype(c.dtype), stacking=stacking(c))
+        attention_dropout=c.attention_dropout, dtype=jnp.dtype(c.dtype), stacking=stacking(c),
+        pad_id=c.pad_id)
 
 
 class Albef(nn.Module):
     """The towers and heads of pre-training and retrieval.
 
-    The momentum teacher is this module applied to the EMA parameters.
+    The momentum teacher is this module applied to the EMA parameters. The functions that evaluators
+    call by name (`Task.predict_fns`) have arguments with the names of a batch's arrays.
 
     Attributes:
       config: the `model` block of a config (a frozen mapping: sizes, dropout, dtype).
@@ -110,15 +95,15 @@ class Albef(nn.Module):
         words = self.text_encoder.predict_words(fused) if self.words else None
         return self.itm_logits(fused[:, 0]), words
 
-    def encode_image(self, image_bhwc):
+    def encode_image(self, image):
         """Images (uint8, or normalised floats) `[b, s, s, 3]` -> tokens `[b, n, d]`, unit
         float32 features `[b, e]`."""
-        image_bnd = self.visual_encoder(normalise_image(image_bhwc))
+        image_bnd = self.visual_encoder(normalise_image(image))
         return image_bnd, l2_normalise(self.vision_proj(image_bnd[:, 0]))
 
-    def encode_text(self, ids_bl, mask_bl, deterministic=True):
+    def encode_text(self, text_ids, text_mask, deterministic=True):
         """Text ids and mask `[b, l]` -> states `[b, l, d]`, unit float32 features `[b, e]`."""
-        text_bld = self.text_encoder.encode(ids_bl, mask_bl, deterministic)
+        text_bld = self.text_encoder.encode(text_ids, text_mask, deterministic)
         return text_bld, self.text_feature(text_bld)
 
     def text_feature(self, text_bld):
@@ -136,15 +121,16 @@ class Albef(nn.Module):
         """Fusion states at [CLS] `[..., d]` -> float32 logits `[..., 2]`; class 1 = match."""
         return self.itm_head(cls.astype(jnp.float32))
 
-    def match(self, image_bnd, text_bld, mask_bl):
-        """ITM logits `[b, 2]` of aligned images and texts."""
-        fused = self.text_encoder.fuse(text_bld[None], mask_bl[None], image_bnd, query_len=1)[0]
+    def match(self, image_embeds, text_embeds, text_mask):
+        """ITM logits `[b, 2]` of aligned images `[b, n, d]` and texts `[b, l, d]`."""
+        fused = self.text_encoder.fuse(text_embeds[None], text_mask[None], image_embeds,
+                                       query_len=1)[0]
         return self.itm_logits(fused[:, 0])
 
-    def mlm_logits(self, image_bnd, masked_ids_bl, mask_bl):
-        """Word logits `[b, l, v]` at every position of masked texts."""
-        text_bld = self.text_encoder.encode(masked_ids_bl, mask_bl)
-        fused = self.text_encoder.fuse(text_bld[None], mask_bl[None], image_bnd)[0]
+    def mlm_logits(self, image_embeds, masked_ids, text_mask):
+        """Word logits `[b, l, v]` at every position of masked texts `[b, l]`."""
+        text_bld = self.text_encoder.encode(masked_ids, text_mask)
+        fused = self.text_encoder.fuse(text_bld[None], text_mask[None], image_embeds)[0]
         return self.text_encoder.predict_words(fused)
 
     def fuse(self, *args, **kwargs):

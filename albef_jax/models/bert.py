@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from albef_jax.models.layers import (
-    NORMAL_002,
+    NORMAL,
     Dense,
     Dropout,
     Dtype,
@@ -42,19 +42,20 @@ class BertEmbeddings(nn.Module):
     width: int
     dropout: float
     dtype: Dtype
+    pad_id: int = 0
 
     def setup(self):
-        self.word = self.param("word", named(NORMAL_002, "vocab", "embed"),
+        self.word = self.param("word", named(NORMAL, "vocab", "embed"),
                                (self.vocab_size, self.width))
-        self.position = self.param("position", NORMAL_002, (self.max_positions, self.width))
-        self.token_type = self.param("token_type", NORMAL_002, (2, self.width))
+        self.position = self.param("position", NORMAL, (self.max_positions, self.width))
+        self.token_type = self.param("token_type", NORMAL, (2, self.width))
         self.norm = LayerNorm(LAYER_NORM_EPS, self.dtype)
         self.drop = Dropout(self.dropout)
 
     def __call__(self, ids_bl, deterministic, first=0):
         words = gathered(self.word, "vocab", "embed")[ids_bl]
-        # torch's padding_idx: looking up [PAD] (id 0) sends no gradient to its row.
-        words = jnp.where(ids_bl[..., None] == 0, jax.lax.stop_gradient(words), words)
+        # torch's padding_idx: looking up [PAD] sends no gradient to its row.
+        words = jnp.where(ids_bl[..., None] == self.pad_id, jax.lax.stop_gradient(words), words)
         position = jax.lax.dynamic_slice_in_dim(self.position, first, ids_bl.shape[1])
         x = words + self.token_type[0] + position
         return self.drop(self.norm(x), deterministic)
@@ -240,6 +241,7 @@ class Bert(nn.Module):
       heads: attention heads. mlp_width: MLP channels.
       dropout, attention_dropout: rates in training.
       dtype: of the matrix products. stacking: how the layers of each encoder are run.
+      pad_id: id of [PAD].
     """
 
     vocab_size: int
@@ -253,11 +255,12 @@ class Bert(nn.Module):
     attention_dropout: float = 0.1
     dtype: Dtype = jnp.float32
     stacking: Stacking = Stacking()
+    pad_id: int = 0
 
     def setup(self):
         layer = (self.heads, self.mlp_width, self.dropout, self.attention_dropout, self.dtype)
         self.embeddings = BertEmbeddings(self.vocab_size, self.max_positions, self.width,
-                                         self.dropout, self.dtype)
+                                         self.dropout, self.dtype, self.pad_id)
         self.text = [TextLayer(*layer) for _ in range(self.text_layers)]
         self.fusion = [FusionLayer(self.width, *layer) for _ in range(self.fusion_layers)]
         self.head = MlmHead(self.vocab_size, self.dtype)
@@ -274,15 +277,14 @@ class Bert(nn.Module):
         With `query_len`, the last layer computes the first positions only.
         """
         x, bias = self._fusion_trunk(x_sbld, mask_sbl, image_bnd, swap_b, deterministic)
-        last = self.fusion[-1]
-        return last(x, bias, last.project_image(image_bnd), swap_b, deterministic, query_len)
+        return self.stacking.one(self.fusion[-1], x, lambda last, x: last(
+            x, bias, last.project_image(image_bnd), swap_b, deterministic, query_len))
 
     def fuse_at(self, x_bld, mask_bl, image_bnd, select_m, deterministic=True):
         """Fusion states of one text set at positions of the flattened `[b*l]`: `[m, d]`."""
         x, bias = self._fusion_trunk(x_bld[None], mask_bl[None], image_bnd, None, deterministic)
-        last = self.fusion[-1]
-        return last(x, bias, last.project_image(image_bnd), None, deterministic,
-                    select_m=select_m)
+        return self.stacking.one(self.fusion[-1], x, lambda last, x: last(
+            x, bias, last.project_image(image_bnd), None, deterministic, select_m=select_m))
 
     def fuse_pairs(self, x_bld, mask_bl, first_bnd, second_bnd, deterministic=True,
                    query_len=None):
@@ -291,13 +293,16 @@ class Bert(nn.Module):
         The first layer of a pair reads the first image, the second layer the second image, with
         the key and value projections of the first layer (ALBEF section 5, NLVR2).
         """
-        x, bias = x_bld[None], padding_bias(mask_bl)
-        for i in range(0, len(self.fusion), 2):
-            project = self.fusion[i].project_image
-            last = query_len if i + 2 == len(self.fusion) else None
-            x = self.fusion[i](x, bias, project(first_bnd), None, deterministic)
-            x = self.fusion[i + 1](x, bias, project(second_bnd), None, deterministic, last)
-        return x[0]
+        bias = padding_bias(mask_bl)
+
+        def fuse(pair, x, query_len=None):
+            first, second = pair
+            x = first(x, bias, first.project_image(first_bnd), None, deterministic)
+            return second(x, bias, first.project_image(second_bnd), None, deterministic, query_len)
+
+        *pairs, last = zip(self.fusion[::2], self.fusion[1::2])
+        x = self.stacking.run(pairs, x_bld[None], fuse)
+        return self.stacking.one(last, x, lambda pair, x: fuse(pair, x, query_len))[0]
 
     def fuse_for_losses(self, x_sbld, mask_sbl, image_bnd, swap_b, select_m, deterministic):
         """The fusion passes of MLM and ITM in one; the last layer only where it is read.
@@ -313,11 +318,15 @@ class Bert(nn.Module):
           MLM states at `select_m` `[m, d]`, ITM states at [CLS] `[s-1, b, d]`.
         """
         x, bias = self._fusion_trunk(x_sbld, mask_sbl, image_bnd, swap_b, deterministic)
-        b, last = x.shape[1], self.fusion[-1]
-        kv = last.project_image(image_bnd)
-        mlm_md = last(x[:1], bias[:b], kv, None, deterministic, select_m=select_m)
-        itm_sb1d = last(x[1:], bias[b:], kv, swap_b, deterministic, query_len=1)
-        return mlm_md, itm_sb1d[:, :, 0]
+        b = x.shape[1]
+
+        def fuse(last, x):
+            kv = last.project_image(image_bnd)
+            mlm_md = last(x[:1], bias[:b], kv, None, deterministic, select_m=select_m)
+            itm_sb1d = last(x[1:], bias[b:], kv, swap_b, deterministic, query_len=1)
+            return mlm_md, itm_sb1d[:, :, 0]
+
+        return self.stacking.one(self.fusion[-1], x, fuse)
 
     def _fusion_trunk(self, x_sbld, mask_sbl, image_bnd, swap_b, deterministic):
         bias = padding_bias(mask_sbl.reshape(-1, mask_sbl.shape[-1]))

@@ -1,4 +1,4 @@
-"""Analytic cost of one training step of every task, and the peak rates it is held against.
+"""Analytic cost of the parts of a training step, and the peak rates it is held against.
 
 The count is the *model* count: what the public ALBEF code computes (Li et al. 2021,
 arXiv:2107.07651, and its `model_*.py`), one fusion pass after another, the MLM head on every
@@ -8,8 +8,6 @@ masked positions only) therefore show up as speed, not as a lower MFU.
 Conventions: one multiply-add is 2 FLOPs, matmuls only, backward = 2 x forward. The projections
 to the embedding space, the ITM head and classifiers are left out: together below 0.01% of a step.
 """
-
-from albef_jax.errors import UserError
 
 BACKWARD = 3  # a forward pass plus a backward pass of twice its cost
 
@@ -102,7 +100,7 @@ def similarity_flops(model, columns: int) -> int:
     return 2 * 2 * model.embed_dim * columns
 
 
-def pretrain_step_flops(model, objective, text_length: int, group_size: int) -> dict[str, float]:
+def pretrain_step(model, objective, text_length: int, group_size: int) -> dict[str, float]:
     """Counts the FLOPs of one ALBEF pre-training step per image-text pair.
 
     Args:
@@ -112,12 +110,12 @@ def pretrain_step_flops(model, objective, text_length: int, group_size: int) -> 
       group_size: pairs whose features are in-batch columns of the ITC similarities.
 
     Returns:
-      FLOPs by term, and their sum as 'total'.
+      FLOPs by term.
     """
     vit, text = vit_flops(model), text_flops(model, text_length)
     fusion, head = fusion_flops(model, text_length), mlm_head_flops(model, text_length)
     columns = objective.queue_size + group_size
-    terms = {
+    return {
         "vit_student": BACKWARD * vit,
         "vit_teacher": vit,
         "text_student": BACKWARD * 2 * text,  # clean and masked
@@ -130,75 +128,30 @@ def pretrain_step_flops(model, objective, text_length: int, group_size: int) -> 
         # Student forward, its gradient (none flows into the queue), and the teacher's targets.
         "itc": 3 * similarity_flops(model, columns) if objective.itc else 0,
     }
-    return with_total(terms)
 
 
-def retrieval_step_flops(model, objective, text_length: int, group_size: int) -> dict[str, float]:
-    """As `pretrain_step_flops`, of retrieval: no words are predicted, the teacher fuses nothing."""
+def retrieval_step(model, objective, text_length: int, group_size: int) -> dict[str, float]:
+    """As `pretrain_step`, of retrieval: no words are predicted, the teacher fuses nothing."""
     vit, text, fusion = vit_flops(model), text_flops(model, text_length), fusion_flops(
         model, text_length)
-    return with_total({
+    return {
         "vit_student": BACKWARD * vit,
         "vit_teacher": vit,
         "text_student": BACKWARD * text,
         "text_teacher": text,
         "fusion_itm": BACKWARD * 3 * fusion,
         "itc": 3 * similarity_flops(model, objective.queue_size + group_size),
-    })
+    }
 
 
-def distilled_step_flops(forward: dict[str, int], alpha: float) -> dict[str, float]:
+def distilled_step(forward: dict[str, int], alpha: float) -> dict[str, float]:
     """The parts of a forward pass as those of a step; without distillation no teacher runs."""
     student = {f"{name}_student": BACKWARD * value for name, value in forward.items()}
     teacher = {f"{name}_teacher": value for name, value in forward.items()} if alpha else {}
-    return with_total(student | teacher)
+    return student | teacher
 
 
 def classification_forward(model, text_length: int, images: int = 1) -> dict[str, int]:
     """FLOPs of classifying a text about images: every fusion layer exists once per image."""
     return {"vit": images * vit_flops(model), "text": text_flops(model, text_length),
             "fusion": images * fusion_flops(model, text_length)}
-
-
-def vqa_forward(model, text_length: int, answer_length: int, answers: int) -> dict[str, int]:
-    """FLOPs of reading a question and all slots for its answers, free ones too."""
-    decoder = decoder_flops(model, answer_length, text_length)
-    return classification_forward(model, text_length) | {"decoder": answers * decoder}
-
-
-def text_assignment_forward(model, text_length: int) -> dict[str, int]:
-    """FLOPs of text assignment: the second image of a text is that of another text."""
-    return classification_forward(model, text_length, images=2) | {"vit": vit_flops(model)}
-
-
-def step_flops(config) -> dict[str, float]:
-    """Counts the FLOPs of a training step per example, by the task of a config.
-
-    Returns:
-      FLOPs by term, and their sum as 'total'.
-
-    Raises:
-      UserError: the task is unknown here.
-    """
-    model, o, data = config.model, config.objective, config.data
-    length = data.text_length
-    if config.task == "pretrain":
-        return pretrain_step_flops(model, o, length, config.group_size)
-    if config.task == "retrieval":
-        return retrieval_step_flops(model, o, length, config.group_size)
-    if config.task == "vqa":
-        return distilled_step_flops(
-            vqa_forward(model, length, data.answer_length, data.max_answers), o.alpha)
-    if config.task == "ve":
-        return distilled_step_flops(classification_forward(model, length), o.alpha)
-    if config.task == "nlvr":
-        return distilled_step_flops(classification_forward(model, length, images=2), o.alpha)
-    if config.task == "nlvr_pretrain":
-        return distilled_step_flops(text_assignment_forward(model, length), alpha=0)
-    raise UserError(f"The work of config.task {config.task!r} is not known; add it to flops.py.")
-
-
-def with_total(terms: dict[str, float]) -> dict[str, float]:
-    """Terms as floats, with their sum as 'total'."""
-    return {**{name: float(value) for name, value in terms.items()},
-            "total": float(sum(terms.values()))}

@@ -12,14 +12,14 @@ from albef_jax.errors import UserError
 from albef_jax.models.layers import MAPS, OFFSETS
 
 
-def itm_heat(model, params, image_bhwc, ids_bl, mask_bl, layer=-1):
+def itm_heat(model, params, image, text_ids, text_mask, layer=-1):
     """What each text token reads from the image, as far as it speaks for a match.
 
     Cross-attention of one fusion layer times the positive gradient of the match logit.
 
     Args:
-      model: an `Albef`. params: its parameters. image_bhwc: uint8, or normalised floats.
-      ids_bl, mask_bl: int32; heat of padding is 0.
+      model: an `Albef`. params: its parameters. image: `[b, s, s, 3]` uint8, or normalised floats.
+      text_ids, text_mask: int32 `[b, l]`; heat of padding is 0.
       layer: counted from the first text layer, as in BERT; -1: see `default_layer`. In the last
         layer only [CLS] is read, so the heat of all other tokens is 0 there.
 
@@ -34,23 +34,23 @@ def itm_heat(model, params, image_bhwc, ids_bl, mask_bl, layer=-1):
 
     def score(variables):
         def match(module):
-            image_bnd, _ = module.encode_image(image_bhwc)
-            text_bld, _ = module.encode_text(ids_bl, mask_bl)
-            fused = module.fuse(text_bld[None], mask_bl[None], image_bnd)[0]
+            image_bnd, _ = module.encode_image(image)
+            text_bld, _ = module.encode_text(text_ids, text_mask)
+            fused = module.fuse(text_bld[None], text_mask[None], image_bnd)[0]
             return module.itm_logits(fused[:, 0])
 
         logits_b2, maps = model.apply(variables, method=match, mutable=[MAPS])
         return jnp.sum(logits_b2[:, 1]), (logits_b2, maps)
 
     c = model.config
-    shape = (len(ids_bl), c.text_heads, ids_bl.shape[1], 1 + grid(c) ** 2)
+    shape = (len(text_ids), c.text_heads, text_ids.shape[1], 1 + grid(c) ** 2)
     probs_bhln, grads_bhln, logits_b2 = _differentiate(score, params, path, shape)
-    real_b1l1 = mask_bl[:, None, :, None]
+    real_b1l1 = text_mask[:, None, :, None]
     heat_bln = _product(probs_bhln * real_b1l1, grads_bhln * real_b1l1)
     return _as_grid(heat_bln, c), logits_b2
 
 
-def itc_heat(model, params, image_bhwc, ids_bl, mask_bl, block=-1):
+def itc_heat(model, params, image, text_ids, text_mask, block=-1):
     """What [CLS] of the image reads from the patches, as far as it speaks for the text.
 
     Self-attention of one ViT block times the positive gradient of the ITC similarity.
@@ -72,15 +72,15 @@ def itc_heat(model, params, image_bhwc, ids_bl, mask_bl, block=-1):
 
     def score(variables):
         def similarity(module):
-            _, image_be = module.encode_image(image_bhwc)
-            _, text_be = module.encode_text(ids_bl, mask_bl)
+            _, image_be = module.encode_image(image)
+            _, text_be = module.encode_text(text_ids, text_mask)
             return jnp.sum(image_be * text_be, axis=-1) / params["temp"]
 
         similarity_b, maps = model.apply(variables, method=similarity, mutable=[MAPS])
         return jnp.sum(similarity_b), (similarity_b, maps)
 
     tokens = 1 + grid(c) ** 2
-    shape = (len(image_bhwc), c.vit_heads, tokens, tokens)
+    shape = (len(image), c.vit_heads, tokens, tokens)
     probs_bhnn, grads_bhnn, similarity_b = _differentiate(score, params, path, shape)
     return _as_grid(_product(probs_bhnn[:, :, 0], grads_bhnn[:, :, 0]), c), similarity_b
 

@@ -5,6 +5,8 @@ and everything after them run in float32. LayerNorm and GELU have hand-written d
 same values with fewer passes over memory.
 """
 
+import contextlib
+import contextvars
 import functools
 import math
 
@@ -13,12 +15,37 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from albef_jax.parallel.axes import constrain, gathered, is_split, named
+from albef_jax.parallel.axes import ROWS, constrain, gathered, is_split, named
 
 Dtype = jnp.dtype
-NORMAL_002 = nn.initializers.normal(0.02)
+OFFICIAL_STD = 0.02  # BERT's and ViT's choice for width 768
 # Collections of variables for those who look at attention maps; see `visible`.
 MAPS, OFFSETS = "intermediates", "offsets"
+
+
+_INIT_STD = contextvars.ContextVar("init_std", default=OFFICIAL_STD)
+
+
+@contextlib.contextmanager
+def initial_std(std):
+    """Inside, weights that are drawn by `scaled` initialisers have this deviation, not 0.02.
+
+    Narrow layers shrink their input by 0.02: at width 192 what cross-attention brings in starts
+    at a quarter of the official strength.
+    """
+    token = _INIT_STD.set(std)
+    try:
+        yield
+    finally:
+        _INIT_STD.reset(token)
+
+
+def scaled(init):
+    """An initialiser that draws with the deviation 0.02, obeying `initial_std`."""
+    return lambda *args: init(*args) * (_INIT_STD.get() / OFFICIAL_STD)
+
+
+NORMAL = scaled(nn.initializers.normal(OFFICIAL_STD))
 
 
 @jax.custom_vjp
@@ -100,7 +127,7 @@ class Dense(nn.Module):
 
     features: int
     dtype: Dtype
-    kernel_init: nn.initializers.Initializer = NORMAL_002
+    kernel_init: nn.initializers.Initializer = NORMAL
     bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
     axes: tuple[str | None, str | None] = ("embed", None)
 
@@ -221,7 +248,7 @@ class Mlp(nn.Module):
 
     hidden: int
     dtype: Dtype
-    kernel_init: nn.initializers.Initializer = NORMAL_002
+    kernel_init: nn.initializers.Initializer = NORMAL
 
     @nn.compact
     def __call__(self, x):
@@ -241,7 +268,7 @@ class HeadsDense(nn.Module):
     width: int
     heads: int
     dtype: Dtype
-    kernel_init: nn.initializers.Initializer = NORMAL_002
+    kernel_init: nn.initializers.Initializer = NORMAL
 
     @nn.compact
     def __call__(self, x):
@@ -250,5 +277,5 @@ class HeadsDense(nn.Module):
         if self.parts == 1:
             projected = [projected]
         heads = [y.reshape(*y.shape[:-1], self.heads, -1) for y in projected]
-        return tuple(checkpoint_name(constrain(y, *[None] * (y.ndim - 2), "heads", None), "qkv")
+        return tuple(checkpoint_name(constrain(y, *[None] * (y.ndim - 4), ROWS, None, "heads", None), "qkv")
                      for y in heads)

@@ -9,17 +9,21 @@ import jax.numpy as jnp
 from albef_jax.models.layers import MAPS
 from albef_jax.parallel.axes import whole
 
+# Activations that can be kept where layers are recomputed, named in layers.py and bert.py.
+REMAT_POINTS = ("qkv", "attention", "mlp")
+
 
 @dataclasses.dataclass(frozen=True)
 class Stacking:
     """How a stack of layers is run; the values are the same.
 
-    Dropout draws of a scanned stack differ from those of an unrolled one.
+    A layer is a module, or a tuple of modules that are run together. Dropout draws of a scanned
+    stack differ from those of an unrolled one.
 
     Attributes:
       scan: one compiled layer in a loop over stacked parameters, which compiles sooner.
       remat: keep only what enters a layer and compute the rest again on the way back.
-      save: names of activations that are kept all the same (`config.REMAT_POINTS`).
+      save: names of activations that are kept all the same (`REMAT_POINTS`).
     """
 
     scan: bool = False
@@ -27,26 +31,35 @@ class Stacking:
     save: tuple[str, ...] = ()
 
     def run(self, layers, x, body):
-        """Applies `body(layer, x) -> x` with each of the layers, modules of one class and size."""
+        """Applies `body(layer, x) -> x` with each of the layers, of one class and size."""
         x = whole(x)
-        if layers and self.scan and not _is_looked_into(layers[0]):
+        if len(layers) > 1 and self.scan and not _is_looked_into(layers[0]):
             return self._scan(layers, x, body)
-        if self.remat:
-            body = nn.remat(body, policy=self._policy())
         for layer in layers:
-            x = whole(body(layer, x))
+            x = whole(self.one(layer, x, body))
         return x
 
+    def one(self, layer, x, body):
+        """`body(layer, x)` of a layer that stands alone, such as a last one of another output."""
+        if not self.remat:
+            return body(layer, x)
+        first, *rest = _modules(layer)
+        remat = nn.remat(lambda first, rest, x: body((first, *rest) if rest else first, x),
+                         policy=self._policy())
+        return remat(first, rest, x)
+
     def _scan(self, layers, x, body):
-        module = layers[0].unbind()[0]
-        params = [layer.variables["params"] for layer in layers]
-        keys = [layer.make_rng("dropout") if layer.has_rng("dropout") else None
-                for layer in layers]
+        modules = jax.tree.map(lambda module: module.unbind()[0], layers[0])
+        params = [jax.tree.map(lambda module: module.variables["params"], layer)
+                  for layer in layers]
+        keys = [jax.tree.map(_dropout_key, layer) for layer in layers]
 
         def one(x, layer):
-            layer_params, key = layer
-            rngs = None if key is None else {"dropout": key}
-            return whole(module.apply({"params": layer_params}, x, method=body, rngs=rngs)), None
+            bound = jax.tree.map(
+                lambda module, params, key: module.bind(
+                    {"params": params}, rngs=None if key is None else {"dropout": key}),
+                modules, *layer)
+            return whole(body(bound, x)), None
 
         if self.remat:
             # Inside a loop nothing can be merged with the way there, and barriers only cost.
@@ -58,9 +71,18 @@ class Stacking:
         return jax.checkpoint_policies.save_only_these_names(*self.save)
 
 
+def _dropout_key(module):
+    return module.make_rng("dropout") if module.has_rng("dropout") else None
+
+
+def _modules(layer):
+    return layer if isinstance(layer, tuple) else (layer,)
+
+
 def _is_looked_into(layer):
     """Whether parameters are made, or attention maps wanted: by layer, so no loop will do."""
-    return layer.is_initializing() or layer.is_mutable_collection(MAPS)
+    first = _modules(layer)[0]
+    return first.is_initializing() or first.is_mutable_collection(MAPS)
 
 
 def stacking(config):

@@ -5,17 +5,19 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from albef_jax.models.layers import (
+    OFFICIAL_STD,
     Dense,
     Dtype,
     HeadsDense,
     LayerNorm,
     Mlp,
     attention_probs,
+    scaled,
     visible,
 )
 from albef_jax.models.stack import Stacking
 
-TRUNCATED_002 = nn.initializers.truncated_normal(0.02)
+TRUNCATED = scaled(nn.initializers.truncated_normal(OFFICIAL_STD))
 LAYER_NORM_EPS = 1e-6
 
 
@@ -36,11 +38,11 @@ class VitAttention(nn.Module):
     @nn.compact
     def __call__(self, x_bnd):
         width = x_bnd.shape[-1]
-        q, k, v = HeadsDense(3, width, self.heads, self.dtype, TRUNCATED_002, name="qkv")(x_bnd)
+        q, k, v = HeadsDense(3, width, self.heads, self.dtype, TRUNCATED, name="qkv")(x_bnd)
         probs = visible(self, attention_probs(q, k)).astype(v.dtype)
         x = jnp.einsum("bhqn,bnhk->bqhk", probs, v).reshape(x_bnd.shape)
         x = checkpoint_name(x, "attention")
-        return Dense(width, self.dtype, TRUNCATED_002, axes=("heads", "embed"), name="proj")(x)
+        return Dense(width, self.dtype, TRUNCATED, axes=("heads", "embed"), name="proj")(x)
 
 
 class VitBlock(nn.Module):
@@ -55,7 +57,7 @@ class VitBlock(nn.Module):
         y = LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm1")(x_bnd)
         x = x_bnd + VitAttention(self.heads, self.dtype, name="attn")(y)
         y = LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm2")(x)
-        return x + Mlp(self.mlp_width, self.dtype, TRUNCATED_002, name="mlp")(y)
+        return x + Mlp(self.mlp_width, self.dtype, TRUNCATED, name="mlp")(y)
 
 
 class VisionTransformer(nn.Module):
@@ -84,8 +86,8 @@ class VisionTransformer(nn.Module):
         fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         x = Dense(self.width, self.dtype, fan_in_uniform, axes=(None, "embed"),
                   name="patch_embed")(patches)
-        cls = self.param("cls_token", TRUNCATED_002, (1, 1, self.width))
-        pos = self.param("pos_embed", TRUNCATED_002, (1, 1 + x.shape[1], self.width))
+        cls = self.param("cls_token", TRUNCATED, (1, 1, self.width))
+        pos = self.param("pos_embed", TRUNCATED, (1, 1 + x.shape[1], self.width))
         cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
         x = (jnp.concatenate([cls, x], axis=1) + pos).astype(self.dtype)
         blocks = [VitBlock(self.heads, int(self.width * self.mlp_ratio), self.dtype,

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from albef_jax.models.albef import image_tower, normalise_image, text_tower
 from albef_jax.models.bert import CACHE, BertEmbeddings, FusionLayer, MlmHead
 from albef_jax.models.layers import Dtype
+from albef_jax.models.stack import Stacking, stacking
 
 
 class TextDecoder(nn.Module):
@@ -23,10 +24,12 @@ class TextDecoder(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     dtype: Dtype = jnp.float32
+    stacking: Stacking = Stacking()
+    pad_id: int = 0
 
     def setup(self):
         self.embeddings = BertEmbeddings(self.vocab_size, self.max_positions, self.width,
-                                         self.dropout, self.dtype)
+                                         self.dropout, self.dtype, self.pad_id)
         self.layer = [FusionLayer(self.width, self.heads, self.mlp_width, self.dropout,
                                   self.attention_dropout, self.dtype)
                       for _ in range(self.layers)]
@@ -47,10 +50,9 @@ class TextDecoder(nn.Module):
         x = self.embeddings(ids_sbl.reshape(s * b, l), deterministic).reshape(s, b, l, -1)
         bias = causal_bias(mask_sbl.reshape(s * b, l))
         cross_bias = question_bias(question_mask_bn)
-        for layer in self.layer:
-            kv = layer.project_image(question_bnd)
-            x = layer(x, bias, kv, None, deterministic, cross_bias=cross_bias)
-        return x
+        return self.stacking.run(self.layer, x, lambda layer, x: layer(
+            x, bias, layer.project_image(question_bnd), None, deterministic,
+            cross_bias=cross_bias))
 
     def read_questions(self, question_bnd):
         """What each layer reads of the questions: a list of keys and values."""
@@ -108,7 +110,8 @@ class Vqa(nn.Module):
         self.text_decoder = TextDecoder(
             vocab_size=c.vocab_size, max_positions=c.max_positions, width=c.text_width,
             layers=c.fusion_layers, heads=c.text_heads, mlp_width=c.text_mlp_width,
-            dropout=c.dropout, attention_dropout=c.attention_dropout, dtype=jnp.dtype(c.dtype))
+            dropout=c.dropout, attention_dropout=c.attention_dropout, dtype=jnp.dtype(c.dtype),
+            stacking=stacking(c), pad_id=c.pad_id)
 
     def __call__(self, image_bhwc, ids_bl, mask_bl):
         """Touches every parameter once; used to initialise them."""

@@ -1,12 +1,7 @@
-"""Momentum distillation: the EMA teacher, its soft targets and their weight (section 3.3)."""
+"""Momentum distillation: the soft targets of the teacher and their weight (section 3.3)."""
 
 import jax
 import jax.numpy as jnp
-
-
-def ema(teacher, online, momentum):
-    """momentum x teacher + (1 - momentum) x online, leaf by leaf, float32."""
-    return jax.tree.map(lambda m, p: momentum * m + (1.0 - momentum) * p, teacher, online)
 
 
 def alpha_at(step, alpha, ramp_steps):

@@ -9,21 +9,28 @@ not sharded, every function here returns its argument.
 import contextlib
 import contextvars
 import functools
+import math
 
 import flax.linen as nn
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-BATCH_AXES = ("data", "fsdp")  # mesh axes that the groups of a batch are spread over
+# Mesh axes that the rows of a batch are spread over. `span` is a part of `data`: the devices that
+# share a group, where there are fewer groups than devices.
+BATCH_AXES = ("data", "span", "fsdp")
 
+ROWS = "rows"  # logical axis: of an activation, the rows of the own group
 _LAYOUT = contextvars.ContextVar("layout", default=None)
 
 
 @contextlib.contextmanager
-def placed_on(mesh, rules):
-    """Inside, arrays are constrained to `mesh` by `rules`, pairs of logical and mesh axis."""
+def placed_on(mesh, rules, rows=()):
+    """Inside, arrays are constrained to `mesh` by `rules`, pairs of logical and mesh axis.
+
+    `rows`: mesh axes that the rows of a group are spread over.
+    """
     sharded = any(mesh.shape[axis] > 1 for axis in mesh.axis_names if axis != "data")
-    token = _LAYOUT.set((mesh, rules) if sharded else None)
+    token = _LAYOUT.set((mesh, (*rules, (ROWS, rows or None))) if sharded else None)
     try:
         yield
     finally:
@@ -51,8 +58,13 @@ def mesh_axes(names, shape, mesh, rules):
       A `PartitionSpec`.
     """
     axes = nn.logical_to_mesh_axes(tuple(names), tuple(rules))
-    return PartitionSpec(*(axis if axis and size % mesh.shape[axis] == 0 else None
+    return PartitionSpec(*(axis if axis and size % devices_along(mesh, axis) == 0 else None
                            for axis, size in zip(axes, shape)))
+
+
+def devices_along(mesh, axes):
+    """The number of devices along one or several mesh axes."""
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
 def constrain(x, *names):
@@ -65,8 +77,8 @@ def constrain(x, *names):
 
 
 def whole(x):
-    """An activation of the own group, whole on every device that holds the group."""
-    return constrain(x, *[None] * x.ndim)
+    """States of the own group, `[..., rows, length, width]`: whole but for their rows."""
+    return constrain(x, *[None] * (x.ndim - 3), ROWS, None, None)
 
 
 def gathered(parameter, *names):

@@ -1,8 +1,6 @@
 """The device mesh and where arrays live on it."""
 
 import functools
-import os
-import pathlib
 
 import jax
 from jax.experimental import mesh_utils
@@ -10,7 +8,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from albef_jax.errors import UserError
-from albef_jax.parallel.axes import BATCH_AXES, mesh_axes
+from albef_jax.files import cache_folder
+from albef_jax.parallel.axes import BATCH_AXES, devices_along, mesh_axes
 
 AXES = (*BATCH_AXES, "model")
 
@@ -18,23 +17,24 @@ AXES = (*BATCH_AXES, "model")
 def use_compile_cache():
     """Keeps compiled programs in the user's cache folder, unless the user chose another."""
     if not jax.config.jax_compilation_cache_dir:
-        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "albef_jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("")))
 
 
-def make_mesh(settings=None, devices=None):
-    """A mesh with the axes 'data', 'fsdp' and 'model'.
+def make_mesh(settings=None, devices=None, groups=0):
+    """A mesh with the axes 'data', 'span', 'fsdp' and 'model'.
 
     Args:
       settings: `config.mesh`: devices along each axis (-1: the rest) and the number of slices;
         None: all on 'data'.
       devices: of all processes, or those given.
+      groups: that a micro-step has; with fewer than devices, 'span' takes its share of 'data'. 0:
+        any number.
 
     Raises:
       UserError: the devices do not divide so.
     """
     devices = devices or jax.devices()
-    sizes = axis_sizes(settings or {"data": -1, "fsdp": 1, "model": 1}, len(devices))
+    sizes = axis_sizes(settings or {"data": -1, "fsdp": 1, "model": 1}, len(devices), groups)
     slices = settings.slices if settings else 1
     if slices == 1:
         grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
@@ -44,13 +44,13 @@ def make_mesh(settings=None, devices=None):
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def axis_sizes(settings, count):
-    """Devices along each of `AXES`.
+def axis_sizes(settings, count, groups=0):
+    """Devices along each of `AXES`; see `make_mesh`.
 
     Raises:
       UserError: they do not multiply to `count`.
     """
-    sizes = [settings[axis] for axis in AXES]
+    sizes = [settings[axis] for axis in ("data", "fsdp", "model")]
     known = int(np.prod([size for size in sizes if size > 0]))
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"config.mesh has data, fsdp and model = {sizes}; give numbers of devices, "
@@ -60,7 +60,40 @@ def axis_sizes(settings, count):
         raise UserError(
             f"config.mesh wants data x fsdp x model = {' x '.join(map(str, sizes))} devices, but "
             f"there are {count}; set one of them to -1 and the others to divisors of {count}.")
-    return tuple(sizes)
+    data, fsdp, model = sizes
+    spans = groups and groups % (data * fsdp) and data % groups == 0
+    span = data // groups if spans else 1
+    return data // span, span, fsdp, model
+
+
+def unsplit_axes(tree, axes, mesh, rules):
+    """What `rules` would split and the mesh does not divide, a sentence for each such axis.
+
+    Args:
+      tree: arrays. axes: logical `PartitionSpec`s for it. mesh, rules: see `placed`.
+    """
+    split, whole = dict(rules), {}
+
+    def look(array, names):
+        for name, size in zip(names, array.shape):
+            axis = split.get(name)
+            if axis and size % mesh.shape[axis]:
+                whole[name, size] = axis
+
+    jax.tree.map(look, tree, axes)
+    return [f"the axis {name!r} of {size} stays whole on every device: mesh.{axis}="
+            f"{mesh.shape[axis]} does not divide it"
+            for (name, size), axis in whole.items()]
+
+
+def groups_of(config):
+    """Groups of a micro-step of a config, at least 1."""
+    return max(config.batch_size // config.group_size // config.accumulation, 1)
+
+
+def group_axes(mesh, groups):
+    """Mesh axes that so many groups of a micro-step, and the rows of a group, are spread over."""
+    return (BATCH_AXES, ()) if groups % batch_shards(mesh) == 0 else (("data",), BATCH_AXES[1:])
 
 
 def sliced_grid(sizes, slices, devices):
@@ -84,7 +117,7 @@ def sliced_grid(sizes, slices, devices):
 
 def batch_shards(mesh: Mesh) -> int:
     """The number of parts that a batch is split into."""
-    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    return devices_along(mesh, BATCH_AXES)
 
 
 def replicated(mesh: Mesh):
@@ -138,30 +171,27 @@ def placed(shapes, axes, mesh, rules):
         shapes, axes)
 
 
-def check_groups(batch_size, group_size, accumulation, devices):
-    """Checks that a batch divides into groups, micro-steps and devices.
-
-    Args:
-      devices: `batch_shards` of the mesh.
+def check_groups(config, mesh):
+    """Checks that the batch of a config divides into groups, micro-steps and devices of a mesh.
 
     Raises:
       UserError: with the sizes that would fit.
     """
+    batch_size, group_size, steps = config.batch_size, config.group_size, config.accumulation
     if group_size < 2:
-        raise UserError(f"group_size is {group_size}; hard negatives need at least 2.")
-    if batch_size < 1 or accumulation < 1:
-        raise UserError(f"batch_size is {batch_size} and accumulation {accumulation}; both must "
-                        "be at least 1.")
+        raise UserError(f"group_size is {group_size}; contrasts need at least 2.")
     if batch_size % group_size:
         raise UserError(
             f"batch_size {batch_size} is not a multiple of group_size {group_size}; set "
             f"batch_size to {batch_size // group_size * group_size or group_size} or choose a "
             "group_size that divides it.")
-    groups = batch_size // group_size
-    if groups % accumulation or (groups // accumulation) % devices:
-        unit = accumulation * devices
+    groups, devices = batch_size // group_size, batch_shards(mesh)
+    along, within = (devices_along(mesh, axes)
+                     for axes in group_axes(mesh, groups_of(config)))
+    if groups % steps or (groups // steps) % along or group_size % within:
+        unit = steps * devices
         raise UserError(
             f"batch_size {batch_size} makes {groups} groups of {group_size}, which do not "
-            f"divide over {accumulation} micro-step(s) x {devices} device(s); set batch_size to "
+            f"divide over {steps} micro-step(s) x {devices} device(s); set batch_size to "
             f"{max(groups // unit, 1) * unit * group_size} or group_size to a divisor of "
             f"{batch_size / unit:g}.")

@@ -12,12 +12,10 @@ import time
 import traceback
 
 import jax
-from jax._src import distributed  # the store has no public name; flax and orbax use it too
-from jax._src.clusters import ClusterEnv
 
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, first_line
+from albef_jax.parallel.jax_private import cluster_size, store
 
-CLUSTERS = ("gketpu", "gcetpu", "slurm", "ompi")  # JAX's names of those it finds by itself
 # Of a process that ends because another one failed: schedulers read it as "try again".
 ENDED_BY_ANOTHER = os.EX_TEMPFAIL
 ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -77,6 +75,16 @@ def several():
     return _watch is not None
 
 
+def count():
+    """How many processes train as one."""
+    return _watch.count if _watch else 1
+
+
+def total(name, own):
+    """The sum of a whole number over all processes, as last told by each; nobody is waited for."""
+    return _watch.total(name, own) if _watch else own
+
+
 def wait_for_all(name):
     """Waits until every process is here; `name` is a different one for every place.
 
@@ -91,9 +99,7 @@ def _start(coordinator, processes, process, timeout):
     """Connects to the other processes, if there are any; returns whether there are."""
     given = _given(coordinator, processes, process)
     if given is None:
-        cluster = next((env for env in ClusterEnv._cluster_types
-                        if env.name in CLUSTERS and env.is_env_present()), None)
-        if cluster is None or cluster.get_process_count() == 1:
+        if cluster_size() == 1:
             return False
         given = {}
     elif given["num_processes"] == 1:
@@ -112,7 +118,7 @@ def _start(coordinator, processes, process, timeout):
             **given, initialization_timeout=2 * limit, heartbeat_timeout_seconds=timeout,
             shutdown_timeout_seconds=limit)
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
-        raise UserError(f"{sentence} ({str(error).splitlines()[0][:150]})") from None
+        raise UserError(f"{sentence} ({first_line(error)})") from None
     finally:
         alarm.cancel()
     return True
@@ -166,8 +172,8 @@ class Watch:
 
     def __init__(self, timeout, hang_timeout):
         self._timeout, self._hang_timeout = timeout, hang_timeout
-        self._client = distributed.global_state.client
-        self._me, self._count = jax.process_index(), jax.process_count()
+        self._client = store()
+        self._me, self.count = jax.process_index(), jax.process_count()
         self._every = min(1.0, timeout / 10)
         self._lock = threading.Lock()  # held while ticks must not go on
         self._ticks, self._progress = 0, time.monotonic()
@@ -186,6 +192,12 @@ class Watch:
             self._progress = time.monotonic()
             return self._stop_at is not None and self._ticks >= self._stop_at
 
+    def total(self, name, own):
+        """See `albef_jax.parallel.processes.total`."""
+        folder = f"albef/total/{name}/"
+        self._client.key_value_set(f"{folder}{self._me}", str(own), allow_overwrite=True)
+        return sum(int(value) for _, value in self._client.key_value_dir_get(folder))
+
     def wait_for_all(self, name):
         """See `albef_jax.parallel.processes.wait_for_all`."""
         limit = self._hang_timeout or 7 * 24 * 3600
@@ -193,7 +205,7 @@ class Watch:
             self._client.wait_at_barrier(f"albef/{name}", int(1000 * limit))
         except jax.errors.JaxRuntimeError as error:
             raise UserError(f"The processes did not all reach {name!r} within {limit} s "
-                            f"({str(error).splitlines()[0][:150]}); see the output of the "
+                            f"({first_line(error)}); see the output of the "
                             "others, and start all of them again.") from None
         self._progress = time.monotonic()
 
@@ -209,7 +221,7 @@ class Watch:
             print("albef: interrupted; complete checkpoints are intact, and the same command goes "
                   "on from the last one.", file=sys.stderr)
         else:
-            code, sentence = 1, traceback.format_exception_only(error)[0].splitlines()[0]
+            code, sentence = 1, f"{type(error).__name__}: {first_line(error)}"
             traceback.print_exception(error)
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # it may be the store that is gone
             self._client.key_value_set(f"albef/failed/{self._me}", sentence, allow_overwrite=True)
@@ -268,7 +280,7 @@ class Watch:
             self._client.key_value_set(f"albef/failed/{behind}", sentence, allow_overwrite=True)
 
     def _end_with(self, process, sentence):
-        print(f"albef: process {process} of {self._count} failed and ended all: {sentence}",
+        print(f"albef: process {process} of {self.count} failed and ended all: {sentence}",
               file=sys.stderr, flush=True)
         self._exit(1 if process == self._me else ENDED_BY_ANOTHER)
 

@@ -15,11 +15,9 @@ from typing import NamedTuple
 
 import jax
 
-from albef_jax.errors import UserError
-from albef_jax.preflight.estimate import abstract_batch, make_parts
-from albef_jax.core.state import abstract_state
-from albef_jax.parallel.mesh import make_mesh
-from albef_jax.core.step import step_of
+from albef_jax.core.build import build
+from albef_jax.errors import UserError, first_line
+from albef_jax.parallel.mesh import groups_of, make_mesh
 from albef_jax.preflight.targets import find_target
 
 _DONE = "*jit_step*.after_optimizations_after_buffer_assignment.txt"
@@ -44,17 +42,14 @@ class Compiled(NamedTuple):
     seconds: float
 
 
-def lowered_step(config, mesh):
+def lowered_step(parts):
     """The real training step with shapes for arrays, `jax.stages.Lowered`."""
-    task, optimizer = make_parts(config)
-    step = step_of(config, task, optimizer, mesh)
-    return step.lower(abstract_state(task, optimizer, mesh, config.rules),
-                      abstract_batch(config, mesh), None)
+    return parts.step.lower(parts.state, parts.batch_spec, None)
 
 
-def compile_here(config, mesh) -> Compiled:
+def compile_here(parts) -> Compiled:
     """Compiles to the end, for devices of this machine."""
-    lowered, begin = lowered_step(config, mesh), time.perf_counter()
+    lowered, begin = lowered_step(parts), time.perf_counter()
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
     return Compiled(compiled.as_text(), memory.argument_size_in_bytes, memory.temp_size_in_bytes,
@@ -80,11 +75,11 @@ def compile_for_tpu(config, target: str) -> Compiled:
             process.kill()
             process.join()
         if not any(folder.glob(_DONE)):
-            reason = _reason(folder)
-            if wanted := _NO_ROOM.search(reason):
+            error = _error(folder)
+            if wanted := _NO_ROOM.search(str(error)):
                 size = int(float(wanted.group(1)) * _UNITS[wanted.group(2)])
                 return Compiled("", 0, size, 0, time.perf_counter() - begin)
-            raise UserError(f"The compiler for {target} stopped: {reason}.")
+            raise UserError(f"The compiler for {target} stopped: {first_line(error)}.")
         (program,) = folder.glob("*jit_step*.after_optimizations.txt")
         (buffers,) = folder.glob("*jit_step*.after_optimizations-buffer-assignment.txt")
         arguments, temporaries = buffer_bytes(buffers.read_text())
@@ -103,12 +98,11 @@ def buffer_bytes(text: str) -> tuple[int, int]:
     return arguments, others
 
 
-def _reason(folder):
-    """The error that the other process left behind, in a line."""
+def _error(folder):
+    """The error that the other process left behind."""
     error = folder / "error.txt"
-    if not error.exists():
-        return "it was killed; there may be too little memory here"
-    return error.read_text()
+    return RuntimeError(error.read_text() if error.exists() else
+                        "it was killed; there may be too little memory here")
 
 
 def _compile(config_json, target, folder):
@@ -121,8 +115,8 @@ def _compile(config_json, target, folder):
         jax.config.update("jax_enable_compilation_cache", False)  # cannot hold these programs
         jax.config.update("jax_default_matmul_precision", config.matmul_precision)
         devices = find_target(target, config.mesh.slices).devices
-        lowered_step(config, make_mesh(config.mesh, devices)).compile(
+        parts = build(config, make_mesh(config.mesh, devices, groups_of(config)))
+        lowered_step(parts).compile(
             compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
     except Exception as error:  # for the other process to tell
-        first = (str(error).splitlines() or [""])[0].rstrip(".")
-        (pathlib.Path(folder) / "error.txt").write_text(f"{type(error).__name__}: {first}")
+        (pathlib.Path(folder) / "error.txt").write_text(f"{type(error).__name__}: {error}")

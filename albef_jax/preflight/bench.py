@@ -7,47 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from albef_jax.models import flops
-from albef_jax.config import check_model
-from albef_jax.core.optim import make_optimizer, make_schedule
-from albef_jax.core.state import create_state
-from albef_jax.parallel.mesh import batch_shards, check_groups, local_rows, make_mesh, shard_batch
-from albef_jax.core.step import step_of
-from albef_jax.tasks import make_task, task_class
+from albef_jax.config import check_config
+from albef_jax.core.build import build
+from albef_jax.models.flops import peak_flops
+from albef_jax.parallel.mesh import check_groups, groups_of, local_rows, make_mesh, shard_batch
+from albef_jax.preflight.assume import assumed
+from albef_jax.tasks import task_class
 
 WARM_UP = 3
-SHORTEST_TEXT, SHORTEST_ANSWER = 10, 3
 
 
-def random_batch(config, seed=0):
-    """A batch of noise images, random words padded like captions, and fields; numpy."""
-    rng, task = np.random.default_rng(seed), task_class(config)
-    b, data, size = config.batch_size, config.data, config.model.image_size
-    views = (task.views,) if task.views > 1 else ()
-    image = rng.integers(0, 256, (b, *views, size, size, 3), np.uint8)
-    ids, mask = random_texts(rng, config.model, (b,), data.text_length, SHORTEST_TEXT)
-    batch = {"image": image, "text_ids": ids, "text_mask": mask,
-             "image_id": np.arange(b, dtype=np.int32)}
-    if "label" in task.needs:
-        batch["label"] = rng.integers(0, task.classes, b, np.int32)
-    if "answers" in task.needs:
-        shape = b, data.max_answers
-        answer_ids, answer_mask = random_texts(rng, config.model, shape, data.answer_length,
-                                               SHORTEST_ANSWER)
-        weight = rng.dirichlet(np.ones(data.max_answers), b).astype(np.float32)
-        batch |= {"answer_ids": answer_ids, "answer_mask": answer_mask, "answer_weight": weight}
+def noise_batch(config, seed=0):
+    """A batch without data: the noise of every field of the task, numpy arrays by name."""
+    rng, batch = np.random.default_rng(seed), {}
+    for field in task_class(config.task).fields(config).values():
+        batch |= field.noise(rng, config.batch_size)
     return batch
-
-
-def random_texts(rng, model, shape, length, shortest):
-    """Ids and mask int32 `[*shape, length]`: [CLS] and random words, padded."""
-    words = rng.integers(min(1000, model.vocab_size // 2), model.vocab_size, (*shape, length),
-                         np.int32)
-    lengths = rng.integers(min(shortest, length), length + 1, (*shape, 1))
-    mask = (np.arange(length) < lengths).astype(np.int32)
-    ids = np.where(mask == 1, words, model.pad_id).astype(np.int32)
-    ids[..., 0] = model.cls_id
-    return ids, mask
 
 
 def bench(config, steps):
@@ -58,47 +33,54 @@ def bench(config, steps):
 
     Returns:
       The printed values by name (seconds, bytes, FLOP/s).
+
+    Raises:
+      UserError: a config that cannot be used; a batch that the devices do not divide.
     """
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    mesh = make_mesh(config.mesh)
-    check_model(config)
-    check_groups(config.batch_size, config.group_size, config.accumulation, batch_shards(mesh))
-    task = make_task(config)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, max(
-        config.steps, 1)))
-    state = create_state(task, optimizer, config.seed, mesh, config.rules)
+    check_config(config)
+    config = assumed(config)
+    mesh = make_mesh(config.mesh, groups=groups_of(config))
+    check_groups(config, mesh)
+    parts = build(config, mesh)
     rows = local_rows(mesh, config.batch_size)
-    batch = shard_batch({key: x[rows] for key, x in random_batch(config).items()}, mesh)
-    step = step_of(config, task, optimizer, mesh)
+    batch = shard_batch({name: x[rows] for name, x in noise_batch(config).items()}, mesh)
+    state = parts.create_state()
     begin = time.perf_counter()
-    compiled = step.lower(state, batch, None).compile()
+    compiled = parts.step.lower(state, batch, None).compile()
     compile_seconds = time.perf_counter() - begin
-    seconds, last = [], None
+    seconds, metrics = [], {}
     for _ in range(WARM_UP + steps):
         begin = time.perf_counter()
         state, metrics = compiled(state, batch, None)
-        last = float(metrics["loss"])
-        jax.block_until_ready(state)
+        jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - begin)
-    result = summary(config, mesh, seconds[WARM_UP:], compile_seconds, compiled)
+    result = summary(parts, seconds[WARM_UP:], compile_seconds, compiled)
     if jax.process_index() == 0:
-        report(config, mesh, result, last)
+        report(parts, result, metrics)
     return result
 
 
-def summary(config, mesh, seconds, compile_seconds, compiled):
-    """The measured and derived figures."""
+def summary(parts, seconds, compile_seconds, compiled):
+    """The measured and derived figures; no rates where the task's FLOPs are not known."""
+    config, device = parts.config, parts.mesh.local_devices[0]
     median = float(np.median(seconds))
-    per_sample = flops.step_flops(config)["total"]
-    rate = per_sample * config.batch_size / median / mesh.size
-    device = mesh.local_devices[0]
-    peak = flops.peak_flops(device) or measured_peak(jnp.dtype(config.model.dtype))
-    return {
+    result = {
         "samples_per_second": config.batch_size / median, "median": median,
         "spread": (min(seconds), max(seconds)), "compile_seconds": compile_seconds,
-        "peak_bytes": peak_bytes(device), "program_bytes": program_bytes(compiled),
-        "flops_per_sample": per_sample, "flops_per_device": rate, "peak_flops": peak,
-        "peak_is_measured": flops.peak_flops(device) is None, "mfu": rate / peak}
+        "peak_bytes": peak_bytes(device), "program_bytes": program_bytes(compiled)}
+    per_sample = sum(parts.task.flops(config).values())
+    if not per_sample:
+        return result
+    rate, known = per_sample * config.batch_size / median / parts.mesh.size, peak_flops(device)
+    peak = known or measured_peak(jnp.dtype(dtype_of(config)))
+    return result | {"flops_per_sample": per_sample, "flops_per_device": rate, "peak_flops": peak,
+                     "peak_is_measured": known is None, "mfu": rate / peak}
+
+
+def dtype_of(config):
+    """The type of a config's matrix products, as far as it states one."""
+    return config.model.get("dtype", "float32")
 
 
 def measured_peak(dtype, size=2048, repeats=5):
@@ -128,24 +110,27 @@ def program_bytes(compiled):
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
 
-def report(config, mesh, result, loss):
+def report(parts, result, metrics):
     """Prints the figures, one per line."""
-    low, high = result["spread"]
-    device = mesh.devices.flat[0]
-    source = "measured matrix product" if result["peak_is_measured"] else "datasheet"
-    for name, value in (
-        ("device", f"{mesh.size} x {device.device_kind}"),
+    config, mesh, (low, high) = parts.config, parts.mesh, result["spread"]
+    rows = [
+        ("device", f"{mesh.size} x {mesh.devices.flat[0].device_kind}"),
         ("batch", f"{config.batch_size} in groups of {config.group_size}, "
-                  f"{config.accumulation} micro-step(s), {config.model.dtype}"),
+                  f"{config.accumulation} micro-step(s), {dtype_of(config)}"),
         ("samples/s", f"{result['samples_per_second']:.2f}"),
         ("step time", f"median {result['median']:.4f} s (min {low:.4f}, max {high:.4f})"),
         ("compile time", f"{result['compile_seconds']:.1f} s"),
         ("peak memory", f"{result['peak_bytes'] / 2**30:.2f} GiB (the step's arguments and "
-                        f"temporaries: {result['program_bytes'] / 2**30:.2f} GiB)"),
-        ("work", f"{result['flops_per_sample'] / 1e9:.2f} GFLOP/sample as the public code "
-                 "computes it"),
-        ("rate", f"{result['flops_per_device'] / 1e9:.1f} GFLOP/s/device"),
-        ("MFU", f"{result['mfu']:.1%} of {result['peak_flops'] / 1e12:.3f} TFLOP/s ({source})"),
-        ("last loss", f"{loss:.4f}"),
-    ):
+                        f"temporaries: {result['program_bytes'] / 2**30:.2f} GiB)")]
+    if "mfu" in result:
+        source = "measured matrix product" if result["peak_is_measured"] else "datasheet"
+        rows += [
+            ("work", f"{result['flops_per_sample'] / 1e9:.2f} GFLOP/sample as the public code "
+                     "computes it"),
+            ("rate", f"{result['flops_per_device'] / 1e9:.1f} GFLOP/s/device"),
+            ("MFU", f"{result['mfu']:.1%} of {result['peak_flops'] / 1e12:.3f} TFLOP/s "
+                    f"({source})")]
+    if "loss" in metrics:
+        rows.append(("last loss", f"{float(metrics['loss']):.4f}"))
+    for name, value in rows:
         print(f"{name:13s} {value}")

@@ -1,5 +1,6 @@
 """`albef bench --input`: images per second of the input pipeline alone, both engines in turn."""
 
+import functools
 import io
 import json
 import multiprocessing
@@ -11,8 +12,14 @@ import time
 import numpy as np
 from PIL import Image
 
-from albef_jax.models import flops
+from albef_jax.config import check_config, from_json, to_json
+from albef_jax.data.fields import open_fields
+from albef_jax.data.fields.image import ImageField
+from albef_jax.data.fields.text import TextField
 from albef_jax.errors import UserError
+from albef_jax.models.flops import PEAK_BF16
+from albef_jax.preflight.assume import assumed
+from albef_jax.tasks import task_class
 
 CORES = (1, 2)
 PHOTOS, SHAPE, QUALITY = 256, (375, 500), 90
@@ -24,7 +31,8 @@ def bench_input(config, photos="", mfu=0.4):
     """Measures and prints images per second, the cost of each stage, and what a step needs.
 
     Args:
-      config: a locked config; its image size, crops, RandAugment and text length count.
+      config: a locked config of a task with images; their size, crops, RandAugment and the length
+        of texts count.
       photos: a folder of JPEG files; '': noise with the spectrum of photographs, 500 x 375.
       mfu: utilisation at which the needs of a device are computed.
 
@@ -32,8 +40,11 @@ def bench_input(config, photos="", mfu=0.4):
       {(cores, engine): images per second}, medians of the rounds.
 
     Raises:
-      UserError: the folder has no JPEG files, or TensorFlow is missing.
+      UserError: the folder has no JPEG files, the task no images, or TensorFlow is missing.
     """
+    check_config(config)
+    config = assumed(config)
+    fields_of(config)
     with tempfile.TemporaryDirectory() as scratch:
         manifest = Path(scratch, "rows.json")
         manifest.write_text(json.dumps(rows_of(photos or write_photos(scratch))))
@@ -41,11 +52,27 @@ def bench_input(config, photos="", mfu=0.4):
         found = {}
         for cores in [cores for cores in CORES if cores <= available]:
             with multiprocessing.get_context("spawn").Pool(1, on_cores, (cores,)) as pool:
-                found |= pool.apply(measure, (str(manifest), config.data.to_dict(), cores))
+                found |= pool.apply(measure, (str(manifest), to_json(config), cores))
                 pool.close()
                 pool.join()
     report(config, found, mfu)
     return {key: value["rate"] for key, value in found.items()}
+
+
+def fields_of(config):
+    """The image of a task, one of each example, and its text, if it has one.
+
+    Raises:
+      UserError: it has no image.
+    """
+    fields = task_class(config.task).fields(config)
+    image, text = fields.get("image"), fields.get("text")
+    if not isinstance(image, ImageField):
+        raise UserError(f"bench --input measures how images are read, and the task {config.task!r} "
+                        "has none; measure its step with bench alone.")
+    size = image.spec()["image"].shape[-2]
+    return ({"image": ImageField(config.data, size)}
+            | ({"text": text} if isinstance(text, TextField) else {}))
 
 
 def rows_of(folder):
@@ -89,10 +116,8 @@ def on_cores(cores):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
-def measure(manifest, data, cores):
+def measure(manifest, config_json, cores):
     """In a process of its own: {(cores, engine): rates of the rounds, CPU time, stages}."""
-    from ml_collections import ConfigDict
-
     from albef_jax.data.pipeline import TrainPipeline
     from albef_jax.data.sources import make_source
     from albef_jax.data.text import train_tokenizer
@@ -101,8 +126,10 @@ def measure(manifest, data, cores):
     tokenizer = train_tokenizer(source.words(), 100)
     pipelines = {}
     for engine in ("pillow", "tf"):
-        config = ConfigDict(data | {"engine": engine, "workers": cores, "blind": False})
-        pipelines[engine] = TrainPipeline(source, tokenizer, config, BATCH, seed=0)
+        config = from_json(config_json)
+        config.data.update(engine=engine, workers=cores, blind=False)
+        fields = open_fields(fields_of(config), source, tokenizer)
+        pipelines[engine] = TrainPipeline(source, fields, config.data, BATCH, seed=0)
         list(pipelines[engine].iterate(0, STEPS))  # warm-up, compilation
     seconds = {engine: [] for engine in pipelines}
     for number in range(ROUNDS):
@@ -127,8 +154,8 @@ def stages(source, config, engine):
     from albef_jax.data.images import pillow as images
     from albef_jax.data.images import randaugment
 
-    size = config.image_size
-    draws = [images.draw_train(np.random.default_rng(i), config) for i in range(len(source))]
+    size = fields_of(config)["image"].spec()["image"].shape[0]
+    draws = [images.draw_train(np.random.default_rng(i), config.data) for i in range(len(source))]
     spent = {}
 
     def stage(name, function, *columns):
@@ -163,37 +190,19 @@ def tf_stages(contents, draws, size):
     """As `stages`, of the tf engine: what its graph costs, cut off after each stage."""
     import tensorflow as tf
 
-    from albef_jax.data.images import tf as image_tf
+    from albef_jax.data.images.tf import TfEngine, columns_of, prepare
 
     tf.get_logger().setLevel("ERROR")  # it warns of functions that are made in a loop
-    engine = image_tf.TfEngine(size, 1)
+    engine = TfEngine(size, 1)
     begin = time.process_time()
-    items = [image_tf._prepare(0, data, draw, size) for data, draw in zip(contents, draws)]
-    spent = {"header and boxes": (time.process_time() - begin) / len(items)}
-    columns = {name: np.array([item[name] for item in items], kind)
-               for name, (_, kind) in image_tf._SIGNATURE.items()}
-
-    def decode(item):
-        return item | {"image": image_tf._pixels(item["contents"], item["box"], 1)}
-
-    def resize(item):
-        return item | {"image": image_tf._resize(item["image"], item["box"], size)}
-
-    def finish(item):
-        return item | {"image": engine._finish(item["image"], item["flip"])}
-
-    def augment(item):
-        return engine._load_row(item)[1]
-
-    before = 0.0
-    for name, functions in (("hand over", ()), ("decode, crop", (decode,)),
-                            ("resize", (decode, resize)), ("round, flip", (decode, resize, finish)),
-                            ("RandAugment", (augment,))):
+    items = [prepare(0, data, draw, size) for data, draw in zip(contents, draws)]
+    spent, before = {"header and boxes": (time.process_time() - begin) / len(items)}, 0.0
+    columns = columns_of(items)
+    for number, name in enumerate(("hand over", *engine.stages)):
         @tf.function
         def run(columns):
             dataset = tf.data.Dataset.from_tensor_slices(columns)
-            for function in functions:
-                dataset = dataset.map(function)
+            dataset = dataset.map(functools.partial(engine.run, stages=number))
             return dataset.reduce(0, lambda count, _: count + 1)
 
         run(columns)  # warm-up
@@ -206,7 +215,7 @@ def tf_stages(contents, draws, size):
 
 def report(config, found, mfu):
     """Prints rates, ratios, stages, and what devices need."""
-    need = flops.step_flops(config)["total"]
+    need = sum(task_class(config.task).flops(config).values())
     for (cores, engine), value in found.items():
         low, high = min(value["rates"]), max(value["rates"])
         print(f"{cores} core(s), {engine:6s} {value['rate']:7.1f} images/s (rounds {low:.1f} to "
@@ -221,6 +230,6 @@ def report(config, found, mfu):
         for name, seconds in (value["stages"] | rest).items():
             print(f"{engine:6s} {name:25s} {1000 * seconds:6.2f} ms per image")
     best = found[1, "tf"]["rate"]
-    for kind in DEVICES:
-        samples = mfu * flops.PEAK_BF16[kind] / need
+    for kind in DEVICES if need else ():  # the FLOPs of a task may not be known
+        samples = mfu * PEAK_BF16[kind] / need
         print(f"{kind:22s} {samples:7.1f} samples/s at {mfu:.0%} MFU: {samples / best:5.2f} cores")

@@ -9,26 +9,33 @@ import time
 import jax
 import numpy as np
 
-from albef_jax.data.sources.base import Source
+from albef_jax.config import check_config
+from albef_jax.core.build import build
+from albef_jax.data.sources.base import Source, pairs
 from albef_jax.data.text import train_tokenizer
-from albef_jax.evaluators.retrieval import SCORES, RetrievalEvaluator
+from albef_jax.evaluators import check_task, make_evaluator
+from albef_jax.evaluators.base import Forward
+from albef_jax.evaluators.pairs import in_steps, match_logits
+from albef_jax.evaluators.retrieval import SCORES
 from albef_jax.parallel.mesh import make_mesh, replicated
-from albef_jax.tasks import make_task
+from albef_jax.preflight.assume import assumed
+from albef_jax.preflight.bench import dtype_of
 
+KIND = "retrieval"
 WORDS = 100  # different ones
 SHORTEST_TEXT = 8  # words, unless the config's texts are shorter
 
 
 class NoisePairs(Source):
-    """Images of noise, dealt out to captions of random words.
+    """Images of noise, dealt out to texts of random words.
 
     Args:
         images, texts: how many; every image has at least one text.
         size: side of the images.
-        longest: words of a caption.
+        longest: words of a text.
     """
 
-    fingerprint = "noise"
+    fingerprint, fields = "noise", pairs()
 
     def __init__(self, images: int, texts: int, size: int, longest: int):
         rng = np.random.default_rng(0)
@@ -43,7 +50,7 @@ class NoisePairs(Source):
     def name(self, index: int) -> str:
         return f"noise {index}"
 
-    def captions(self, index: int) -> list[str]:
+    def text(self, index: int) -> list[str]:
         return self._texts[index::self._images]
 
     def image_id(self, index: int) -> int:
@@ -54,21 +61,30 @@ class NoisePairs(Source):
         return np.random.default_rng(index).integers(0, 256, shape, np.uint8)
 
 
-class Recorder:
-    """A compiled function that remembers what it was called with; arguments stay on the devices."""
+class Recorder(Forward):
+    """Remembers what one of its functions was called with; arguments stay on the devices."""
 
-    def __init__(self, function):
-        self._function, self._calls = function, []
+    def __init__(self, params, functions, mesh, watched):
+        super().__init__(params, functions, mesh)
+        self._watched, self._calls = watched, []
 
-    def __call__(self, *args):
-        self._calls.append(args)
-        return self._function(*args)
+    def compiled(self, function):
+        """See `Forward.compiled`."""
+        compiled = super().compiled(function)
+        if function is not self._watched:
+            return compiled
+
+        def call(*args):
+            self._calls.append((compiled, args))
+            return compiled(*args)
+
+        return call
 
     def seconds(self):
         """What all calls take again, back to back, with nothing else to do."""
-        begin = time.perf_counter()
-        for args in self._calls:
-            result = self._function(*args)
+        begin, result = time.perf_counter(), None
+        for compiled, args in self._calls:
+            result = compiled(*args)
         jax.block_until_ready(result)
         return time.perf_counter() - begin
 
@@ -77,36 +93,46 @@ def bench_retrieval(config, images, texts, k, batch_size):
     """Evaluates retrieval on noise, after a run that compiles, and prints where the time goes.
 
     Args:
-      config: a locked config of the task 'pretrain' or 'retrieval'. images, texts: how many.
+      config: a locked config of a task that retrieval can be evaluated of. images, texts: how many.
       k: candidates of each query. batch_size: of the evaluator.
 
     Returns:
       'phases' (name -> seconds), 'pairs' (how many were scored) and 'compute' (seconds of the same
       calls of the scoring function, back to back).
+
+    Raises:
+      UserError: a config that cannot be used.
     """
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    data = config.data.copy_and_resolve_references().unlock()
-    data.update(engine="pillow", tokenizer="", blind=False, image_size=config.model.image_size)
-    length = data.eval_text_length or data.text_length
-    source = NoisePairs(images, texts, data.image_size, min(length - 1, data.max_words))
-    tokenizer = train_tokenizer([f"w{word}" for word in range(WORDS)] * 2, 2 * WORDS)
-    settings = dict(k=k, ks=(), max_images=0, batch_size=batch_size)
-    evaluator = RetrievalEvaluator(source, settings, data, tokenizer, config.seed)
-    task, mesh = make_task(config), make_mesh()
-    init = jax.jit(task.init, out_shardings=replicated(mesh))
-    params, fns = init(jax.random.key(config.seed)), task.predict_fns()
-    dict(evaluator.run(params, fns, mesh))  # compiles
-    compiled = evaluator.held_out.compiled
-    recorder = compiled["pairs"] = Recorder(compiled["pairs"])
-    dict(evaluator.run(params, fns, mesh))
+    check_config(config)
+    check_task("noise", KIND, config)
+    config = assumed(config)
+    config.data.update(engine="pillow", tokenizer="", blind=False)
+    parts = build(config, make_mesh())
+    mesh, functions = parts.mesh, parts.task.predict_fns()
+    evaluator = noise_evaluator(config, images, texts, k, batch_size)
+    params = jax.jit(parts.task.init, out_shardings=replicated(mesh))(jax.random.key(config.seed))
+    dict(evaluator.run(Forward(params, functions, mesh)))  # compiles
+    recorder = Recorder(params, functions, mesh, in_steps(match_logits(functions["match"]), mesh))
+    dict(evaluator.run(recorder))
     result = {"phases": dict(evaluator.seconds), "pairs": evaluator.num_pairs,
               "compute": recorder.seconds()}
     if jax.process_index() == 0:
         device = mesh.devices.flat[0].device_kind
-        print(f"{images} images, {texts} texts, k={k}, batch {batch_size}, {config.model.dtype} "
+        print(f"{images} images, {texts} texts, k={k}, batch {batch_size}, {dtype_of(config)} "
               f"on {mesh.size} x {device}, after a run that compiles")
         report(**result)
     return result
+
+
+def noise_evaluator(config, images, texts, k, batch_size):
+    """The evaluator of retrieval on noise; see `bench_retrieval`."""
+    data = config.data
+    length = data.eval_text_length or data.text_length
+    source = NoisePairs(images, texts, config.model.image_size, min(length - 1, data.max_words))
+    tokenizer = train_tokenizer([f"w{word}" for word in range(WORDS)] * 2, 2 * WORDS)
+    block = dict(kind=KIND, source=source, k=k, batch_size=batch_size)
+    return make_evaluator("noise", block, config, tokenizer)
 
 
 def report(phases, pairs, compute):

@@ -13,25 +13,18 @@ import time
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from albef_jax.preflight import tables
-from albef_jax.preflight import roofline
-from albef_jax.preflight.ahead import compile_for_tpu, compile_here
-from albef_jax.config import check_model, check_values
+from albef_jax.config import check_config
+from albef_jax.core.build import build
 from albef_jax.errors import UserError
+from albef_jax.parallel.mesh import AXES, axis_sizes, check_groups, groups_of, make_mesh
+from albef_jax.preflight import roofline, tables
+from albef_jax.preflight.ahead import compile_for_tpu, compile_here
+from albef_jax.preflight.assume import assumed
+from albef_jax.preflight.bench import dtype_of
 from albef_jax.preflight.estimate import kept_bytes, memory_estimate, state_bytes, work_estimate
 from albef_jax.preflight.hlo import Program
-from albef_jax.parallel.mesh import AXES, axis_sizes, batch_shards, check_groups, make_mesh
 from albef_jax.preflight.targets import find_target
-
-REMAT = {"model.remat": True, "model.remat_save": ()}
-# What lowers memory, the cheapest in time first.
-SWITCHES = (
-    {"model.remat": True, "model.remat_save": ("qkv", "attention")},
-    REMAT,
-    {"accumulation": 2}, REMAT | {"accumulation": 2},
-    {"accumulation": 4}, REMAT | {"accumulation": 4},
-    REMAT | {"mesh.fsdp": 4}, REMAT | {"mesh.fsdp": 8}, REMAT | {"mesh.fsdp": 16},
-)
+from albef_jax.tasks import task_class
 
 
 def plan(config, target, hbm=None, examples=0, suggest=False):
@@ -52,87 +45,81 @@ def plan(config, target, hbm=None, examples=0, suggest=False):
     if not target.startswith(("gpu", *roofline.GPUS)):
         jax.config.update("jax_platforms", "cpu")  # leave accelerators to those who train
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    check_values(config)
-    check_model(config)
-    target = find_target(target, config.mesh.slices, config.model.dtype)
+    check_config(config)
+    target = find_target(target, config.mesh.slices, dtype_of(config))
     target = target._replace(memory=hbm or target.memory)
-    config, epoch = with_steps(config, examples)
-    result = measure(config, target, epoch)
+    config = assumed(config, examples)
+    result = measure(config, target)
     if not result["fits"]:
         lighter = [switch for switch in switches(config, target, result) if switch.fits]
         if suggest and lighter:
             print(f"\nwith {lighter[0].flags}:\n", flush=True)
-            result = measure(changed(config, lighter[0].values), target, epoch)
+            result = measure(changed(config, lighter[0].values), target)
     return result
 
 
-def with_steps(config, examples):
-    """The config with its number of steps where it can be known, and examples in an epoch or 0."""
-    config = config.copy_and_resolve_references().unlock()
-    epoch = examples or config.data.examples
-    per_epoch = epoch // config.batch_size
-    config.steps = config.steps or config.epochs * per_epoch
-    # Any number compiles to the same work.
-    config.optimizer.steps_per_epoch = config.optimizer.steps_per_epoch or max(per_epoch, 1)
-    if config.objective.alpha_ramp_steps < 0:
-        config.objective.alpha_ramp_steps = max(per_epoch, 1)
-    return config.lock(), epoch
-
-
-def plan_mesh(config, target):
-    """The mesh of the config over the target; of shapes only, where there are no devices.
+def parts_for(config, target):
+    """The `Parts` of a config on a target; with shapes of a mesh only, where no devices are.
 
     Raises:
       UserError: devices or the batch do not divide so.
     """
+    groups = groups_of(config)
     if target.devices is None:
-        sizes = axis_sizes(config.mesh, target.count)
+        sizes = axis_sizes(config.mesh, target.count, groups)
         mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     else:
-        mesh = make_mesh(config.mesh, target.devices)
-    check_groups(config.batch_size, config.group_size, config.accumulation, batch_shards(mesh))
-    return mesh
+        mesh = make_mesh(config.mesh, target.devices, groups)
+    check_groups(config, mesh)
+    return build(config, mesh)
 
 
-def measure(config, target, epoch):
+def measure(config, target):
     """Compiles or estimates the step, prints what comes of it, and returns it by name."""
-    mesh = plan_mesh(config, target)
-    parts = state_bytes(config, mesh)
-    print(tables.heading(config, target, mesh, parts), flush=True)
+    parts = parts_for(config, target)
+    held = state_bytes(parts)
+    print(tables.heading(parts, target), flush=True)
     with ticking("tracing activations"):
-        kept = kept_bytes(config, mesh)
+        kept = kept_bytes(parts)
     if target.devices is None:
-        parts = memory_estimate(parts, kept)
-        work, sent = work_estimate(config, mesh, parts)
-        result = {"prediction": roofline.predict(
-            work, sent, target.peak, target.bandwidth, target.network)}
+        held = memory_estimate(held, kept)
+        result = estimate(parts, target, held)
     else:
-        result = compile_step(config, target, mesh, parts)
-    result |= {"parts": parts, "kept": kept, "total": sum(parts.values())}
+        result = compile_step(parts, target, held)
+    result |= {"held": held, "kept": kept, "total": sum(held.values())}
     result["fits"] = result["total"] <= target.memory
     print(tables.memory(result, target))
     if "flops" in result:
-        print(tables.work(config, result, mesh))
+        print(tables.work(parts, result))
     if "prediction" in result:
-        print(tables.costs(config, target, result, epoch))
+        print(tables.costs(parts, target, result))
     return result
 
 
-def compile_step(config, target, mesh, parts):
-    """Compiles the step; adds to `parts` what the compiler wants, and returns the rest by name.
+def estimate(parts, target, held):
+    """The prediction for a target that is not at hand; nothing for a task of unknown FLOPs."""
+    if not parts.task.flops(parts.config):
+        return {}
+    work, sent = work_estimate(parts, held)
+    return {"prediction": roofline.predict(
+        work, sent, target.peak, target.bandwidth, target.network)}
+
+
+def compile_step(parts, target, held):
+    """Compiles the step; adds to `held` what the compiler wants, and returns the rest by name.
 
     Where the compiler finds no room, only its temporaries are known.
     """
     with ticking("compiling"):
         if target.is_tpu:
-            compiled = compile_for_tpu(config, target.name)
+            compiled = compile_for_tpu(parts.config, target.name)
         else:
-            compiled = compile_here(config, mesh)
+            compiled = compile_here(parts)
     if not compiled.text:
-        parts["temporaries"] = compiled.temporaries
+        held["temporaries"] = compiled.temporaries
         return {}
-    parts["padding"] = compiled.arguments - sum(parts.values())
-    parts |= {"temporaries": compiled.temporaries, "program": compiled.program}
+    held["padding"] = compiled.arguments - sum(held.values())
+    held |= {"temporaries": compiled.temporaries, "program": compiled.program}
     program = Program(compiled.text)
     work, collectives = list(program.work()), program.collectives()
     return {
@@ -145,23 +132,23 @@ def compile_step(config, target, mesh, parts):
 
 
 def switches(config, target, result):
-    """What `SWITCHES` are estimated to do, printed; a list of `tables.Switch`.
+    """What the task's `lighter` values are estimated to do, printed; a list of `tables.Switch`.
 
     Of a step's memory the state and the traced activations change; the rest is taken to stay.
     """
     rest = result["total"] - result["kept"] - sum(
-        state_bytes(config, plan_mesh(config, target)).values())
+        state_bytes(parts_for(config, target)).values())
     found = []
     with ticking("tracing lighter variants"):
-        for values in SWITCHES:
+        for values in task_class(config.task).lighter:
             other = changed(config, values)
             if other.to_json() == config.to_json():
                 continue
             try:
-                mesh = plan_mesh(other, target)
+                parts = parts_for(other, target)
             except UserError:  # the batch does not divide so
                 continue
-            total = rest + kept_bytes(other, mesh) + sum(state_bytes(other, mesh).values())
+            total = rest + kept_bytes(parts) + sum(state_bytes(parts).values())
             found.append(tables.Switch(values, total, total <= target.memory))
             if found[-1].fits:
                 break

@@ -2,7 +2,11 @@
 
 from typing import NamedTuple
 
-from albef_jax.models import flops
+import jax
+
+from albef_jax.parallel.axes import devices_along
+from albef_jax.parallel.mesh import group_axes, groups_of
+from albef_jax.preflight.bench import dtype_of
 from albef_jax.run.tables import aligned
 
 GIB, MIB, MB = 2**30, 2**20, 1e6
@@ -33,25 +37,41 @@ def scaled(value: float) -> str:
     return f"{value / 10**power:.2f} " + {12: "T", 9: "G", 6: "M", 3: "k", 0: ""}[power]
 
 
-def heading(config, target, mesh, parts) -> str:
-    """What is planned."""
-    m = config.model
-    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    layers = f"scan {m.scan}, remat {m.remat}"
-    kept = f" but {', '.join(m.remat_save)}" if m.remat and m.remat_save else ""
+def heading(parts, target) -> str:
+    """What is planned; of the model its size, and the switches that it has."""
+    config, mesh = parts.config, parts.mesh
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()
+                     if axis != "span" or size > 1)
+    each = f", each on {shared} devices" if (shared := devices_of_a_group(parts)) > 1 else ""
+    count = sum(x.size for x in jax.tree.leaves(parts.state.params))
+    switches = [f"{name} {config.model[name]}" for name in ("scan", "remat")
+                if name in config.model]
+    saved = config.model.get("remat") and config.model.get("remat_save")
+    kept = f" but {', '.join(saved)}" if saved else ""
     return aligned([
         ("target", f"{target.name}: {target.count} x {target.kind} ({axes})"),
-        ("batch", f"{config.batch_size} in groups of {config.group_size}, "
+        ("batch", f"{config.batch_size} in groups of {config.group_size}{each}, "
                   f"{config.accumulation} micro-step(s)"),
-        ("model", f"{parts['params'] * mesh.shape['fsdp'] / 4e6:.1f}M parameters, {m.dtype}, "
-                  f"{layers}{kept}")])
+        ("model", ", ".join([f"{count / 1e6:.1f}M parameters", dtype_of(config), *switches])
+                  + kept)])
+
+
+def devices_of_a_group(parts) -> int:
+    """How many devices share the rows of a group."""
+    _, within = group_axes(parts.mesh, groups_of(parts.config))
+    return devices_along(parts.mesh, within)
+
+
+def model_flops(parts) -> float:
+    """FLOPs of a step on all devices, as the task states them; 0 where it does not."""
+    return sum(parts.task.flops(parts.config).values()) * parts.config.batch_size
 
 
 def memory(result, target) -> str:
     """Bytes per device by part, and whether they fit."""
-    parts, estimated = result["parts"], target.devices is None
+    held, estimated = result["held"], target.devices is None
     unit, name = (GIB, "GiB") if result["total"] > GIB else (MIB, "MiB")
-    rows = [(PARTS[part], f"{size / unit:8.2f}") for part, size in parts.items()
+    rows = [(PARTS[part], f"{size / unit:8.2f}") for part, size in held.items()
             if size >= unit / 200]
     verdict = "fits" if result["fits"] else "DOES NOT FIT"
     rows.append(("total", f"{result['total'] / unit:8.2f}   of {target.memory / unit:.2f}: "
@@ -81,16 +101,18 @@ def switches(found, target) -> str:
             + advice)
 
 
-def work(config, result, mesh) -> str:
+def work(parts, result) -> str:
     """FLOPs, bytes and collectives of the compiled program."""
-    model = flops.step_flops(config)["total"] * config.batch_size / mesh.size
-    lines = ["\nwork per device and step", aligned([
-        ("FLOPs of the model", f"{scaled(model)} (as the public code computes; for MFU)"),
+    rows = [
         ("FLOPs of the program", f"{scaled(result['flops'])} in matrix products, loops "
                                  "counted in full"),
         ("bytes to and from memory", scaled(result["bytes"]) + "B"),
-        ("compiled in", f"{result['compile_seconds']:.0f} s")], indent=2)]
-    return "\n".join(lines) + "\n" + collectives(result["collectives"])
+        ("compiled in", f"{result['compile_seconds']:.0f} s")]
+    if model := model_flops(parts) / parts.mesh.size:
+        rows.insert(0, ("FLOPs of the model",
+                        f"{scaled(model)} (as the public code computes; for MFU)"))
+    return ("\nwork per device and step\n" + aligned(rows, indent=2) + "\n"
+            + collectives(result["collectives"]))
 
 
 def collectives(found) -> str:
@@ -111,19 +133,20 @@ def collectives(found) -> str:
     return "\ncollectives per device and step\n" + aligned(rows, indent=2)
 
 
-def costs(config, target, result, epoch) -> str:
+def costs(parts, target, result) -> str:
     """Seconds of a step, and what the whole config takes."""
-    p = result["prediction"]
-    model = flops.step_flops(config)["total"] * config.batch_size
-    mfu = model / (p.expected * target.count * target.peak)
+    config, p, epoch = parts.config, result["prediction"], parts.config.data.examples
+    mfu = model_flops(parts) / (p.expected * target.count * target.peak)
     rows = [
         ("at the peaks", f"{p.bound:.3f} s ({p.compute:.3f} products, {p.memory:.3f} memory, "
                          f"{p.network:.3f} network)"),
         ("expected", f"{p.expected:.3f} s at {p.efficiency:.0%} of the peaks (an assumption, see "
-                     f"roofline.py): MFU {mfu:.0%}"),
+                     f"roofline.py)" + (f": MFU {mfu:.0%}" if mfu else "")),
         ("samples/s", f"{config.batch_size / p.expected:.0f}")]
     if config.mesh.slices > 1:
         rows.insert(2, ("not counted", "the network between slices"))
+    if target.devices is None and devices_of_a_group(parts) > 1:
+        rows.insert(2, ("not counted", "what devices tell each other about the group they share"))
     if config.steps:
         days = config.steps * p.expected / 86400
         by_epochs = epoch and config.steps == config.epochs * (epoch // config.batch_size)

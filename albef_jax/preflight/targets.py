@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from albef_jax.preflight.bench import measured_peak
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, first_line
 from albef_jax.preflight.roofline import GPUS, TPUS, Chip
 
 FORMS = ("v5e:2x4, v6e:4x4 (two sizes), v4:2x2x2, v5p:2x2x2 (three sizes), gpu[:N] (A100), "
@@ -88,7 +88,7 @@ def tpu_target(text: str, chip: Chip, shape: tuple[int, ...], slices: int) -> Ta
                             'run pip install "jax[tpu]" (Linux on x86_64; no TPU needed).'
                             ) from error
         raise UserError(f"--target {text} is no slice that the TPU compiler knows "
-                        f"({str(error).splitlines()[0][:150]}); give {FORMS}.") from error
+                        f"({first_line(error)}); give {FORMS}.") from error
     devices = topology.devices
     return Target(text, devices, len(devices), chip.kind, chip.memory, chip.peak, chip.bandwidth,
                   chip.network(shape))

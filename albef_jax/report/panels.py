@@ -1,124 +1,108 @@
 """Which charts and numbers a page shows, from what the run logged."""
 
-import math
-
 import numpy as np
 
-from albef_jax.report.charts import line_chart
+from albef_jax.report.charts import SERIES, line_chart
 from albef_jax.report.history import curve, latest_values
-from albef_jax.tasks import task_class
-
-DEPTHS = (1, 5, 10)
-ACCURACIES = (("matching", "itm_accuracy_hard", "hard negatives", 0),
-              ("matching", "itm_accuracy_random", "random negatives", 1),
-              ("masked", "mlm_top1", "words, top 1", 2), ("masked", "mlm_top5", "top 5", 3))
-# Values of evaluators with a right answer for each example, and their names on a chart.
-ANSWERS = {"classification": (("accuracy", "accuracy"), ("consistency", "consistency")),
-           "vqa": (("vqa_accuracy", "VQA accuracy"), ("exact_match", "exact match")),
-           "grounding": (("pointing_game", "pointing game"), ("iou_0.5", "right proposal"))}
-# Of one positive and two negatives, the loss of knowing nothing but this share.
-ITM_BLIND = math.log(3) - 2 / 3 * math.log(2)
 
 
-def loss_panels(rows, config):
-    """The losses, as far as they were logged; of a task with a single one, its accuracy too."""
-    candidates = config.group_size + config.objective.queue_size
-    classes = getattr(task_class(config), "classes", None)
-    alone = [] if len(curve(rows, "itc")[0]) else [
-        _panel("Loss", [_line(rows, "loss", "loss")], smooth=True,
-               reference=classes and math.log(classes),
-               note=f"dashed: all {classes} classes alike" if classes else ""),
-        _panel("Accuracy in training, %", [_share(rows, name, "accuracy")
-                                           for name in ("accuracy", "answer_accuracy")],
-               smooth=True, floor=0, top=100)]
-    return _drawn(
-        *alone,
-        _panel("Contrastive loss (ITC)", [_line(rows, "itc", "ITC")], smooth=True,
-               reference=math.log(candidates),
-               note=f"dashed: all {candidates:,} candidates alike"),
-        _panel("Matching loss (ITM)", [_line(rows, "itm", "ITM")], smooth=True,
-               reference=ITM_BLIND, note="dashed: “no match” for every pair"),
-        _panel("Masked-word loss (MLM)", [_line(rows, "mlm", "MLM")], smooth=True))
-
-
-def evaluation_panels(rows, evals):
-    """Held-out values over steps: recall both ways, accuracies, matching and masked words."""
+def loss_panels(rows, shown):
+    """The metrics of a task (see `tasks.base.Shown`) that have a chart and were logged."""
     panels = []
-    for name, block in evals.items():
-        if block.get("kind") in ANSWERS:
-            majority = curve(rows, f"{name}/majority")[1]
-            panels.append(_panel(
-                f"Held-out {name}, %",
-                [_line(rows, f"{name}/{key}", label, colour)
-                 for colour, (key, label) in enumerate(ANSWERS[block["kind"]])],
-                floor=0, top=100, reference=majority[-1] if len(majority) else None,
-                note="dashed: always the commonest answer" if len(majority) else ""))
-    for name in names_of(evals, "retrieval")[:1]:
-        for way, title in (("i2t", "Image to text"), ("t2i", "Text to image")):
-            lines = [_line(rows, f"{name}/{prefix}{way}_r{depth}", f"R@{depth}", colour=colour,
-                           dashed=bool(prefix))
-                     for prefix in ("itc_", "") for colour, depth in enumerate(DEPTHS)]
-            panels.append(_panel(f"{title}, R@K in %", lines, floor=0,
-                                 note="solid: re-ranked, dashed: contrastive alone"))
-    accuracies = [_line(rows, f"{name}/{key}", label, colour)
-                  for kind, key, label, colour in ACCURACIES
-                  for name in names_of(evals, kind)[:1]]
-    panels.append(_panel("Matching and masked words, %", accuracies, floor=0, top=100))
-    return _drawn(*panels)
+    for one in shown:
+        scale = 100 if one.share else 1
+        line, options = _line(rows, one.name, one.label, scale=scale), {}
+        if one.share:
+            options = {"floor": 0, "top": 100}
+        panels.append(_panel(one.title, [line], one.note, smooth=True, reference=None
+                             if one.blind is None else scale * one.blind, **options))
+    return _drawn(*(panel for panel in panels if panel["title"]))
+
+
+def evaluation_panels(rows, classes):
+    """The charts of evaluators over steps; those of one title are one, of one class the first's.
+
+    Args:
+      classes: name of an evaluator -> its class.
+    """
+    seen, parts = set(), {}
+    for name, kind in classes.items():
+        for chart in kind.charts:
+            title = chart.title.replace("{name}", name)
+            if (kind, title) not in seen:
+                seen.add((kind, title))
+                parts.setdefault(title, []).append((name, chart))
+    return _drawn(*(_evaluation_panel(rows, title, charts) for title, charts in parts.items()))
+
+
+def _evaluation_panel(rows, title, parts):
+    lines, notes, reference = [], [], None
+    for name, chart in parts:
+        for values, dashed in ((chart.dashed, True), (chart.lines, False)):
+            lines += [_line(rows, f"{name}/{value}", chart.lines.get(value, ""),
+                            (chart.colour + number) % len(SERIES), dashed)
+                      for number, value in enumerate(values)]
+        blind = curve(rows, f"{name}/{chart.blind}")[1]
+        reference = blind[-1] if len(blind) else reference
+        notes += [chart.note] if len(blind) or not chart.blind else []
+    least = min((np.nanmin(line["values"], initial=0) for line in lines), default=0)
+    return _panel(title, lines, " ".join(filter(None, notes)), reference=reference,
+                  floor=None if least < 0 else 0, top=max(chart.top for _, chart in parts))
 
 
 def speed_panels(rows, config):
     """Training speed, the share of time spent waiting for data, and the learning rate."""
     speed = _line(rows, "step_time", "samples/s")
     speed["values"] = config.batch_size / speed["values"]
-    wait = _share(rows, "data_wait", "waiting") | {"colour": 1}
+    wait = _line(rows, "data_wait", "waiting", colour=1, scale=100)
     return _drawn(_panel("Samples per second", [speed], smooth=True, floor=0),
                   _panel("Waiting for data, % of the time", [wait], smooth=True, floor=0, top=5),
                   _panel("Learning rate", [_line(rows, "lr", "rate")], floor=0))
 
 
-def names_of(evals, kind):
-    """The names of the evaluators of a kind, in the order of the config."""
-    return [name for name, block in evals.items() if block.get("kind") == kind]
+def tables(rows, workdir, classes):
+    """The latest values of every evaluator, the wide tables first.
 
+    Args:
+      classes: name of an evaluator -> its class.
 
-def tables(rows, workdir, evals):
-    """The latest values of every evaluator: dicts with `name`, `kind`, `step` and `values`."""
-    measured = [(name, block.get("kind"), *latest_values(rows, workdir, name))
-                for name, block in evals.items()]
-    found = [{"name": name, "kind": kind, "step": step, "values": values}
-             for name, kind, step, values in measured if step is not None]
-    return sorted(found, key=lambda table: table["kind"] != "retrieval")  # the wide ones first
-
-
-def headline(measured):
-    """The numbers on top, of what was measured: dicts with `label`, `value`, `kind`,
-    and what it was `before` re-ranking."""
-    wanted = (("retrieval", "t2i_r1", "text to image, R@1"),
-              ("retrieval", "i2t_r1", "image to text, R@1"),
-              ("matching", "itm_accuracy_hard", "ITM, hard negatives"),
-              ("masked", "mlm_top1", "masked words right"),
-              ("classification", "accuracy", "held-out accuracy"),
-              ("vqa", "vqa_accuracy", "VQA accuracy"),
-              ("grounding", "pointing_game", "pointing game"))
+    Returns:
+      dicts with `name`, `step`, `values` and `layout` (a `evaluators.base.Table`).
+    """
     found = []
-    for kind, key, label in wanted:
-        table = next((table for table in measured if table["kind"] == kind), None)
-        if table and key in table["values"]:
-            found.append({"label": label, "value": table["values"][key], "kind": kind,
-                          "before": table["values"].get(f"itc_{key}")})
-    return found
+    for name, kind in classes.items():
+        step, values = latest_values(rows, workdir, name)
+        if step is not None:
+            found.append({"name": name, "step": step, "values": values,
+                          "layout": kind.table(values)})
+    return sorted(found, key=lambda table: -len(table["layout"].groups))
 
 
-def _line(rows, name, label, colour=0, dashed=False):
+def headline(measured, classes, evaluators):
+    """The numbers on top, of one class the first evaluator's that was measured.
+
+    Args:
+      measured: from `tables`. classes: name of an evaluator -> its class.
+      evaluators: by name, those that could be made.
+
+    Returns:
+      dicts with `label`, `value` and `beneath`, lines of text.
+    """
+    tiles, seen = [], set()
+    for name, values in ((table["name"], table["values"]) for table in measured):
+        kind = classes[name]
+        if kind not in seen:
+            seen.add(kind)
+            tiles += [{"label": label, "value": values[value], "beneath":
+                       evaluators[name].beneath(value, values) if name in evaluators else []}
+                      for value, label in kind.headline.items() if value in values]
+    return tiles
+
+
+def _line(rows, name, label, colour=0, dashed=False, scale=1):
     steps, values = curve(rows, name)
-    return {"steps": steps, "values": values, "label": label, "colour": colour, "dashed": dashed}
-
-
-def _share(rows, name, label):
-    """The line of a value between 0 and 1, in percent."""
-    line = _line(rows, name, label)
-    return line | {"values": 100 * line["values"]}
+    return {"steps": steps, "values": scale * values, "label": label, "colour": colour,
+            "dashed": dashed}
 
 
 def _panel(title, lines, note="", **options):

@@ -20,7 +20,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, first_line
+from albef_jax.files import absolute
 
 MAX_NAMED = 3  # leaves named in the sentence about a checkpoint of another config
 # Orbax renames `60.orbax-checkpoint-tmp` to `60` when complete; in object stores it marks `60`.
@@ -94,8 +95,7 @@ class Checkpointer:
         self._saving = None  # step of the save under way
         self._retention = Retention(options.keep_latest, options.keep_every, options.best_mode)
         self._manager = ocp.CheckpointManager(
-            os.fspath(self.directory) if "://" in str(self.directory)
-            else os.path.abspath(self.directory),
+            absolute(self.directory),
             item_handlers={"state": ocp.StandardCheckpointHandler(),
                            "record": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
@@ -292,7 +292,7 @@ class Checkpointer:
         go_on = f"go on from step {max(earlier)}" if earlier else "start from the beginning"
         return UserError(
             f"The checkpoint of step {step} in {self.directory} is damaged "
-            f"({_first_line(error)}); to {go_on}, move {self.directory / str(step)} away and run "
+            f"({first_line(error)}); to {go_on}, move {self.directory / str(step)} away and run "
             "the same command again.")
 
     def _check_same_config(self, step, saved, wanted):
@@ -360,9 +360,5 @@ def _storage_error(error) -> str | None:
     if code := re.search(r"os_error_code='(\d+)'", str(error)):  # as tensorstore reports it
         return os.strerror(int(code.group(1)))
     if isinstance(error, OSError):
-        return error.strerror or _first_line(error)
+        return error.strerror or first_line(error)
     return None
-
-
-def _first_line(error) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -4,41 +4,55 @@ import contextlib
 import math
 
 import jax
+import optax
 
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, first_line
 from albef_jax.parallel.processes import several
-
-# Looked at in this order; the parameters only before they are saved.
-FINITE = ("itc", "itm", "mlm", "loss", "grad_norm", "parameters")
-
+from albef_jax.tasks import task_class
 
 @contextlib.contextmanager
-def saved_on_error(checkpointer, step, state):
+def saved_on_error(checkpointer, step, state, names, metrics):
     """Saves the state before a sentence about the data ends the run: nothing is lost.
 
-    Not one of several processes: the others are not there to save their part.
+    Not a state that `check_finite` would refuse; and not one of several processes: the others are
+    not there to save their part.
+
+    Args:
+      step, state: what is saved. names, metrics: of that step, see `first_not_finite`; None before
+        the first step.
     """
     try:
         yield
     except UserError:
-        if step and not several():
-            checkpointer.save(step, state, wait=True)
+        if metrics is not None and not several():
+            norm = {"parameters": optax.tree.norm(state.params)}
+            if not first_not_finite((*names, "parameters"), {**metrics, **norm}):
+                checkpointer.save(step, state, wait=True)
         raise
 
 
-def check_finite(step, metrics, checkpointer):
+def first_not_finite(names, metrics):
+    """The first of the names whose metric, on the device or not, is NaN or infinite; else None."""
+    values = jax.device_get({name: metrics[name] for name in names if name in metrics})
+    return next((name for name in names if not math.isfinite(values.get(name, 0.0))), None)
+
+
+def check_finite(step, metrics, names, checkpointer):
     """Stops a run whose state must not be saved.
+
+    Args:
+      names: of the metrics that are looked at, in this order.
 
     Raises:
       UserError: naming the first non-finite term and the last good checkpoint.
     """
-    for name in FINITE:
-        if not math.isfinite(metrics.get(name, 0.0)):
-            latest = checkpointer.latest_step()
-            kept = (f"run the same command again: the checkpoint of step {latest} is intact"
-                    if latest else "start again: no checkpoint was saved before")
-            raise UserError(f"{name} is {metrics[name]} at step {step}; lower "
-                            f"optimizer.peak_lr and {kept}.")
+    name = first_not_finite(names, metrics)
+    if name:
+        latest = checkpointer.latest_step()
+        kept = (f"run the same command again: the checkpoint of step {latest} is intact"
+                if latest else "start again: no checkpoint was saved before")
+        raise UserError(f"{name} is {float(metrics[name])} at step {step}; lower "
+                        f"optimizer.peak_lr and {kept}.")
 
 
 @contextlib.contextmanager
@@ -46,16 +60,17 @@ def readable_out_of_memory(config):
     """Turns the runtime's out-of-memory error into a sentence.
 
     Raises:
-      UserError: with the three switches that lower memory.
+      UserError: with the switches that lower memory for this task.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
             raise
+        lighter = task_class(config.task).lighter
+        listed = "; or ".join(" ".join(f"--config.{key}={value}" for key, value in values.items())
+                              for values in lighter)
         raise UserError(
             f"The device ran out of memory with batch_size={config.batch_size} in "
-            f"{config.accumulation} micro-step(s), model.remat={config.model.remat} and "
-            f"model.dtype={config.model.dtype!r}: set model.remat=True or model.dtype='bfloat16', "
-            "raise accumulation, or lower objective.queue_size or batch_size; `albef plan` says "
-            f"what fits ({str(error).splitlines()[0][:200]}).") from error
+            f"{config.accumulation} micro-step(s): try {listed}, or a lower batch_size; `albef "
+            f"plan` says what fits ({first_line(error)}).") from error

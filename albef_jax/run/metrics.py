@@ -19,18 +19,11 @@ from tensorboardX.record_writer import register_writer_factory
 from tqdm import tqdm
 
 from albef_jax.errors import UserError
-from albef_jax.files import GrowingFile, absolute, is_remote
+from albef_jax.files import GrowingFile, absolute, is_remote, write
 from albef_jax.run.tables import evaluation_tables
 
-# What a line of training shows, in this order; everything else is in metrics.jsonl.
+# What a line of training shows after what the task shows; everything else is in metrics.jsonl.
 _LINE = {
-    "loss": "loss {:.4f}",
-    "itc": "itc {:.4f}",
-    "itm": "itm {:.4f}",
-    "mlm": "mlm {:.4f}",
-    "accuracy": "accuracy {:.1%}",
-    "answer_accuracy": "accuracy {:.1%}",
-    "alpha": "alpha {:.2f}",
     "lr": "lr {:.2e}",
     "samples_per_sec_per_device": "{:.4g} samples/s/device",
     "tflops_per_device": "{:.3g} TFLOP/s/device",
@@ -49,7 +42,7 @@ class Throughput:
         Args:
           batch_size: global samples per step.
           device_count: devices of all processes.
-          flops_per_sample: analytic FLOPs (see `flops.py`).
+          flops_per_sample: analytic FLOPs (see `Task.flops`); 0 leaves rates of work out.
           peak_flops: FLOP/s of one device; None leaves MFU out.
         """
         self._samples_per_device = batch_size / device_count
@@ -71,8 +64,10 @@ class Throughput:
         samples = self._samples_per_device * steps / seconds
         flops = samples * self._flops_per_sample
         rates = {"step_time": seconds / steps, "samples_per_sec_per_device": samples,
-                 "tflops_per_device": flops / 1e12, "data_wait": data_wait / seconds}
-        return rates | ({"mfu": flops / self._peak_flops} if self._peak_flops else {})
+                 "data_wait": data_wait / seconds}
+        if flops:
+            rates["tflops_per_device"] = flops / 1e12
+        return rates | ({"mfu": flops / self._peak_flops} if flops and self._peak_flops else {})
 
 
 class StepTimer:
@@ -138,13 +133,14 @@ class MetricsWriter:
     With `is_writer` false (every process but the first) it does nothing.
     """
 
-    def __init__(self, workdir, total_steps: int, config, *, start_step: int = 0,
+    def __init__(self, workdir, total_steps: int, config, shown, *, start_step: int = 0,
                  is_writer: bool = True):
         """Starts writing; on resume forgets what was written after `start_step`.
 
         Args:
           workdir: path of the run.
           total_steps: steps of the whole run.
+          shown: the task's list of `Shown`, what a line of training begins with.
           config: the run's config; `wandb` names a Weights & Biases project, '' or absent: none.
           start_step: the restored step, 0 for a new run.
           is_writer: whether this process writes.
@@ -158,6 +154,7 @@ class MetricsWriter:
         workdir = epath.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         self._total_steps = total_steps
+        self._forms = line_forms(shown)
         self._wandb = _start_wandb(config, workdir) if config.get("wandb") else None
         _forget_after(workdir / "metrics.jsonl", start_step)
         self._jsonl = GrowingFile(workdir / "metrics.jsonl")
@@ -220,24 +217,35 @@ class MetricsWriter:
         self._tensorboard.flush()
 
     def _tell(self, step, values):
-        line = (training_line(step, self._total_steps, values) if "loss" in values
+        line = (training_line(step, self._total_steps, values, self._forms) if "loss" in values
                 else evaluation_tables(step, values))
         if "loss" in values and not self._bar.disable:  # it has steps and time left itself
-            self._bar.set_postfix_str("  ".join(_parts(values)))
+            self._bar.set_postfix_str("  ".join(_parts(values, self._forms)))
         else:
             self._bar.write(line, file=sys.stderr)
 
 
-def training_line(step: int, total_steps: int, values: Mapping[str, float]) -> str:
-    """Returns the line of a log step: where the run is, its losses, its pace, the time left."""
-    parts = [f"step {step}/{total_steps}", *_parts(values)]
+def line_forms(shown) -> dict[str, str]:
+    """Name of a metric -> its format in a line of training, in order."""
+    return {one.name: f"{one.label} {{:{'.1%' if one.share else '.4f'}}}"
+            for one in shown} | _LINE
+
+
+def training_line(step: int, total_steps: int, values: Mapping[str, float],
+                  forms: Mapping[str, str]) -> str:
+    """Returns the line of a log step: where the run is, its losses, its pace, the time left.
+
+    Args:
+      forms: of `line_forms`.
+    """
+    parts = [f"step {step}/{total_steps}", *_parts(values, forms)]
     if "step_time" in values:
         parts.append(f"{duration((total_steps - step) * values['step_time'])} left")
     return "  ".join(parts)
 
 
-def _parts(values):
-    return [form.format(values[name]) for name, form in _LINE.items() if name in values]
+def _parts(values, forms):
+    return [form.format(values[name]) for name, form in forms.items() if name in values]
 
 
 def duration(seconds: float) -> str:
@@ -258,9 +266,7 @@ def _forget_after(path: epath.Path, start_step: int):
         return
     lines = path.read_text().splitlines() if start_step else []
     kept = [line for line in lines if _is_before(line, start_step)]
-    rewritten = path.parent / (path.name + ".tmp")
-    rewritten.write_text("".join(line + "\n" for line in kept))
-    rewritten.replace(path)
+    write(path, "".join(line + "\n" for line in kept))
 
 
 def _is_before(line, start_step):

@@ -4,12 +4,11 @@ import sys
 
 from albef_jax.config import differences, from_json, to_json
 from albef_jax.errors import UserError
-from albef_jax.files import read_bytes, readable_errors
+from albef_jax.files import read_bytes, readable_errors, write
+from albef_jax.tasks import task_class
 
 # What a resumed run must agree in, beside the data: the shapes of its state and its draws.
 FIXED_KEYS = ("task", "seed", "batch_size", "group_size", "model.")
-# How the same model is computed.
-FREE_KEYS = ("model.scan", "model.remat", "model.remat_save")
 
 
 def make_writable(workdir, is_writer):
@@ -51,20 +50,27 @@ def read_config(workdir):
                         "run.") from None
 
 
+def stored_config(workdir):
+    """The config of the run in a work directory, None if there is no run."""
+    return read_config(workdir) if (workdir / "config.json").exists() else None
+
+
 def compare_config(config, workdir, is_writer):
     """Compares a config with the one of the work directory, where there is one.
 
     Raises:
       UserError: the work directory belongs to a run with other fixed values.
     """
-    if not (workdir / "config.json").exists():
+    stored = stored_config(workdir)
+    if stored is None:
         return
-    changed = differences(read_config(workdir), from_json(to_json(config)))
+    changed = differences(stored, from_json(to_json(config)))
     if "data.fingerprint" in changed:
         raise UserError(f"{workdir} holds a run on other data: the manifests or their order have "
                         "changed since it started; give those of the run, or another --workdir.")
+    free = task_class(config.task).free_keys
     for name, (before, now) in changed.items():
-        if name.startswith(FIXED_KEYS) and name not in FREE_KEYS:
+        if name.startswith(FIXED_KEYS) and name not in free:
             raise UserError(
                 f"{workdir} holds a run with config.{name}={before!r}, not {now!r}; use the "
                 "same value to resume it, or another --workdir for a new run.")
@@ -75,6 +81,4 @@ def compare_config(config, workdir, is_writer):
 def write_config(config, workdir, is_writer):
     """Writes config.json, complete or not at all; only once the config has proved to fit."""
     if is_writer:
-        unfinished = workdir / "config.json.unfinished"
-        unfinished.write_text(to_json(config))
-        unfinished.replace(workdir / "config.json")
+        write(workdir / "config.json", to_json(config))

@@ -10,11 +10,11 @@ import os
 import sys
 import time
 
+from albef_jax.errors import UserError
 from albef_jax.scenes.generate import generate
 from albef_jax.scenes.levels import get_level
 from albef_jax.scenes.survey import contact_sheet, oracle
 from albef_jax.scenes.task_survey import describe_tasks
-from albef_jax.errors import UserError
 
 MADE = 4096  # scenes, to measure the speed of several processes
 

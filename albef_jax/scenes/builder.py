@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import os
 import pathlib
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
 from absl import logging
-import filelock
 import numpy as np
 import tensorflow_datasets as tfds
 
+from albef_jax.errors import UserError
+from albef_jax.files import cache_folder, locked
 from albef_jax.scenes.generate import VERSION, generate
 from albef_jax.scenes.levels import LEVELS, get_level
-from albef_jax.errors import UserError
 
 DEFAULT_SIZES = {"train": 20_000, "heldout": 1_000}
 
@@ -82,14 +81,14 @@ def open_scenes(level: str, split: str, size: int, seed: int, data_dir: str = ""
     Raises:
         UserError: the folder cannot be written.
     """
-    root = pathlib.Path(data_dir or _default_dir()).expanduser()
+    root = pathlib.Path(data_dir or cache_folder("tfds")).expanduser()
     config = ScenesConfig(
         name=f"{level}_{split}_{size}_seed{seed}", level=level, sizes={split: size}, seed=seed
     )
     folder = root / "scenes" / config.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / "lock"):
+        with locked(folder / "records", "making the same scenes"):
             records = _read(config, root, split)
             return _prepare(config, root, split) if records is None else records
     except OSError as error:
@@ -97,11 +96,6 @@ def open_scenes(level: str, split: str, size: int, seed: int, data_dir: str = ""
             f"The scenes cannot be stored in {root} ({error.strerror or error}); name another "
             "folder with data_dir."
         ) from None
-
-
-def _default_dir() -> str:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return os.path.join(cache, "albef_jax", "tfds")
 
 
 def _read(config: ScenesConfig, root: pathlib.Path, split: str) -> Sequence[dict] | None:

@@ -82,7 +82,7 @@ def _is_disjoint(choice) -> bool:
 def _all_related(relations, choice, graph: dict) -> bool:
     objects, side = graph["objects"], graph["side"]
     return all(
-        relation in relations_of(objects[i], objects[j], side)
+        relations_of(objects[i], objects[j], side, (relation,))
         for subject, relation, target in relations
         for i in choice[subject]
         for j in choice[target]
@@ -138,13 +138,13 @@ def _relations(graph: dict, level: Level, chosen: list[int], rng: np.random.Gene
     objects, relations = graph["objects"], []
     targets = 2 if len(chosen) > 2 and rng.random() < 0.4 else 1
     for target in range(1, 1 + targets):
-        found = relations_of(objects[chosen[0]], objects[chosen[target]], graph["side"])
-        known = [relation for relation in level.relations if relation in found]
+        known = relations_of(objects[chosen[0]], objects[chosen[target]], graph["side"],
+                             level.relations)
         if known:
             relations.append([0, pick(rng, known), target])
     if len(chosen) > 3:
-        found = relations_of(objects[chosen[2]], objects[chosen[3]], graph["side"])
-        known = [relation for relation in level.relations if relation in found]
+        known = relations_of(objects[chosen[2]], objects[chosen[3]], graph["side"],
+                             level.relations)
         if known and targets == 1:
             relations.append([2, pick(rng, known), 3])
     return relations

@@ -11,7 +11,6 @@ Pixels are counted from the upper left corner; a box is x0 <= x < x1, y0 <= y < 
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -118,8 +117,11 @@ def place_name(x: float, y: float) -> str:
     return f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
 
 
-def relations_of(a: dict, b: dict, side: int, margin: float = MARGIN) -> set[str]:
-    """The relations in which object a clearly stands to object b: by `margin` of the side."""
+def relations_of(a: dict, b: dict, side: int, names, margin: float = MARGIN) -> list[str]:
+    """Those of the relations `names` in which object a clearly stands to object b.
+
+    Directions by `margin` of the side.
+    """
     dx, dy = ((q - p) / side for p, q in zip(a["centre"], b["centre"]))
     distance = math.hypot(dx, dy)
     tests = {
@@ -127,4 +129,4 @@ def relations_of(a: dict, b: dict, side: int, margin: float = MARGIN) -> set[str
         "above": dy >= margin, "below": dy <= -margin,
         "near": distance <= 0.35, "far from": distance >= 0.6,
     }
-    return set(itertools.compress(tests, tests.values()))
+    return [name for name in names if tests[name]]

@@ -125,8 +125,7 @@ def _pair(seen, hidden, wanted, keys, level, kinds, rng):
         return None
     order = rng.permutation(len(objects)).tolist()
     a, b = (objects[i] for i in order[:2])
-    found = relations_of(a, b, seen["side"])
-    known = [relation for relation in DIRECTIONS if relation in found]
+    known = relations_of(a, b, seen["side"], DIRECTIONS)
     if not known:
         return None
     relation = pick(rng, known)
@@ -148,10 +147,8 @@ def _counter(graph, features, rng):
     key, limits = pick(rng, alike), pick(rng, ((2, 2), (2, 2), (2, MOST), (0, 1)))
 
     def propose(seen, hidden, wanted, keys, level, kinds, rng):
-        values = {"colour": level.colours, "shape": level.shapes, "size": tuple(level.sizes),
-                  "texture": level.textures}[key]
         here = [item[key] for item in seen["objects"] + hidden]
-        value = pick(rng, here if here and rng.random() < 0.8 else values)
+        value = pick(rng, here if here and rng.random() < 0.8 else level.values[key])
         return {"mention": {key: value}, "least": limits[0], "most": limits[1]}
 
     return propose

@@ -73,6 +73,12 @@ class Level:
         """The words for colours and shapes: what only the image can tell."""
         return self.colours + self.shapes
 
+    @property
+    def values(self) -> dict[str, tuple[str, ...]]:
+        """The words for each feature of an object."""
+        return {"colour": self.colours, "shape": self.shapes, "size": tuple(self.sizes),
+                "texture": self.textures}
+
     @functools.cached_property
     def kinds(self) -> tuple[Kind, ...]:
         """All kinds of objects."""

@@ -31,12 +31,10 @@ def _drop_words(text: str, rng: np.random.Generator) -> str:
 
 def replace_feature(form: dict, level: Level, rng: np.random.Generator) -> dict:
     """The form with one colour, shape, size or texture of a mention replaced by another."""
-    values = {"colour": level.colours, "shape": level.shapes, "size": tuple(level.sizes),
-              "texture": level.textures}
     number = int(rng.random() * len(form["mentions"]))
     mention = form["mentions"][number]
-    key = pick(rng, [key for key in values if key in mention])
-    other = pick(rng, [value for value in values[key] if value != mention[key]])
+    key = pick(rng, [key for key in level.values if key in mention])
+    other = pick(rng, [value for value in level.values[key] if value != mention[key]])
     mentions = list(form["mentions"])
     mentions[number] = mention | {key: other}
     return form | {"mentions": mentions}

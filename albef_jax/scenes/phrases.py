@@ -72,11 +72,9 @@ def vary(
 
     It is of a kind of the split: that a kind is never seen must not tell that it is not there.
     """
-    values = {"colour": level.colours, "shape": level.shapes, "size": tuple(level.sizes),
-              "texture": level.textures}
     while True:
         key = pick(rng, keys)
-        value = pick(rng, values[key]) if rng.random() < 0.6 else pick(rng, objects)[key]
+        value = pick(rng, level.values[key]) if rng.random() < 0.6 else pick(rng, objects)[key]
         other = item | {key: value}
         kind = other["colour"], other["shape"], other["texture"]
         if value != item[key] and kind in kinds:
@@ -148,8 +146,7 @@ def _refer_by_relation(graph, target, rng, without) -> str | None:
     objects, side = graph["objects"], graph["side"]
     for _ in range(TRIES):
         other = pick(rng, [i for i in range(len(objects)) if i != target])
-        found = relations_of(objects[target], objects[other], side)
-        known = [relation for relation in DIRECTIONS if relation in found]
+        known = relations_of(objects[target], objects[other], side, DIRECTIONS)
         landmark = only_mention(objects, other, rng)
         if not known or not landmark:
             continue
@@ -158,7 +155,7 @@ def _refer_by_relation(graph, target, rng, without) -> str | None:
         mention = mention_of(objects[target], [key] if key and key != without else [])
         # Others must not even nearly stand in the relation.
         fitting = [i for i, item in enumerate(objects) if i != other and matches(mention, item)
-                   and relation in relations_of(item, objects[other], side, MARGIN / 2)]
+                   and relations_of(item, objects[other], side, (relation,), MARGIN / 2)]
         if fitting == [target]:
             return (f"{the_phrase(mention, rng)} {word(relation, rng)} "
                     f"{the_phrase(landmark, rng)}")
@@ -171,7 +168,7 @@ def _refer_by_place(graph, target, rng, without) -> str | None:
     mention = mention_of(item, [key for key in pick(rng, KEYS) if key != without])
     others = [other for other in graph["objects"] if other is not item and matches(mention, other)]
     for relation in rng.permutation(DIRECTIONS).tolist():
-        if others and all(relation in relations_of(item, other, graph["side"], MARGIN / 2)
+        if others and all(relations_of(item, other, graph["side"], (relation,), MARGIN / 2)
                           for other in others):
             before, after = PLACES[relation]
             phrase = bare_phrase(mention, rng)

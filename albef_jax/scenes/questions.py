@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from albef_jax.scenes.captions import NUMBERS, is_true, matches, word
@@ -108,21 +110,13 @@ def _related_pair(graph, rng):
     objects = graph["objects"]
     while True:
         a, b = rng.permutation(len(objects))[:2].tolist()
-        found = relations_of(objects[a], objects[b], graph["side"])
-        known = [relation for relation in DIRECTIONS if relation in found]
+        known = relations_of(objects[a], objects[b], graph["side"], DIRECTIONS)
         if known:
             return a, b, pick(rng, known)
 
 
-def _ask_colour(graph, level, kinds, rng):
-    return _ask_what(graph, rng, "colour", COLOUR_FRAMES)
-
-
-def _ask_shape(graph, level, kinds, rng):
-    return _ask_what(graph, rng, "shape", SHAPE_FRAMES)
-
-
-def _ask_what(graph, rng, key, frames):
+def _ask_what(graph, level, kinds, rng, key, frames):
+    """"what colour is the ring"."""
     target = int(rng.random() * len(graph["objects"]))
     phrase = refer(graph, target, rng, without=key)
     return phrase and (pick(rng, frames).format(phrase), graph["objects"][target][key])
@@ -131,10 +125,8 @@ def _ask_what(graph, rng, key, frames):
 def _ask_count(graph, level, kinds, rng):
     """All counts of a feature's values in the scene are asked for alike."""
     key = pick(rng, COUNTED)
-    values = {"colour": level.colours, "shape": level.shapes, "size": tuple(level.sizes),
-              "texture": level.textures}[key]
     having = {}
-    for value in values:
+    for value in level.values[key]:
         count = sum(matches({key: value}, item) for item in graph["objects"])
         having.setdefault(count, []).append(value)
     count = pick(rng, sorted(having))
@@ -147,14 +139,17 @@ def _ask_relation(graph, level, kinds, rng):
     """"where is the red star seen from the ring", if there is just one direction to name."""
     objects = graph["objects"]
     a, b, relation = _related_pair(graph, rng)
-    nearly = relations_of(objects[a], objects[b], graph["side"], MARGIN / 2)
+    nearly = relations_of(objects[a], objects[b], graph["side"], DIRECTIONS, MARGIN / 2)
     first, second = (only_mention(objects, i, rng) for i in (a, b))
-    if not first or not second or len(nearly.intersection(DIRECTIONS)) > 1:
+    if not first or not second or len(nearly) > 1:
         return None
     frame = pick(rng, SIDE_FRAMES)
     return frame.format(a=the_phrase(first, rng), b=the_phrase(second, rng)), SIDES[relation]
 
 
-_ASK = {"yes/no": _ask_yes_no, "colour": _ask_colour, "shape": _ask_shape, "count": _ask_count,
-        "relation": _ask_relation}
+_ASK = {
+    "yes/no": _ask_yes_no, "count": _ask_count, "relation": _ask_relation,
+    "colour": functools.partial(_ask_what, key="colour", frames=COLOUR_FRAMES),
+    "shape": functools.partial(_ask_what, key="shape", frames=SHAPE_FRAMES),
+}
 _TYPES = 21 * ("yes/no",) + 15 * ("colour",) + 10 * ("shape",) + 3 * ("count",) + 7 * ("relation",)

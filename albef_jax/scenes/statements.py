@@ -99,8 +99,7 @@ class Statements:
         order = rng.permutation(len(objects)).tolist()
         items = [objects[i] for i in order]
         if kind < 0.35:
-            found = relations_of(items[0], items[1], graph["side"])
-            known = [relation for relation in DIRECTIONS if relation in found]
+            known = relations_of(items[0], items[1], graph["side"], DIRECTIONS)
             if known:
                 mentions = [mention_of(item, pick(rng, KEYS)) for item in items[:2]]
                 return {"mentions": mentions, "relations": [[0, pick(rng, known), 1]]}
@@ -185,16 +184,3 @@ class Statements:
 def count(mention: dict, graph: dict) -> int:
     """How many objects a mention fits."""
     return sum(matches(mention, item) for item in graph["objects"])
-
-
-def holds(statement: dict, left: dict, right: dict) -> bool:
-    """Whether a statement is true of two scenes."""
-    which = statement["which"]
-    if which in FRAMES:
-        truths = [is_true(statement["form"], graph) for graph in (left, right)]
-        return {"left": truths[0], "right": truths[1], "both": all(truths),
-                "one": sum(truths) == 1, "neither": not any(truths)}[which]
-    counts = [count(statement["mention"], graph) for graph in (left, right)]
-    if which == "together":
-        return sum(counts) == statement["count"]
-    return counts[statement["side"]] > counts[1 - statement["side"]]

@@ -1,5 +1,7 @@
 """What pre-training and retrieval share: ITC, ITM and the momentum queues (ALBEF section 3.2)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -7,28 +9,61 @@ from albef_jax.errors import UserError
 from albef_jax.models import gradcam
 from albef_jax.models.albef import Albef
 from albef_jax.objectives import contrastive, distillation, matching, queue
-from albef_jax.tasks.base import Task
+from albef_jax.tasks.albef import AlbefTask
+from albef_jax.tasks.base import Shown
 
 TEACHER_PARTS = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
+# Of one positive and two negatives, the matching loss of knowing nothing but this share.
+ITM_BLIND = math.log(3) - 2 / 3 * math.log(2)
+ALIGNED = dict(
+    temperature=0.07, momentum=0.995,
+    queue_size=65536,  # past features that ITC compares with; 0: the own group only
+    negatives="hard",  # 'random'
+    alpha_itc=0.4,
+    alpha_ramp_steps=-1)  # -1: one epoch
 
 
-class Aligned(Task):
+class Aligned(AlbefTask):
     """An `Albef` model whose unimodal features are compared and whose fusion says match or not.
 
     Attributes:
       alphas: names of the teacher's weights in `config.objective`.
       positives: 'pair', or 'image' where texts of the same image are positives too.
+      itc: whether features are compared.
     """
 
     alphas = ("alpha_itc",)
 
-    def __init__(self, config, positives, words):
+    def __init__(self, config, positives, words, itc=True):
         """`words`: with the MLM head."""
-        self.objective, self.positives = config.objective, positives
+        super().__init__(config)
+        self.positives, self.itc = positives, itc
         self.embed_dim = config.model.embed_dim
         self.model = Albef(config.model, words=words)
-        check_objective(config)
-        self._has_queue = config.objective.itc and config.objective.queue_size > 0
+        self._has_queue = itc and config.objective.queue_size > 0
+
+    @classmethod
+    def check(cls, config):
+        """See `Task.check`."""
+        super().check(config)
+        o = config.objective
+        if o.negatives not in ("hard", "random"):
+            raise UserError(f"objective.negatives is {o.negatives!r}; choose 'hard' or 'random'.")
+        if o.get("itc", True) and o.queue_size % config.batch_size:
+            raise UserError(
+                f"objective.queue_size {o.queue_size} is not a multiple of batch_size "
+                f"{config.batch_size}; set queue_size to "
+                f"{max(o.queue_size // config.batch_size, 1) * config.batch_size}.")
+
+    @classmethod
+    def shown(cls, config):
+        """See `Task.shown`."""
+        candidates = config.group_size + config.objective.queue_size
+        return [Shown("loss", "loss"),
+                Shown("itc", "itc", "Contrastive loss (ITC)", blind=math.log(candidates),
+                      note=f"dashed: all {candidates:,} candidates alike"),
+                Shown("itm", "itm", "Matching loss (ITM)", blind=ITM_BLIND,
+                      note="dashed: “no match” for every pair")]
 
     def init(self, rng):
         """See `Task.init`."""
@@ -73,21 +108,30 @@ class Aligned(Task):
         return {**rows, "pointer": (pointer + batch) % self.objective.queue_size}
 
     def predict_fns(self):
-        """Functions of the online parameters, without dropout.
+        """Functions of the online parameters and of arrays by name, without dropout.
 
-        Signatures of `encode_image`, `encode_text`, `match`: `models.albef`; of `itm_heat` and
-        `itc_heat`: `models.gradcam`, the parameters first.
+        What they give: see the methods of `models.albef.Albef`, and `models.gradcam` for heat maps.
         """
-        return self._bound("encode_image", "encode_text", "match") | {
-            "itm_heat": lambda *args, **options: gradcam.itm_heat(self.model, *args, **options),
-            "itc_heat": lambda *args, **options: gradcam.itc_heat(self.model, *args, **options)}
+        def encode_image(params, image):
+            return self._predict(Albef.encode_image, params, image)
 
-    def _bound(self, *names):
-        def bind(method):
-            return lambda params, *args: self.model.apply({"params": params}, *args,
-                                                          method=method)
+        def encode_text(params, text_ids, text_mask):
+            return self._predict(Albef.encode_text, params, text_ids, text_mask)
 
-        return {name: bind(getattr(Albef, name)) for name in names}
+        def match(params, image_embeds, text_embeds, text_mask):
+            return self._predict(Albef.match, params, image_embeds, text_embeds, text_mask)
+
+        def itm_heat(params, image, text_ids, text_mask, layer=-1):
+            return gradcam.itm_heat(self.model, params, image, text_ids, text_mask, layer)
+
+        def itc_heat(params, image, text_ids, text_mask, block=-1):
+            return gradcam.itc_heat(self.model, params, image, text_ids, text_mask, block)
+
+        return dict(encode_image=encode_image, encode_text=encode_text, match=match,
+                    itm_heat=itm_heat, itc_heat=itc_heat)
+
+    def _predict(self, method, params, *arrays):
+        return self.model.apply({"params": params}, *arrays, method=method)
 
     def _apply(self, params, method, *args, key, **options):
         return self.model.apply({"params": params}, *args, **options, deterministic=False,
@@ -95,7 +139,7 @@ class Aligned(Task):
 
     def _itc(self, temperature, online, momentum, memory, group, schedule):
         o, b = self.objective, online["image_feat"].shape[0]
-        if not o.itc:
+        if not self.itc:
             zero = jnp.zeros(())
             return {"loss": zero, "mi_bound": zero, "positives_bb": jnp.eye(b, dtype=bool)}
         if self.positives == "image":
@@ -125,7 +169,7 @@ class Aligned(Task):
             return {"image": draws.negative_image_b, "text": draws.negative_text_b}
         kind, positives = self.objective.negatives, itc["positives_bb"]
         b = positives.shape[0]
-        logits = {side: itc[side][:, :b] if self.objective.itc else jnp.zeros((b, b))
+        logits = {side: itc[side][:, :b] if self.itc else jnp.zeros((b, b))
                   for side in ("t2i", "i2t")}
         return {
             "image": matching.sample_negatives(keys["image"], logits["t2i"], positives, kind),
@@ -149,23 +193,3 @@ class Aligned(Task):
         if self.positives == "image":
             rows["id_queue"] = group["image_id"]
         return rows
-
-
-def check_objective(config):
-    """Checks the `objective` block.
-
-    Raises:
-      UserError: a value outside its choices, or a queue that the batch does not divide.
-    """
-    o = config.objective
-    for name, choices in (("negatives", ("hard", "random")), ("positives", ("pair", "image"))):
-        if o[name] not in choices:
-            raise UserError(f"objective.{name} is {o[name]!r}; choose one of {choices}.")
-    if o.negatives == "hard" and not o.itc:
-        raise UserError("objective.negatives is 'hard' but objective.itc is False: nothing would "
-                        "train the similarities they are drawn by; set negatives='random'.")
-    if o.itc and o.queue_size % config.batch_size:
-        raise UserError(
-            f"objective.queue_size {o.queue_size} is not a multiple of batch_size "
-            f"{config.batch_size}; set queue_size to "
-            f"{max(o.queue_size // config.batch_size, 1) * config.batch_size}.")

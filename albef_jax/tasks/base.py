@@ -1,13 +1,12 @@
 """The contract between a task (what is learned) and the step, loop and evaluators."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from albef_jax.models.albef import scale_initial_weights
 from albef_jax.parallel.axes import axis_names
 
 
@@ -25,25 +24,142 @@ class Aux(NamedTuple):
     record: dict[str, Any]
 
 
-class Task:
-    """What is learned: one file in tasks/, one entry in the registry of `tasks/__init__.py`.
-
-    A task has an `__init__(config)`, a model, a loss, and what of the rest is not as here.
+class Shown(NamedTuple):
+    """A metric of `Aux.metrics` that a person sees first: in the log line, and as a chart.
 
     Attributes:
-      needs: what a batch must have besides images and texts, of `Source.fields`.
-      views: images per text; with several, a batch's images are `[b, views, s, s, 3]`.
-      model: linen module of a config's `model` block, its attribute `config`; called with
-        `images`, text ids and mask it touches every parameter once.
+      name: of the metric. label: in the log line.
+      title: of its chart; '' for none.
+      share: it is a share, shown in percent.
+      blind: what it is for a model that knows nothing, a dashed line; None where it is not known.
+      note: what the dashed line is.
     """
 
-    needs: tuple[str, ...] = ()
-    views: int = 1
+    name: str
+    label: str
+    title: str = ""
+    share: bool = False
+    blind: float | None = None
+    note: str = ""
+
+
+# A path of the new state -> the path of the old state that it comes from, or, as a string, the
+# reason why it starts fresh. Paths are tuples from 'params', 'teacher' or 'memory' down.
+Origin = Callable[[tuple[str, ...]], tuple[str, ...] | str]
+
+
+class Rule(NamedTuple):
+    """How a task starts from the weights of another.
+
+    Attributes:
+      origin: see `Origin`.
+      ignored: keys below `params` or `teacher` (or these themselves) of the old state that are
+        left out -> the reason.
+    """
+
+    origin: Origin
+    ignored: dict[tuple[str, ...], str]
+
+
+def same(path):
+    """The `Origin` where everything keeps its place."""
+    return path
+
+
+class Task:
+    """What is learned: one file, a model, the fields of a batch, and a loss.
+
+    `config.task` names the class: one of ours (`tasks.TASKS`), `package.module:Class` or
+    `path/to/file.py:Class`. What a subclass does not say is as here.
+
+    Attributes:
+      model: linen module.
+      class_names: what the outputs of `classify` mean.
+      limits: dotted key of the config -> (least, most), None for no limit; of its own values.
+      logical_axes: names of axes that `config.rules` may have.
+      free_keys: dotted keys of `model` that may change when a run goes on.
+      lighter: values by dotted key that lower the memory of a step, the cheapest in time first.
+    """
+
     model: nn.Module
+    class_names: tuple[str, ...] = ()
+    limits: dict[str, tuple] = {}
+    logical_axes: tuple[str, ...] = ("embed", "mlp", "heads", "vocab", "queue")
+    free_keys: tuple[str, ...] = ()
+    lighter: tuple[dict[str, Any], ...] = ({"accumulation": 2}, {"accumulation": 4})
+
+    def __init__(self, config):
+        """`config`: a whole one, with everything filled in that data decides (see `resolve`)."""
+
+    # ---- about the config, before there is a task ------------------------------------------
+
+    @classmethod
+    def defaults(cls):
+        """Its part of the config: dicts of the blocks `model`, `objective`, `optimizer`, `data`.
+
+        `data` has the `defaults` of the fields.
+        """
+        return {}
+
+    @classmethod
+    def check(cls, config):
+        """Checks its part of a config before anything is read.
+
+        Raises:
+          UserError: naming the keys, and values that would fit.
+        """
+
+    @classmethod
+    def fields(cls, config):
+        """Field name -> `data.fields.Field`: what a batch has."""
+        raise NotImplementedError
+
+    @classmethod
+    def resolve(cls, config, tokenizer, steps_per_epoch):
+        """Fills in what depends on the data: here, of an unlocked config, the tokenizer's ids.
+
+        Args:
+          tokenizer: of the run; None if no field reads texts. steps_per_epoch: at least 1.
+        """
+        if tokenizer and "vocab_size" in config.model:
+            config.model.update(vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
+                                cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id)
+
+    @classmethod
+    def flops(cls, config):
+        """FLOPs of a training step per example by term, as the public code computes it.
+
+        Empty where they are not known; utilisation is then not shown.
+        """
+        del config
+        return {}
+
+    @classmethod
+    def shown(cls, config):
+        """The metrics to show first, in order: a list of `Shown`, the losses before the rest."""
+        del config
+        return [Shown("loss", "loss", "Loss")]
+
+    @classmethod
+    def facts(cls, config):
+        """What the model of a config is, in a few words each, for people."""
+        del config
+        return []
+
+    @classmethod
+    def from_other(cls, name):
+        """The `Rule` for starting from weights of the task `name`; None where there is none."""
+        del cls, name
+
+    # ---- parameters and state --------------------------------------------------------------
 
     def init(self, rng):
         """Fresh online parameters; all shapes are in the config."""
-        return scale_initial_weights(nn.unbox(self._model_init(rng)), self.model.config.init_std)
+        return nn.unbox(self.init_boxed(rng))
+
+    def init_boxed(self, rng):
+        """As `init`, straight from the model's `init`: with names of axes, where it gives them."""
+        raise NotImplementedError
 
     def axes(self):
         """The names of the parameters' axes: a tree as of `init`, of `PartitionSpec`s."""
@@ -55,33 +171,37 @@ class Task:
             return known
 
         rng = jax.random.key(0)
-        named = axis_names(jax.eval_shape(self._model_init, rng))
+        named = axis_names(jax.eval_shape(self.init_boxed, rng))
         return jax.tree_util.tree_map_with_path(names, jax.eval_shape(self.init, rng))
 
-    def _model_init(self, rng):
-        m = self.model.config
-        views = (self.views,) if self.views > 1 else ()
-        image = jnp.zeros((1, *views, m.image_size, m.image_size, 3), jnp.uint8)
-        ids_bl = jnp.full((1, 2), m.cls_id, jnp.int32)
-        return self.model.init(rng, *self.images(image), ids_bl, jnp.ones_like(ids_bl))["params"]
+    def prepare(self, params):
+        """Parameters as they enter the step: what is clamped is clamped here."""
+        return params
 
-    def images(self, image):
-        """The images of a batch as the model takes them, a tuple."""
-        return (image,)
+    def untrained(self, path):
+        """Whether the parameter at this path, a tuple of keys, is never updated.
+
+        Those that the loss sends no gradient are found without this.
+        """
+        del path
+        return False
+
+    def teacher_of(self, params):
+        """The subtree of the parameters that has a momentum copy."""
+        del params
+        return {}
 
     def init_memory(self, rng):
         """Fresh memory (queues and the like), a dict."""
         del rng
         return {}
 
-    def prepare(self, params):
-        """Parameters as they enter the step: what is clamped is clamped here."""
-        return params
+    def update_memory(self, memory, enqueue):
+        """Memory after the step; `enqueue` holds the whole batch in global order."""
+        del enqueue
+        return memory
 
-    def teacher_of(self, params):
-        """The subtree of the parameters that has a momentum copy."""
-        del params
-        return {}
+    # ---- what it does ----------------------------------------------------------------------
 
     def schedule(self, step):
         """Scalars that depend on the number of finished steps, as a dict."""
@@ -93,17 +213,12 @@ class Task:
 
         Args:
           params: prepared online parameters. teacher: the EMA with this step's weights.
-          memory: as at the start of the step. group: the batch fields, `[group_size, ...]`.
+          memory: as at the start of the step. group: the arrays of the fields, `[group_size, ...]`.
           key: PRNG key of this step and group. schedule: from `schedule`.
           draws: random choices to use instead of drawing them, or None.
         """
         raise NotImplementedError
 
-    def update_memory(self, memory, enqueue):
-        """Memory after the step; `enqueue` holds the whole batch in global order."""
-        del enqueue
-        return memory
-
     def predict_fns(self):
-        """name -> pure function of the online parameters, for evaluation."""
+        """name -> pure function of the online parameters and arrays by name, for evaluation."""
         return {}

@@ -1,39 +1,47 @@
 """Classifying a text about images, with a momentum teacher: entailment and NLVR2 (section 5)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from albef_jax.data.fields.label import LabelField
+from albef_jax.models import flops
 from albef_jax.objectives import distillation
-from albef_jax.tasks.base import Aux, Task
+from albef_jax.tasks.albef import Distilled
+from albef_jax.tasks.base import Aux, Shown
 
-TEACHER_PARTS = ("visual_encoder", "text_encoder", "cls_head")
 
-
-class Classification(Task):
-    """See `tasks.base.Task`; a subclass names the model.
+class Classification(Distilled):
+    """See `tasks.base.Task`; a subclass names the model and the classes.
 
     Attributes:
       module: linen class of a `model` block, called with images, text ids and mask.
-      classes: how many there are.
     """
 
-    needs = ("label",)
     module = None
-    classes: int
 
     def __init__(self, config):
-        self.objective = config.objective
-        self.model = self.module(config.model, self.classes)
+        super().__init__(config)
+        self.model = self.module(config.model, len(self.class_names))
 
-    def teacher_of(self, params):
-        """Everything."""
-        return {name: params[name] for name in TEACHER_PARTS}
+    @classmethod
+    def fields(cls, config):
+        """See `Task.fields`."""
+        return super().fields(config) | {"label": LabelField(len(cls.class_names))}
 
-    def schedule(self, step):
-        """`alpha`, the weight of the teacher's prediction."""
-        o = self.objective
-        return {"alpha": distillation.alpha_at(step, o.alpha, o.alpha_ramp_steps)}
+    @classmethod
+    def shown(cls, config):
+        """See `Task.shown`."""
+        return [*shown_classes(len(cls.class_names)), Shown("alpha", "alpha")]
+
+    @classmethod
+    def flops(cls, config):
+        """Every fusion layer exists once per image."""
+        return flops.distilled_step(
+            flops.classification_forward(config.model, config.data.text_length, cls.views),
+            config.objective.alpha)
 
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):
         """(1 - alpha) CE + alpha CE(teacher), see `Task.loss`; nothing is drawn but dropout."""
@@ -54,8 +62,8 @@ class Classification(Task):
 
     def predict_fns(self):
         """`classify(params, image, text_ids, text_mask)` -> float32 logits `[b, classes]`."""
-        def classify(params, image, ids_bl, mask_bl):
-            return self.model.apply({"params": params}, *self.images(image), ids_bl, mask_bl)
+        def classify(params, image, text_ids, text_mask):
+            return self.model.apply({"params": params}, *self.images(image), text_ids, text_mask)
 
         return {"classify": classify}
 
@@ -63,3 +71,17 @@ class Classification(Task):
         return self.model.apply(
             {"params": params}, *self.images(group["image"]), group["text_ids"],
             group["text_mask"], deterministic=False, rngs={"dropout": key})
+
+
+def shown_classes(classes):
+    """What a task of so many classes shows first."""
+    return [Shown("loss", "loss", "Loss", blind=math.log(classes),
+                  note=f"dashed: all {classes} classes alike"),
+            Shown("accuracy", "accuracy", "Accuracy in training, %", share=True)]
+
+
+def with_classifier(path):
+    """An `Origin`: the towers keep their place; the classifier is new."""
+    if path[1] != "cls_head":
+        return path
+    return "a new classifier" if path[0] == "params" else "starts as the online classifier"

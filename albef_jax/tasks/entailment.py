@@ -1,11 +1,20 @@
 """Visual entailment (SNLI-VE): does an image contradict, leave open or entail a text?"""
 
 from albef_jax.models.classification import Entailment as Model
-from albef_jax.tasks.classification import Classification
+from albef_jax.tasks.base import Rule, same
+from albef_jax.tasks.classification import Classification, with_classifier
+from albef_jax.tasks.retrieval import NO_WORDS
+from albef_jax.tasks.vqa import NO_MATCHING
 
 
 class Entailment(Classification):
-    """Classes: 0 contradiction, 1 neutral, 2 entailment."""
+    """See `Classification`."""
 
     module = Model
-    classes = 3
+    class_names = ("contradiction", "neutral", "entailment")
+
+    @classmethod
+    def from_other(cls, name):
+        """From a pre-training."""
+        return {"pretrain": Rule(with_classifier, NO_WORDS | NO_MATCHING),
+                "ve": Rule(same, {})}.get(name)

@@ -5,10 +5,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from albef_jax.errors import UserError
+from albef_jax.models import flops
 from albef_jax.models.albef import Albef
 from albef_jax.objectives import distillation, masking
-from albef_jax.tasks.aligned import Aligned
-from albef_jax.tasks.base import Aux
+from albef_jax.tasks.aligned import ALIGNED, Aligned
+from albef_jax.tasks.base import Aux, Rule, Shown, same
 
 SPECIAL_IDS = ("pad_id", "cls_id", "mask_id")
 
@@ -24,12 +26,49 @@ class PretrainDraws(NamedTuple):
 class Pretrain(Aligned):
     """See `tasks.base.Task`; every switch of the paper's ablation is in `config.objective`."""
 
+    OBJECTIVE = ALIGNED | dict(
+        itc=True,
+        positives="pair",  # 'image': captions of the same image are positives too
+        alpha_mlm=0.4, mask_rate=0.15, mask_replace=(0.8, 0.1, 0.1),
+        mlm_budget=0)  # predicted positions per group; 0: the mean plus six deviations
     alphas = ("alpha_itc", "alpha_mlm")
 
     def __init__(self, config):
-        super().__init__(config, config.objective.positives, words=True)
+        super().__init__(config, config.objective.positives, words=True, itc=config.objective.itc)
         self.special_ids = {name: config.model[name] for name in SPECIAL_IDS}
         self.vocab_size = config.model.vocab_size
+
+    @classmethod
+    def check(cls, config):
+        """See `Task.check`."""
+        super().check(config)
+        o = config.objective
+        if o.positives not in ("pair", "image"):
+            raise UserError(f"objective.positives is {o.positives!r}; choose 'pair' or 'image'.")
+        if o.negatives == "hard" and not o.itc:
+            raise UserError("objective.negatives is 'hard' but objective.itc is False: nothing "
+                            "would train the similarities they are drawn by; set "
+                            "negatives='random'.")
+        shares = o.mask_replace
+        if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+            raise UserError(f"objective.mask_replace is {shares}; give three shares that sum to "
+                            "1, such as (0.8, 0.1, 0.1).")
+
+    @classmethod
+    def shown(cls, config):
+        """See `Task.shown`."""
+        return [*super().shown(config), Shown("mlm", "mlm", "Masked-word loss (MLM)")]
+
+    @classmethod
+    def flops(cls, config):
+        """See `models.flops.pretrain_step`."""
+        return flops.pretrain_step(config.model, config.objective, config.data.text_length,
+                                   config.group_size)
+
+    @classmethod
+    def from_other(cls, name):
+        """From another pre-training."""
+        return Rule(same, {}) if name == "pretrain" else None
 
     def prepare(self, params):
         """Clamps the temperature to [0.001, 0.5]."""
@@ -51,7 +90,7 @@ class Pretrain(Aligned):
         total = mlm["loss"] + itm["loss"] + itc["loss"]
         metrics = {"loss": total, "itc": itc["loss"], "itm": itm["loss"], "mlm": mlm["loss"],
                    "mi_bound": itc["mi_bound"], "itm_accuracy": itm["accuracy"],
-                   "mlm_accuracy": mlm["accuracy"], "mlm_overflow": masked["overflow"],
+                   "mlm_accuracy": mlm["accuracy"], "mlm_overflow_per_group": masked["overflow"],
                    "temperature": params["temp"], **schedule}
         record = {"online": online, "momentum": momentum, "masked": masked, "itc": itc,
                   "negatives": negatives, "itm": itm, "fused": fused}
@@ -59,7 +98,10 @@ class Pretrain(Aligned):
 
     def predict_fns(self):
         """As `Aligned.predict_fns`, with `mlm_logits`."""
-        return super().predict_fns() | self._bound("mlm_logits")
+        def mlm_logits(params, image_embeds, masked_ids, text_mask):
+            return self._predict(Albef.mlm_logits, params, image_embeds, masked_ids, text_mask)
+
+        return super().predict_fns() | {"mlm_logits": mlm_logits}
 
     def _mask(self, group, key, draws):
         o, ids_bl = self.objective, group["text_ids"]

@@ -10,10 +10,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from albef_jax.errors import UserError
+from albef_jax.models import flops
 from albef_jax.models.albef import Albef
-from albef_jax.tasks.aligned import Aligned
-from albef_jax.tasks.base import Aux
+from albef_jax.tasks.aligned import ALIGNED, Aligned
+from albef_jax.tasks.base import Aux, Rule, same
+
+NO_WORDS = {("text_encoder", "head"): "the task predicts no words"}
 
 
 class RetrievalDraws(NamedTuple):
@@ -24,13 +26,23 @@ class RetrievalDraws(NamedTuple):
 
 
 class Retrieval(Aligned):
-    """See `tasks.base.Task`; `objective.positives` is 'image' whatever the config says."""
+    """See `tasks.base.Task`."""
+
+    OBJECTIVE = ALIGNED
 
     def __init__(self, config):
-        if not config.objective.itc:
-            raise UserError("config.task 'retrieval' learns similarities, but objective.itc is "
-                            "False; set it to True.")
         super().__init__(config, positives="image", words=False)
+
+    @classmethod
+    def flops(cls, config):
+        """See `models.flops.retrieval_step`."""
+        return flops.retrieval_step(config.model, config.objective, config.data.text_length,
+                                    config.group_size)
+
+    @classmethod
+    def from_other(cls, name):
+        """From a pre-training, whose head for words is left out."""
+        return {"pretrain": Rule(same, NO_WORDS), "retrieval": Rule(same, {})}.get(name)
 
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):
         """See `Task.loss`."""

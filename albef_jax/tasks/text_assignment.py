@@ -10,10 +10,16 @@ import jax.numpy as jnp
 import optax
 
 from albef_jax.errors import UserError
+from albef_jax.models import flops
 from albef_jax.models.classification import TextAssignment as Model
 from albef_jax.objectives import matching
-from albef_jax.tasks.base import Aux, Task
+from albef_jax.tasks.albef import AlbefTask
+from albef_jax.tasks.base import Aux, Rule, same
+from albef_jax.tasks.classification import shown_classes
+from albef_jax.tasks.retrieval import NO_WORDS
 
+# Of the similarities that negatives are drawn by: fixed, whatever temperature the weights bring.
+TEMPERATURE = 0.07
 FIRST, SECOND, NEITHER = range(3)  # labels: the text's own image is the ...
 
 
@@ -25,25 +31,47 @@ class AssignmentDraws(NamedTuple):
     label_b: jax.Array  # which of them is its own
 
 
-class TextAssignment(Task):
+class TextAssignment(AlbefTask):
     """See `tasks.base.Task`. There is no teacher, as in the public code.
 
-    Negatives are drawn by softmax(image similarity / temperature) over the group.
+    Negatives are drawn by softmax(image similarity / 0.07) over the group.
     Images with the same `image_id` are never negatives of each other; the public code does not
     check that, and calls a text foreign to a second copy of its own image.
-
-    Attributes:
-      classes: FIRST, SECOND and NEITHER.
     """
 
-    classes = 3
+    OBJECTIVE = dict(temperature=0.07)  # the first value of a parameter that nothing reads
 
     def __init__(self, config):
-        self.objective = config.objective
+        super().__init__(config)
         self.model = Model(config.model)
+
+    @classmethod
+    def check(cls, config):
+        """See `Task.check`."""
+        super().check(config)
         if config.group_size < 3:
             raise UserError(f"group_size is {config.group_size}; text assignment shows a text "
                             "two other images of its group and needs a group_size of at least 3.")
+
+    @classmethod
+    def shown(cls, config):
+        """FIRST, SECOND and NEITHER; see `Task.shown`."""
+        return shown_classes(3)
+
+    @classmethod
+    def flops(cls, config):
+        """The second image of a text is that of another text, so each is encoded once."""
+        m, length = config.model, config.data.text_length
+        forward = flops.classification_forward(m, length, images=2)
+        return flops.distilled_step(forward | {"vit": flops.vit_flops(m)}, alpha=0)
+
+    @classmethod
+    def from_other(cls, name):
+        """From a pre-training; both layers of a pair start as the same fusion layer."""
+        ignored = NO_WORDS | {("itm_head",): "the task matches nothing",
+                              ("teacher",): "the task has no teacher"}
+        return {"pretrain": Rule(into_pairs, ignored),
+                "nlvr_pretrain": Rule(same, {})}.get(name)
 
     def init(self, rng):
         """See `Task.init`."""
@@ -56,7 +84,7 @@ class TextAssignment(Task):
         image_bnd, feat_be = self._apply(params, Model.encode_image, group["image"])
         text_bld = self._apply(params, Model.encode_text, group["text_ids"], group["text_mask"],
                                deterministic=False, rngs={"dropout": text_key})
-        similarity_bb = jax.lax.stop_gradient(feat_be @ feat_be.T / params["temp"])
+        similarity_bb = jax.lax.stop_gradient(feat_be @ feat_be.T / TEMPERATURE)
         other_bb = group["image_id"][:, None] != group["image_id"][None, :]
         weights_bb = matching.negative_probabilities(similarity_bb, ~other_bb)
         if draws is None:
@@ -102,3 +130,13 @@ def draw_pairs(key, weights_bb):
     second_b = jnp.where(label_b == FIRST, negative_b,
                          jnp.where(label_b == SECOND, own_b, other_negative_b))
     return AssignmentDraws(first_b, second_b, label_b)
+
+
+def into_pairs(path):
+    """An `Origin`: both layers of a pair start as the same fusion layer."""
+    if path[1] == "ta_head":
+        return "a new head"
+    if path[1] == "text_encoder" and path[2].startswith("fusion_"):
+        number = int(path[2].removeprefix("fusion_"))
+        return (*path[:2], f"fusion_{number // 2}", *path[3:])
+    return path

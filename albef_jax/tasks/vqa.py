@@ -6,33 +6,59 @@ import jax
 import jax.numpy as jnp
 from optax.losses import softmax_cross_entropy_with_integer_labels as word_losses
 
+from albef_jax.data.fields.answers import AnswersField
+from albef_jax.models import flops
 from albef_jax.models.bert import CACHE
 from albef_jax.models.generation import beam_search
 from albef_jax.models.vqa import Vqa as VqaModel
 from albef_jax.objectives import distillation
-from albef_jax.tasks.base import Aux, Task
+from albef_jax.tasks.albef import Distilled
+from albef_jax.tasks.base import Aux, Rule, Shown, same
 
-TEACHER_PARTS = ("visual_encoder", "text_encoder", "text_decoder")
+# What tasks that neither compare nor match leave out of a pre-training.
+NO_MATCHING = {(head,): "the task compares and matches nothing"
+               for head in ("vision_proj", "text_proj", "itm_head", "temp")}
 RANKED_AT_ONCE = 8  # candidates of a question whose word logits exist at a time
 
 
-class Vqa(Task):
+class Vqa(Distilled):
     """See `tasks.base.Task`; the loss of a question is the weighted sum over its answers."""
 
-    needs = ("answers",)
-
     def __init__(self, config):
-        self.objective = config.objective
+        super().__init__(config)
         self.model = VqaModel(config.model)
 
-    def teacher_of(self, params):
-        """Everything."""
-        return {name: params[name] for name in TEACHER_PARTS}
+    @classmethod
+    def defaults(cls):
+        """See `Task.defaults`."""
+        shared = super().defaults()
+        return shared | {"data": shared["data"] | AnswersField.defaults}
 
-    def schedule(self, step):
-        """The weight of the teacher's words."""
-        o = self.objective
-        return {"alpha": distillation.alpha_at(step, o.alpha, o.alpha_ramp_steps)}
+    @classmethod
+    def fields(cls, config):
+        """See `Task.fields`."""
+        return super().fields(config) | {"answers": AnswersField(config.data, config.model)}
+
+    @classmethod
+    def shown(cls, config):
+        """See `Task.shown`."""
+        return [Shown("loss", "loss", "Loss"),
+                Shown("answer_accuracy", "accuracy", "Accuracy in training, %", share=True),
+                Shown("alpha", "alpha")]
+
+    @classmethod
+    def flops(cls, config):
+        """A question with all slots for its answers, free ones too."""
+        m, data = config.model, config.data
+        decoder = flops.decoder_flops(m, data.answer_length, data.text_length)
+        forward = flops.classification_forward(m, data.text_length) | {
+            "decoder": data.max_answers * decoder}
+        return flops.distilled_step(forward, config.objective.alpha)
+
+    @classmethod
+    def from_other(cls, name):
+        """From a pre-training, whose fusion layers and words the decoder starts with."""
+        return {"pretrain": Rule(into_decoder, NO_MATCHING), "vqa": Rule(same, {})}.get(name)
 
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):
         """See `Task.loss`; without distillation (`objective.alpha` 0) the teacher is not asked."""
@@ -75,8 +101,8 @@ class Vqa(Task):
 
         encode: see `models.vqa.Vqa.encode`. rank, generate: see the methods.
         """
-        def encode(params, *args):
-            return self._apply(VqaModel.encode, params, *args)
+        def encode(params, image, text_ids, text_mask):
+            return self._apply(VqaModel.encode, params, image, text_ids, text_mask)
 
         return {"encode": encode, "rank": self.rank, "generate": self.generate}
 
@@ -161,3 +187,11 @@ class Vqa(Task):
         """A method of the model, with dropout if there is a key."""
         dropout = {} if key is None else {"deterministic": False, "rngs": {"dropout": key}}
         return self.model.apply({"params": params}, *args, method=method, **dropout)
+
+
+def into_decoder(path):
+    """An `Origin`: the decoder starts as the fusion layers, word embeddings and MLM head."""
+    if path[1] != "text_decoder":
+        return path
+    module = path[2].replace("layer_", "fusion_")
+    return (path[0], "text_encoder", module, *path[3:])

@@ -1,6 +1,5 @@
 """Weights out of a work directory: `albef export`."""
 
-import json
 import os
 
 from etils import epath
@@ -10,11 +9,11 @@ from albef_jax.config import to_json
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.files import absolute, completed
-from albef_jax.weights.foreign.kinds import kind_of
-from albef_jax.weights.report import Report, as_path, fault
+from albef_jax.weights.foreign.kinds import KINDS
 from albef_jax.weights.foreign.salesforce import to_tensors
-from albef_jax.weights.stored import FORMAT, WEIGHTS_FILE, read_workdir
 from albef_jax.weights.foreign.torch_writer import write_torch_file
+from albef_jax.weights.report import Report, as_path, fault
+from albef_jax.weights.stored import FORMAT, WEIGHTS_FILE, read_workdir, state_shapes
 
 FORMATS = ("salesforce", "safetensors")
 WEIGHTS = ("online", "momentum")
@@ -46,14 +45,18 @@ def export(workdir, out, form, weights="online", step=None):
     if epath.Path(out).exists():
         raise UserError(f"{out} exists; give a new path, so that nothing is overwritten.")
     stored = read_workdir(workdir, step)
-    kind, leaves = kind_of(stored.config.task), dict(stored.leaves)
-    report = Report(f"{workdir} ({kind.name}, {weights}) -> {os.path.basename(out)}")
+    task, leaves = stored.config.task, dict(stored.leaves)
+    if form == "salesforce" and task not in KINDS:
+        raise UserError(f"{workdir} is of the task {task!r}, which the public code does not have; "
+                        "export it with --format safetensors.")
+    report = Report(f"{workdir} ({task}, {weights}) -> {os.path.basename(out)}")
     if weights == "momentum":
         put_momentum_first(leaves, workdir)
     epath.Path(out).parent.mkdir(parents=True, exist_ok=True)
     with completed(out) as unfinished:
         if form == "salesforce":
-            write_torch_file(unfinished, official_tensors(leaves, kind, stored.config, report))
+            write_torch_file(unfinished,
+                             official_tensors(leaves, KINDS[task], stored.config, report))
         else:
             write_folder(unfinished, leaves, stored, report)
     return report
@@ -82,12 +85,12 @@ def official_tensors(leaves, kind, config, report):
     Raises:
       UserError: a leaf is missing, has no place there, or is not finite.
     """
-    shapes = kind.shapes(config)
+    shapes, table = state_shapes(config), kind.table(config)
     for path, leaf in leaves.items():
         if path in shapes and (what := fault(leaf, shapes[path].shape, shapes[path].dtype)):
             report.wrong(as_path(path), what)
     tensors = {}
-    for entry in kind.table(config):
+    for entry in table:
         report.use([as_path(entry.path)], entry.sources[0])
         if entry.path in leaves:
             parts = to_tensors(entry, np.asarray(leaves[entry.path]), config.model.patch_size)
@@ -95,16 +98,15 @@ def official_tensors(leaves, kind, config, report):
     for path in leaves:
         if path[0] == "memory" and path[1] not in kind.memory:
             report.ignore(as_path(path), "the public code keeps no image ids in pre-training")
-    report.check([as_path(path) for path in leaves],
-                 [entry.sources[0] for entry in kind.table(config)])
-    if kind.memory and not kind.memory_of(config):
+    report.check([as_path(path) for path in leaves], [entry.sources[0] for entry in table])
+    if kind.memory and not any(path[0] == "memory" for path in shapes):
         empty = np.zeros((config.model.embed_dim, 0), np.float32)
         tensors |= {"image_queue": empty, "text_queue": empty.copy(),
                     "queue_ptr": np.zeros(1, np.int64)}
         if "id_queue" in kind.memory:
             tensors["idx_queue"] = np.zeros((1, 0), np.int64)
-    tensors |= kind.buffers(config.model)
-    for name, original in kind.tied(config.model).items():
+    tensors |= kind.buffers(config)
+    for name, original in kind.tied(config).items():
         tensors[name] = tensors[original]  # the same object: one storage
     return tensors
 
@@ -116,8 +118,7 @@ def write_folder(folder, leaves, stored, report):
     named = {as_path(path): np.asarray(leaf, order="C") for path, leaf in leaves.items()}
     for name in named:
         report.use([name], name)
-    shapes = kind_of(stored.config.task).shapes(stored.config)
-    report.check(named, shapes)
+    report.check(named, state_shapes(stored.config))
     os.makedirs(folder)
     config = to_json(stored.config)
     save_file(named, os.path.join(folder, WEIGHTS_FILE),
@@ -131,27 +132,24 @@ def write_folder(folder, leaves, stored, report):
 
 def model_card(stored, named):
     """Markdown with Hugging Face's front matter."""
-    config = stored.config
-    model = config.model
+    task, model = stored.config.task, stored.config.model
     count = sum(array.size for name, array in named.items() if name.startswith("params/"))
-    sizes = {name: model[name] for name in (
-        "image_size", "patch_size", "vit_width", "vit_depth", "vit_heads", "text_width",
-        "text_layers", "fusion_layers", "text_heads", "vocab_size", "embed_dim")}
-    tags = ["albef", "jax", "vision-language"]
-    rows = "\n".join(f"| `{name}` | {value} |" for name, value in sizes.items())
-    tokenizer = "`tokenizer/`" if stored.tokenizer else "not included: see `albef import`"
+    rows = "\n".join(f"| `{name}` | {value} |" for name, value in model.items()
+                     if isinstance(value, (int, float, str)))
+    tokenizer = "`tokenizer/`" if stored.tokenizer else "not included"
+    code = f" Its code, `{task}`, must be there to load it." if ":" in task else ""
     return f"""---
 library_name: albef_jax
-tags: {json.dumps(tags)}
+tags: ["albef_jax", "jax"]
 ---
 
-# ALBEF, task `{config.task}`
+# A model of the task `{task.rpartition(":")[2]}`
 
-{count / 1e6:.1f}M parameters, written by `albef export`. `{WEIGHTS_FILE}` holds `params/`
+{count / 1e6:.1f}M parameters, written by `albef export`.{code} `{WEIGHTS_FILE}` holds `params/`
 (online weights), `teacher/` (momentum weights) and `memory/` (queues); `config.json` is the config
 of the run. Tokenizer: {tokenizer}.
 
-| size | |
+| `config.model` | |
 |---|---|
 {rows}
 

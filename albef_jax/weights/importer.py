@@ -4,19 +4,22 @@ import math
 import os
 
 from etils import epath
+from flax.traverse_util import unflatten_dict
 import numpy as np
 
-from albef_jax.run.checkpoint import Checkpointer
-from albef_jax.config import default_config
+from albef_jax.config import default_config, with_task
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
+from albef_jax.files import aside
 from albef_jax.models.resample import resize_positions
-from albef_jax.weights.foreign.kinds import MEMORY, detect, kind_of, sizes
-from albef_jax.weights.report import Report, fault, unflatten
-from albef_jax.weights.foreign.salesforce import shapes_there, to_leaf
-from albef_jax.weights.stored import is_export, read_export
-from albef_jax.weights.foreign.torch_file import let_go, read_tensors
+from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.run.workdir import write_config
+from albef_jax.weights.foreign.kinds import MEMORY, detect, kind_of, sizes
+from albef_jax.weights.foreign.salesforce import shapes_there, to_leaf
+from albef_jax.weights.foreign.torch_file import let_go, read_tensors
+from albef_jax.weights.report import Report, fault
+from albef_jax.weights.stored import is_export, read_export, state_shapes
+from albef_jax.weights.transfer import has_patches
 
 REPORT_FILE = "import.txt"  # in the work directory
 
@@ -29,7 +32,7 @@ def import_file(path, out, kind=None, heads=None, image_size=None, tokenizer=Non
     `albef train --init` and `albef_jax.load` need.
 
     Args:
-      path: `.pth` of one of the kinds in `weights.kinds`, or what `albef export --format
+      path: `.pth` of one of the kinds in `weights.foreign.kinds`, or what `albef export --format
         safetensors` wrote.
       out: the work directory, which must not exist.
       kind: its kind; None: by the names of its tensors.
@@ -67,9 +70,14 @@ def import_file(path, out, kind=None, heads=None, image_size=None, tokenizer=Non
         let_go(tensors)  # before a checkpoint is made of the leaves, which takes another copy
         tokenizer = tokenizer or config.data.tokenizer
     if side:
-        resize_images(leaves, config, side, report)
+        resize_images(leaves, config, side, report, path)
     pieces = fitted_tokenizer(tokenizer, config, path) if tokenizer else None
-    write_workdir(out, config.lock(), leaves, pieces, report)
+    try:
+        with aside(out) as unfinished:
+            write_workdir(unfinished, config.lock(), leaves, pieces, report)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); give another --out, or "
+                        "mend the cause.") from None
     return report
 
 
@@ -79,20 +87,22 @@ def fitted_config(config, kind, found, queue_size, heads, path):
     Raises:
       UserError: a config that was given has other sizes, or the heads do not divide a width.
     """
-    given, config = config, (config or default_config()).copy_and_resolve_references().unlock()
-    differing = [f"model.{name} is {config.model[name]}, but {value} there"
+    given = config.copy_and_resolve_references() if config else default_config(kind.name)
+    differing = [f"model.{name} is {given.model[name]}, but {value} there"
                  for name, value in found.items()
-                 if given and config.model[name] != value
+                 if config and given.model.get(name, value) != value
                  and name not in ("image_size", "vocab_size")]
     if differing:
         raise UserError(f"{path} does not fit the config: {'; '.join(differing)}; change the "
                         "config, or leave it out.")
+    config = with_task(given, kind.name).unlock()
     config.model.update(found)
-    config.data.image_size, config.task = config.model.image_size, kind.name
-    config.objective.queue_size = queue_size
+    if kind.memory:
+        config.objective.queue_size = queue_size
     if queue_size % config.batch_size:  # nothing is trained here, but tasks check it
         config.batch_size = config.group_size = math.gcd(queue_size, config.batch_size)
-    config.objective.positives = "image" if "id_queue" in kind.memory else "pair"
+    if "positives" in config.objective:  # 'image' wants image ids, which the file does not have
+        config.objective.positives = "pair"
     if heads:
         config.model.vit_heads = config.model.text_heads = heads
     for tower in ("vit", "text"):
@@ -116,7 +126,7 @@ def read_official(tensors, kind, config, report):
     Raises:
       UserError: anything is missing, unknown, misshapen, not finite, or not what it is tied to.
     """
-    table, shapes = kind.table(config), kind.shapes(config)
+    table, shapes = kind.table(config), state_shapes(config)
     for entry in table:
         report.use(entry.sources, entry.path)
         leaf = shapes[entry.path]
@@ -124,17 +134,17 @@ def read_official(tensors, kind, config, report):
         for name, shape in zip(entry.sources, wanted):
             if name in tensors and (what := fault(tensors[name], shape, leaf.dtype)):
                 report.wrong(name, what)
-    for name, original in kind.tied(config.model).items():
+    for name, original in kind.tied(config).items():
         if name in tensors and original in tensors:
             report.ignore(name, "a second name of a tied tensor, equal to the first")
             if not np.array_equal(tensors[name], tensors[original]):
                 report.wrong(name, f"differs from {original}, to which it must be tied")
-    for name, value in kind.buffers(config.model).items():
+    for name, value in kind.buffers(config).items():
         if name in tensors:
             report.ignore(name, "a constant: positions 0, 1, 2, ...")
             if not np.array_equal(tensors[name], value):
                 report.wrong(name, "is not 0, 1, 2, ...")
-    for name in () if kind.memory_of(config) else kind.memory:
+    for name in kind.memory if not any(path[0] == "memory" for path in shapes) else ():
         (source,) = MEMORY[name].sources
         if source not in tensors:
             report.wrong(source, "is missing")
@@ -147,21 +157,24 @@ def read_official(tensors, kind, config, report):
             for entry in table}
 
 
-def resize_images(leaves, config, image_size, report):
+def resize_images(leaves, config, image_size, report, path):
     """Interpolates position embeddings in place, and sets the resolution of the config.
 
     Raises:
-      UserError: the resolution is not a multiple of the patch.
+      UserError: the resolution is not a multiple of the patch, or the model has none.
     """
+    if not has_patches(config):
+        raise UserError(f"{path} is of the task {config.task!r}, whose model has no patches of "
+                        "images; leave out --image-size.")
     before, patch = config.model.image_size, config.model.patch_size
     if image_size % patch:
         raise UserError(f"The image size {image_size} is not a multiple of the patch size "
                         f"{patch}; choose {image_size // patch * patch or patch}.")
-    for path in leaves:
-        if path[-1] == "pos_embed" and image_size != before:
-            leaves[path] = resize_positions(leaves[path], image_size // patch)
-            report.interpolate(path, f"{before} px", f"{image_size} px")
-    config.model.image_size = config.data.image_size = image_size
+    for leaf in leaves:
+        if leaf[-1] == "pos_embed" and image_size != before:
+            leaves[leaf] = resize_positions(leaves[leaf], image_size // patch)
+            report.interpolate(leaf, f"{before} px", f"{image_size} px")
+    config.model.image_size = image_size
 
 
 def fitted_tokenizer(name, config, path):
@@ -171,6 +184,8 @@ def fitted_tokenizer(name, config, path):
       UserError: it has another number of words than the model.
     """
     tokenizer = load_tokenizer(str(name))
+    if "vocab_size" not in config.model:  # a task that keeps the words elsewhere, or reads none
+        return tokenizer
     if tokenizer.vocab_size != config.model.vocab_size:
         raise UserError(f"The tokenizer {name} has {tokenizer.vocab_size} words, but {path} has "
                         f"{config.model.vocab_size} word embeddings; give the tokenizer that the "
@@ -181,23 +196,15 @@ def fitted_tokenizer(name, config, path):
 
 
 def write_workdir(out, config, leaves, tokenizer, report):
-    """Writes everything beside `out`, and renames it when complete."""
-    unfinished = out.parent / f"{out.name}.unfinished"
-    if unfinished.exists():
-        unfinished.rmtree()  # of an import that was interrupted
+    """Writes everything that a work directory holds to the path `out`."""
+    out.mkdir(parents=True)
+    if tokenizer is not None:
+        tokenizer.save(str(out / "tokenizer"))
+    (out / REPORT_FILE).write_text(f"{report}\n")
+    write_config(config, out, is_writer=True)
+    checkpointer = Checkpointer(out, config.checkpoint, config.to_dict())
     try:
-        unfinished.mkdir(parents=True)
-        if tokenizer is not None:
-            tokenizer.save(str(unfinished / "tokenizer"))
-        (unfinished / REPORT_FILE).write_text(f"{report}\n")
-        write_config(config, unfinished, is_writer=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}); give another --out, or "
-                        "mend the cause.") from None
-    checkpointer = Checkpointer(unfinished, config.checkpoint, config.to_dict())
-    try:
-        state = {"params": {}, "teacher": {}, "memory": {}, **unflatten(leaves)}
+        state = {"params": {}, "teacher": {}, "memory": {}, **unflatten_dict(leaves)}
         checkpointer.save(0, {"step": np.zeros((), np.int32), **state}, wait=True)
     finally:
         checkpointer.close()
-    unfinished.rename(out)

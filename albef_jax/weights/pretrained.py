@@ -4,7 +4,7 @@ import json
 import os
 
 from albef_jax.data.text import load_tokenizer
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, first_line
 from albef_jax.files import local_copy
 from albef_jax.weights.foreign import bert
 from albef_jax.weights.foreign import vit
@@ -12,6 +12,12 @@ from albef_jax.weights.foreign.torch_file import read_tensors
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
+
+
+def wanted(config):
+    """Whether a config names such weights."""
+    init = config.get("init", {})
+    return bool(init.get("bert") or init.get("vit"))
 
 
 def apply(config, params, tokenizer):
@@ -99,9 +105,9 @@ def download(name):
         if not os.path.isfile(os.path.join(folder, WEIGHT_FILES[0])):
             folder = snapshot_download(name, allow_patterns=[*small, WEIGHT_FILES[1]])
     except Exception as error:  # the library raises anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(f"The weights {name!r} are neither a file, nor a folder, nor a name that "
-                        f"the Hugging Face hub gives us ({reason}); check config.init.") from None
+                        f"the Hugging Face hub gives us ({first_line(error)}); check "
+                        "config.init.") from None
     return folder
 
 

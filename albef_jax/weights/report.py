@@ -113,28 +113,6 @@ def as_path(path):
     return path if isinstance(path, str) else "/".join(path)
 
 
-def flatten(tree, prefix=()):
-    """Path tuple -> leaf of nested dicts, in order."""
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, (*prefix, key))
-        else:
-            flat[(*prefix, key)] = value
-    return flat
-
-
-def unflatten(flat):
-    """Nested dicts of path tuple -> leaf; the inverse of `flatten`."""
-    tree = {}
-    for path, leaf in flat.items():
-        node = tree
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = leaf
-    return tree
-
-
 def fault(array, shape, dtype=np.float32):
     """What keeps an array from being a leaf of that shape and type, None if nothing.
 

@@ -1,13 +1,15 @@
 """Starting a run from other weights: `albef train --init`."""
 
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 import jax.numpy as jnp
 
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
+from albef_jax.weights import pretrained
 from albef_jax.weights.importer import REPORT_FILE as IMPORT_REPORT
-from albef_jax.weights.report import Report, flatten, unflatten
+from albef_jax.weights.report import Report
 from albef_jax.weights.stored import PARTS, read_stored
 from albef_jax.weights.transfer import transfer
 
@@ -40,7 +42,7 @@ def check_tokenizers(tokenizer, stored):
     Raises:
       UserError: they are not.
     """
-    words = stored.config.model.vocab_size
+    words = stored.config.model.get("vocab_size", tokenizer.vocab_size)
     same = tokenizer.vocab_size == words
     if same and stored.tokenizer:
         same = tokenizer.vocabulary == load_tokenizer(stored.tokenizer).vocabulary
@@ -62,10 +64,10 @@ def take_weights(stored, state, config, workdir, is_writer):
     Raises:
       UserError: `config.init` names weights too, or see `transfer`.
     """
-    if config.init.bert or config.init.vit:
+    if pretrained.wanted(config):
         raise UserError(f"Weights come from --init {stored.path} and from config.init at once; "
                         "leave one of them out.")
-    fresh = flatten({part: getattr(state, part) for part in PARTS})
+    fresh = flatten_dict({part: getattr(state, part) for part in PARTS})
     report = Report(f"{stored.path} ({stored.config.task}) -> {config.task}")
     leaves = transfer(stored, config, fresh, report)
     if is_writer:
@@ -74,4 +76,4 @@ def take_weights(stored, state, config, workdir, is_writer):
     # Copies: steps donate their state, and files stay mapped.
     placed = {path: jax.device_put(jnp.array(leaves[path]), leaf.sharding)
               if path in leaves else leaf for path, leaf in fresh.items()}
-    return state.replace(**{part: {} for part in PARTS} | unflatten(placed))
+    return state.replace(**{part: {} for part in PARTS} | unflatten_dict(placed))

@@ -1,17 +1,20 @@
 """Weights in this project's own two forms: a work directory, and what `albef export` wrote."""
 
+import functools
 import os
 from typing import Any, NamedTuple
 
 from etils import epath
+from flax.traverse_util import flatten_dict
+import jax
 
-from albef_jax.run.checkpoint import open_to_read
-from albef_jax.config import from_json
+from albef_jax.config import from_json, to_json
 from albef_jax.errors import UserError
-from albef_jax.weights.foreign.kinds import kind_of
-from albef_jax.weights.report import Report, as_path, fault, flatten
-from albef_jax.weights.foreign.torch_file import read_metadata, read_tensors
+from albef_jax.run.checkpoint import open_to_read
 from albef_jax.run.workdir import read_config
+from albef_jax.tasks import make_task
+from albef_jax.weights.foreign.torch_file import read_metadata, read_tensors
+from albef_jax.weights.report import Report, as_path, fault
 
 WEIGHTS_FILE = "model.safetensors"  # in an export folder
 FORMAT = "albef_jax"  # in the file's metadata
@@ -30,6 +33,24 @@ class Stored(NamedTuple):
     leaves: dict
     tokenizer: str | None
     path: str
+
+
+def state_shapes(config):
+    """Path tuple -> `jax.ShapeDtypeStruct` of every leaf of a state, without optimizer.
+
+    Args:
+      config: whole, with everything filled in that data decides.
+    """
+    return _state_shapes(to_json(config))
+
+
+@functools.lru_cache(maxsize=16)
+def _state_shapes(config):
+    """`config`: as JSON; tracing a model takes longer than reading a small one."""
+    task, rng = make_task(from_json(config)), jax.random.key(0)
+    params = jax.eval_shape(task.init, rng)
+    return flatten_dict({"params": params, "teacher": jax.eval_shape(task.teacher_of, params),
+                    "memory": jax.eval_shape(task.init_memory, rng)})
 
 
 def read_stored(path):
@@ -55,7 +76,7 @@ def read_workdir(path, step=None):
     workdir = epath.Path(path)
     config = read_config(workdir)
     state = read_parts(workdir, config, PARTS, step)
-    return Stored(config, flatten(state), _tokenizer_of(workdir), str(path))
+    return Stored(config, flatten_dict(state), _tokenizer_of(workdir), str(path))
 
 
 def read_parts(workdir, config, parts, step=None):
@@ -85,7 +106,7 @@ def read_export(path, report):
     """
     file = _weights_file(path)
     config = from_json(read_metadata(file)["config"])
-    tensors, shapes = read_tensors(file), kind_of(config.task).shapes(config)
+    tensors, shapes = read_tensors(file), state_shapes(config)
     for name in tensors:
         report.use([name], name)
     for path_of_leaf, leaf in shapes.items():

@@ -1,101 +1,39 @@
 """Starting a task from the weights of another: which parameter comes from where.
 
-The rules are written on our own trees, so they hold for runs, imports and exports alike. They are
-those of the public code, except that NLVR's teacher starts as a copy of the online weights, as the
-paper says (there it starts at random after text assignment).
+The rules are the tasks' own (`Task.from_other`). They are written on our own trees, so they hold
+for runs, imports and exports alike.
 """
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from albef_jax.errors import UserError
 from albef_jax.models.resample import resize_positions
-from albef_jax.weights.foreign.kinds import KINDS
+from albef_jax.tasks import TASKS, task_class
+from albef_jax.tasks.base import Rule, same
 from albef_jax.weights.report import as_path, fault
 
-# A path of the new state -> the path of the old state that it comes from, or, as a string, the
-# reason why it starts fresh.
-Origin = Callable[[tuple[str, ...]], tuple[str, ...] | str]
-
-
-class Rule(NamedTuple):
-    """How one kind starts from another.
-
-    Attributes:
-      origin: see `Origin`.
-      ignored: keys below `params` or `teacher` (or these themselves) of the old state that are
-        left out -> the reason.
-    """
-
-    origin: Origin
-    ignored: dict[tuple[str, ...], str]
-
-
-def same(path):
-    """Everything keeps its place."""
-    return path
-
-
-def with_classifier(path):
-    """The towers keep their place; the classifier is new."""
-    if path[1] != "cls_head":
-        return path
-    return "a new classifier" if path[0] == "params" else "starts as the online classifier"
-
-
-def into_decoder(path):
-    """VQA: the decoder starts as the fusion layers, word embeddings and MLM head."""
-    if path[1] != "text_decoder":
-        return path
-    module = path[2].replace("layer_", "fusion_")
-    return (path[0], "text_encoder", module, *path[3:])
-
-
-def into_pairs(path):
-    """Text assignment: both layers of a pair start as the same fusion layer."""
-    if path[1] == "ta_head":
-        return "a new head"
-    if path[1] == "text_encoder" and path[2].startswith("fusion_"):
-        number = int(path[2].removeprefix("fusion_"))
-        return (*path[:2], f"fusion_{number // 2}", *path[3:])
-    return path
-
-
-def teacher_from_online(path):
-    """NLVR after text assignment, which has no teacher: the teacher is a copy."""
-    path = with_classifier(path)
-    return ("params", *path[1:]) if path[0] == "teacher" else path
-
-
-NO_WORDS = {("text_encoder", "head"): "the task predicts no words"}
-NO_MATCHING = {(head,): "the task compares and matches nothing"
-               for head in ("vision_proj", "text_proj", "itm_head", "temp")}
-
-RULES = {
-    **{(kind, kind): Rule(same, {}) for kind in KINDS},
-    ("pretrain", "retrieval"): Rule(same, NO_WORDS),
-    ("pretrain", "ve"): Rule(with_classifier, NO_WORDS | NO_MATCHING),
-    ("pretrain", "vqa"): Rule(into_decoder, NO_MATCHING),
-    ("pretrain", "nlvr_pretrain"): Rule(into_pairs, NO_WORDS | {
-        ("itm_head",): "the task matches nothing", ("teacher",): "the task has no teacher"}),
-    ("nlvr_pretrain", "nlvr"): Rule(teacher_from_online, NO_MATCHING | {
-        ("ta_head",): "the task assigns no texts"}),
-}
+# What is remembered only of the own data, and the row to write next, a multiple of batch_size.
+IMAGE_IDS, POINTER = ("memory", "id_queue"), ("memory", "pointer")
 
 
 def rule_for(source, target):
-    """The rule for starting the kind `target` from weights of the kind `source`.
+    """The rule for starting the task `target` from weights of the task `source`.
 
     Raises:
       UserError: there is none.
     """
-    if (source, target) not in RULES:
-        starts = [old for old, new in RULES if new == target]
+    rule = rule_of(source, target)
+    if rule is None:
+        starts = [name for name in dict.fromkeys((target, *TASKS)) if rule_of(name, target)]
         raise UserError(f"A {target} run cannot start from {source} weights; it can start from "
-                        f"{', '.join(starts) or 'random weights only'}.")
-    return RULES[source, target]
+                        f"{', '.join(starts)}.")
+    return rule
+
+
+def rule_of(source, target):
+    """As `rule_for`, None where there is none; every task starts from itself."""
+    return task_class(target).from_other(source) or (
+        Rule(same, {}) if source == target else None)
 
 
 def transfer(stored, config, fresh, report):
@@ -117,9 +55,9 @@ def transfer(stored, config, fresh, report):
     """
     check_heads(stored, config)
     rule, leaves = rule_for(stored.config.task, config.task), {}
-    lost = lost_memory(stored, config, fresh)
+    lost = lost_memory(stored, config, fresh, rule)
     for path, leaf in fresh.items():
-        origin = lost.get(path) if path[0] == "memory" and path in lost else rule.origin(path)
+        origin = lost.get(path) or rule.origin(path)
         if isinstance(origin, str):
             report.fresh(path, origin)
             continue
@@ -127,7 +65,8 @@ def transfer(stored, config, fresh, report):
         if origin not in stored.leaves:
             continue  # reported as missing
         value = stored.leaves[origin]
-        if path[-1] == "pos_embed" and value.shape != leaf.shape:
+        if (path[-1] == "pos_embed" and value.shape != leaf.shape
+                and has_patches(config) and has_patches(stored.config)):
             value = resize_positions(value, config.model.image_size // config.model.patch_size)
             report.interpolate(path, f"{stored.config.model.image_size} px",
                                f"{config.model.image_size} px")
@@ -141,30 +80,38 @@ def transfer(stored, config, fresh, report):
     return leaves
 
 
+def has_patches(config):
+    """Whether the model reads square images in patches."""
+    return "image_size" in config.model and "patch_size" in config.model
+
+
 def check_heads(stored, config):
     """Heads leave no trace in shapes, so they are compared by themselves.
 
     Raises:
       UserError: they differ.
     """
-    for name in ("vit_heads", "text_heads"):
-        if stored.config.model[name] != config.model[name]:
-            raise UserError(f"{stored.path} has model.{name}={stored.config.model[name]}, but the "
-                            f"config has {config.model[name]}; set it to the former.")
+    for name, old in stored.config.model.items():
+        if name.endswith("heads") and config.model.get(name, old) != old:
+            raise UserError(f"{stored.path} has model.{name}={old}, but the config has "
+                            f"{config.model[name]}; set it to the former.")
 
 
-def lost_memory(stored, config, fresh):
-    """Path of a memory leaf of the new run -> why it starts fresh, where it does."""
-    queues = [("memory", name) for name in ("image_queue", "text_queue")]
-    fits = all(path in stored.leaves and path in fresh
-               and stored.leaves[path].shape == fresh[path].shape for path in queues)
-    pointer = ("memory", "pointer")
-    lost = {("memory", "id_queue"): "image ids belong to the data of the other run"}
-    if not fits:
-        lost |= {path: "a queue of another size" for path in (*queues, pointer)}
-    elif stored.leaves[pointer] % config.batch_size:
-        lost[pointer] = "the old position is no multiple of batch_size"
-    return {path: reason for path, reason in lost.items() if path in fresh}
+def lost_memory(stored, config, fresh, rule):
+    """Path of a memory leaf of the new run -> why it starts fresh, where the rule would take it.
+
+    It comes along as a whole, or not at all where a part has another size.
+    """
+    memory = {path: origin for path in fresh if path[0] == "memory" and path != IMAGE_IDS
+              and not isinstance(origin := rule.origin(path), str)}
+    fits = all(origin in stored.leaves and stored.leaves[origin].shape == fresh[path].shape
+               for path, origin in memory.items())
+    lost = {} if fits else dict.fromkeys(memory, "a queue of another size")
+    if fits and POINTER in memory and stored.leaves[memory[POINTER]] % config.batch_size:
+        lost[POINTER] = "the old position is no multiple of batch_size"
+    if IMAGE_IDS in fresh:
+        lost[IMAGE_IDS] = "image ids belong to the data of the other run"
+    return lost
 
 
 def reason_to_ignore(path, rule, fresh, lost):

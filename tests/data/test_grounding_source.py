@@ -6,6 +6,7 @@ import pickle
 import pytest
 
 from albef_jax.data.sources import make_source
+from albef_jax.data.sources.base import pairs
 from albef_jax.errors import UserError
 
 ROW = {"image": "a/1.jpg", "text": "the left dog", "ref_id": 4, "bbox": [2, 3, 10.5, 4],
@@ -46,17 +47,17 @@ def ref(ref_id, split):
 
 def test_training_rows_have_no_boxes(folder):
     source = folder.source(PLAIN, {**PLAIN, "image": "a/2.jpg", "text": "A cat."}, PLAIN)
-    assert source.fields == () and source.captions(1) == ["A cat."]
+    assert source.fields == pairs() and source.text(1) == ["A cat."]
     assert [source.image_id(i) for i in range(3)] == [0, 1, 0]
 
 
 def test_boxes_and_proposals_of_rows(folder):
     detections = folder.write("dets.json", {"a/1.jpg": [[0, 0, 5, 5, 0.9], [1, 1, 2, 2]], "9": []})
     source = folder.source(ROW, {**ROW, "image_id": 9}, detections=detections)
-    assert source.fields == ("box", "proposals")
+    assert source.fields == pairs() | {"box": {}, "size": {}, "proposals": {}}
     assert source.box(0) == (2, 3, 10.5, 4) and source.size(0) == (20, 10)
     assert source.proposals(0) == [(0, 0, 5, 5), (1, 1, 2, 2)] and source.proposals(1) == []
-    assert folder.source(ROW).fields == ("box",)
+    assert folder.source(ROW).fields == pairs() | {"box": {}, "size": {}}
 
 
 def test_official_files_load_unchanged(folder):

@@ -3,14 +3,18 @@
 import codecs
 import json
 import multiprocessing
+import re
 
 import numpy as np
 import pytest
 
 from albef_jax.data.sources import index, json_rows, make_source
+from albef_jax.data.sources.json_source import JsonSource
+from albef_jax.data.sources.numbering import hashed, number
 from albef_jax.errors import UserError
+from albef_jax.files import cache_folder
 
-ROWS = [{"image": f"{i % 7}.jpg", "caption": f"text {i} ü 😀 \ud83d"} for i in range(50)]
+ROWS = [{"image": f"{i % 7}.jpg", "caption": f"text {i} ü 😀 \0"} for i in range(50)]
 ROWS[3] = {"image": "3.jpg", "caption": ["one", "", "three"], "more": {"nested": [1, "}],"]}}
 
 
@@ -30,7 +34,7 @@ def cached(tmp_path, monkeypatch):
 
 
 def contents(source):
-    return [(source.name(i), source.captions(i), source.image_id(i)) for i in range(len(source))]
+    return [(source.name(i), source.text(i), source.image_id(i)) for i in range(len(source))]
 
 
 def expected():
@@ -41,7 +45,7 @@ def expected():
 
 
 def folders():
-    return [path for path in index.cache_folder().iterdir() if path.is_dir()]
+    return [path for path in cache_folder("manifests").iterdir() if path.is_dir()]
 
 
 def test_the_index_is_built_once(cached, capsys):
@@ -50,7 +54,7 @@ def test_the_index_is_built_once(cached, capsys):
     assert "indexing" in capsys.readouterr().err
     again = make_source(cached() | {"files": cached()["files"]})
     assert contents(again) == expected()
-    assert make_source({**cached(), "merge_images": True}).captions(3)[:3] == ["one", "", "three"]
+    assert make_source({**cached(), "merge_images": True}).text(3)[:3] == ["one", "", "three"]
 
 
 def test_it_is_found_again_and_is_that_of_a_small_manifest(cached, capsys, monkeypatch):
@@ -65,7 +69,7 @@ def test_it_is_found_again_and_is_that_of_a_small_manifest(cached, capsys, monke
     assert first.fingerprint == again.fingerprint == small.fingerprint
 
 
-@pytest.mark.parametrize("name", ["captions.bin", "rows.npy", "index.json"])
+@pytest.mark.parametrize("name", ["rows.arrow", "image_ids.npy", "index.json"])
 @pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
 def test_a_damaged_index_is_made_anew(cached, capsys, name, damage):
     block = cached()
@@ -113,7 +117,7 @@ def test_processes_that_start_together(cached):
     assert [results.get(timeout=60) for _ in processes] == [expected()] * 3
     for process in processes:
         process.join()
-    assert [len(list(folder.iterdir())) for folder in folders()] == [7]
+    assert [len(list(folder.iterdir())) for folder in folders()] == [3]
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1 << 20])
@@ -123,7 +127,7 @@ def test_rows_of_any_list(tmp_path, monkeypatch, text, size):
     monkeypatch.setattr(json_rows, "BLOCK", size)
     (tmp_path / "rows.json").write_text(text)
     seen = []
-    rows = sum(json_rows.read_rows(str(tmp_path / "rows.json"), seen.append, "{}"), [])
+    rows = list(json_rows.read_rows(str(tmp_path / "rows.json"), seen.append, "{}"))
     assert rows == json.loads(text) and b"".join(seen).decode() == text
 
 
@@ -131,23 +135,45 @@ def test_rows_of_any_list(tmp_path, monkeypatch, text, size):
 def test_encodings(tmp_path, encoding):
     text = json.dumps(["ü", "漢"], ensure_ascii=False)
     (tmp_path / "rows.json").write_bytes(text.encode(encoding))
-    assert list(json_rows.read_rows(str(tmp_path / "rows.json"), len, "{}")) == [["ü", "漢"]]
+    assert list(json_rows.read_rows(str(tmp_path / "rows.json"), len, "{}")) == ["ü", "漢"]
 
 
 @pytest.mark.parametrize("size", [5, 1 << 20])
-@pytest.mark.parametrize("text", [
-    "", "[", "[{", '[{"a": 1}', '[{"a": 1}\n {"b": 2}]', "[1, 2,]", '["a', "[1] 2", "[1, x, 2]",
-    '[1,\n 2,\n {"a": tru}]', "{1}", '[\n"a",\n "b" "c"]'])
-def test_mistakes_are_told_as_the_json_module_does(tmp_path, monkeypatch, text, size):
+@pytest.mark.parametrize("text, reason", [
+    ("", "premature EOF, after 0 rows"), ("[", "premature EOF, after 0 rows"),
+    ('[{"a": 1}', "premature EOF, after 1 rows"), ('["a', "premature EOF, after 0 rows"),
+    ('[{"a": 1}\n {"b": 2}]', "I expect ',' or ']' near .*, after 1 rows"),
+    ("[1, 2,]", "unallowed token at this point in JSON text near .*, after 2 rows"),
+    ("[1] 2", "trailing garbage.*, after 1 rows"),
+    ("[1, x, 2]", "invalid char in json text near .*x.*, after 1 rows"),
+    ('[1,\n 2,\n {"a": tru}]', "invalid string in json text near .*, after 2 rows")])
+def test_mistakes_are_told_with_their_place(tmp_path, monkeypatch, text, reason, size):
     monkeypatch.setattr(json_rows, "BLOCK", size)
-    monkeypatch.setattr(json_rows, "LONGEST", 30)
     (tmp_path / "rows.json").write_text(text)
-    with pytest.raises(json.JSONDecodeError) as error:
-        json.loads(text)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError, match=f"rows.json is not valid JSON: .*{reason}.$"):
         list(json_rows.read_rows(str(tmp_path / "rows.json"), len, "{}"))
-    where = str(error.value).split(": ", 1)[1]
-    assert str(told.value).endswith(f": {where}.") or "trailing comma" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ['{"a": [1]}', "{1}", " 3", '"[]"', "null"])
+def test_what_is_no_list(tmp_path, text):
+    (tmp_path / "rows.json").write_text(text)
+    start = re.escape(repr(text.strip()[0]))
+    with pytest.raises(UserError, match=f"must be a JSON list of rows, but begins with {start}; wr"):
+        list(json_rows.read_rows(str(tmp_path / "rows.json"), len, "{}"))
+
+
+def test_only_the_first_wrong_rows_are_listed(cached, monkeypatch):
+    monkeypatch.setattr(json_rows, "LISTED", 3)
+    source, problems = JsonSource.checked(files=cached([*ROWS, 1, 2, 3, 4, ROWS[0], 5])["files"])
+    assert len(source) == 51 and len(problems) == 4 and "Row 52 " in problems[2]
+    assert problems[3].startswith("2 more rows of ") and folders() == []
+
+
+def test_numbers_are_equal_for_equal_names():
+    names = ["b", "ü", "b", "\ud83d", "a", "ü"]
+    numbers = number(hashed(names))
+    assert numbers.tolist() == [0, 1, 0, 2, 3, 1] and numbers.dtype == np.int32
+    assert number(np.array([7, -3, 7])).tolist() == [0, 1, 0] and number(hashed([])).shape == (0,)
 
 
 def test_a_file_of_other_bytes(tmp_path):

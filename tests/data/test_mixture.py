@@ -6,10 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from albef_jax.data.pipeline import TrainPipeline
-from albef_jax.data.sources import make_source
+from albef_jax.data.fields import check_fields
+from albef_jax.data.fields.label import LabelField
+from albef_jax.data.sources import Source, make_source
+from albef_jax.data.sources.base import pairs
 from albef_jax.data.text import make_tokenizer
 from albef_jax.errors import UserError
+from strangers import SHAPE, SoundField, Sounds
 
 SMALL, LARGE = 10, 50
 BATCH = 8
@@ -23,13 +26,10 @@ def mixture(*weights, sizes=(SMALL, LARGE)):
     return make_source(dict(kind="mixture", parts=tuple(parts)))
 
 
-@pytest.fixture
-def make_pipeline(data_config):
-    def make(source, seed=0, **processes):
-        tokenizer = make_tokenizer(data_config, source)
-        return TrainPipeline(source, tokenizer, data_config, BATCH, seed, **processes)
-
-    return make
+def of(*sources):
+    """A mixture of sources in equal shares."""
+    return make_source(dict(kind="mixture", parts=[
+        dict(source=source, weight=1) for source in sources]))
 
 
 def shown(source, epochs, rows=56, seed=0) -> list[tuple[int, int]]:
@@ -44,9 +44,9 @@ def test_is_the_parts_one_after_the_other():
     )
     assert len(source) == SMALL + LARGE
     for index, part, local in ((0, small, 0), (9, small, 9), (10, large, 0), (59, large, 49)):
-        assert source.captions(index) == part.captions(local)
         assert source.name(index) == part.name(local)
-        np.testing.assert_array_equal(source.image(index), part.image(local))
+        assert source.get(index, "text") == part.text(local)
+        np.testing.assert_array_equal(source.get(index, "image"), part.image(local))
 
 
 @pytest.mark.parametrize("weights", [(1, 1), (3, 1), (0.1, 2), (1e-3, 0.02)])
@@ -84,7 +84,7 @@ def test_each_example_of_a_part_is_shown_once_per_pass(weights):
 def test_no_example_looks_the_same_twice(make_pipeline, data_config):
     """An example that comes back within the epoch is cropped anew."""
     data_config.randaugment = (0, 0)  # two operations can turn any crop white
-    pipeline = make_pipeline(mixture(20, 1))
+    pipeline = make_pipeline(mixture(20, 1), BATCH)
     seen = {}
     for step in range(pipeline.steps_per_epoch):
         batch = pipeline.batch(step)
@@ -104,9 +104,9 @@ def test_order_follows_seed_and_epoch_and_parts_differ():
 
 def test_resumes_from_the_step_alone(make_pipeline):
     source = mixture(2, 1)
-    straight = list(make_pipeline(source).iterate(0, 20))
+    straight = list(make_pipeline(source, BATCH).iterate(0, 20))
     for start in (1, 7, 13):  # 7 steps per epoch
-        resumed = list(make_pipeline(mixture(2, 1)).iterate(start, 20))
+        resumed = list(make_pipeline(mixture(2, 1), BATCH).iterate(start, 20))
         for one, other in zip(straight[start:], resumed, strict=True):
             for name in one:
                 np.testing.assert_array_equal(one[name], other[name])
@@ -114,9 +114,9 @@ def test_resumes_from_the_step_alone(make_pipeline):
 
 def test_hosts_share_a_batch(make_pipeline):
     source = mixture(2, 1)
-    whole = make_pipeline(source).batch(9)
+    whole = make_pipeline(source, BATCH).batch(9)
     rows = np.arange(len(whole["image_id"]))
-    halves = [make_pipeline(source, rows=part).batch(9) for part in np.split(rows, 2)]
+    halves = [make_pipeline(source, BATCH, rows=part).batch(9) for part in np.split(rows, 2)]
     for name in whole:
         np.testing.assert_array_equal(whole[name], np.concatenate([h[name] for h in halves]))
 
@@ -153,6 +153,107 @@ def test_mixture_of_mixtures():
     assert len(set(pairs)) == len(pairs)  # no example twice in the same pass
     counts = Counter(np.digitize([index for index, _ in pairs], (10, 30)).tolist())
     assert counts == {0: 90, 1: 90, 2: 180}
+
+
+class TwoImages(Source):
+    """Statements about two images, and whether they are true."""
+
+    fingerprint, fields = "two", pairs("question", views=2) | {
+        "label": {"class_names": ("false", "true")}}
+
+    def __init__(self, shade):
+        self._shade = shade
+
+    def __len__(self):
+        return 9
+
+    def name(self, index):
+        return f"{self._shade} {index}"
+
+    def image(self, index):
+        return [np.full((8, 8, 3), self._shade + view, np.uint8) for view in range(2)]
+
+    def image_id(self, index):
+        return index
+
+    def text(self, index):
+        return [f"<person> {self._shade}"]
+
+    def label(self, index):
+        return int(self._shade > 100)
+
+
+def test_views_labels_and_cleaning_of_the_parts_reach_a_batch(
+        make_pipeline, make_fields, data_config):
+    data_config.update(flip=0.0, randaugment=(0, 0), max_words=2)
+    source = of(TwoImages(10), TwoImages(200))
+    assert source.fields == TwoImages.fields
+    fields = make_fields(size=8, views=2) | {"label": LabelField(2)}
+    pipeline = make_pipeline(source, 6, fields=fields)
+    batch = pipeline.batch(0)
+    assert batch["image"].shape == (6, 2, 8, 8, 3) and batch["label"].sum() == 3
+    shades = np.where(batch["label"], 200, 10)[:, None] + [0, 1]
+    np.testing.assert_array_equal(batch["image"][:, :, 0, 0, 0], shades)
+    assert fields["text"].clean("The <person>  runs", train=True) == "the <person>"  # no caption
+    assert len(set(batch["image_id"].tolist())) == 6
+
+
+def test_a_field_of_a_strangers_source(make_pipeline):
+    one, other = Sounds(5), Sounds(7, broken=(6,))
+    source = of(one, other)
+    assert source.fields == one.fields and source.name(6) == "sound 1"
+    np.testing.assert_array_equal(source.get(10, "sound"), other.sound(5))
+    assert [source.get(i, "label") for i in (4, 5, 6)] == [0, 0, 1]
+    pipeline = make_pipeline(source, 12, fields={"sound": SoundField()})
+    batch = pipeline.batch(0)
+    assert batch["sound"].shape == (12, *SHAPE) and pipeline.broken.names == {"sound 6": "missing"}
+
+
+def test_a_tokenizer_knows_the_words_of_all_parts(data_config, tmp_path):
+    rows = [{"image": "a.jpg", "question": "Which colour?", "answer": [colour]}
+            for colour in ("violet", "ochre")]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    data_config.vocab_size = 400
+    tokenizer = make_tokenizer(data_config, of(Sounds(9), make_source(f"vqa:{tmp_path}/rows.json")))
+    assert {"violet", "ochre", "colour", "purr", "roar", "number"} <= tokenizer.vocabulary.keys()
+
+
+def test_only_what_all_parts_have_is_a_field():
+    class Silent(Sounds):
+        def __init__(self):
+            super().__init__()
+            del self.fields["sound"], self.fields["answers"]
+
+    for source in (of(Sounds(), Silent()), of(Silent(), Sounds())):
+        assert source.fields.keys() == {"text", "label"}
+        with pytest.raises(UserError, match="data.source has no field 'sound', which the task asks "
+                                            "for; it has text, label"):
+            check_fields({"sound": SoundField()}, source)
+
+
+@pytest.mark.parametrize("one, other, difference", [
+    (Sounds(rate=8000), Sounds(rate=16000), "'rate' of their field 'sound' is 8000 and 16000"),
+    (Sounds(names=("low", "high")), Sounds(names=("quiet", "loud")),
+     "'class_names' of their field 'label' is ('low', 'high') and ('quiet', 'loud')"),
+    (TwoImages(1), dict(kind="synthetic", size=9), "'views' of their field 'image' is 2 and 1"),
+    (dict(kind="synthetic", size=9), Sounds(),
+     "'cleaning' of their field 'text' is 'caption' and 'question'"),
+])
+def test_parts_that_do_not_fit_each_other(one, other, difference):
+    with pytest.raises(UserError) as error:
+        of(one, one, other)
+    assert str(error.value) == ("Parts 0 and 2 of the mixture (counted from 0) do not fit each "
+                                f"other: {difference}; mix sources of the same task.")
+
+
+def test_parts_with_nothing_in_common():
+    class Other(Sounds):
+        def __init__(self):
+            super().__init__()
+            self.fields = {"smell": {}}
+
+    with pytest.raises(UserError, match="no field in common; mix sources of the same task"):
+        of(Sounds(), Other())
 
 
 def test_fingerprint_follows_parts_and_shares():

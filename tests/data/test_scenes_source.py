@@ -9,12 +9,12 @@ import threading
 import numpy as np
 import pytest
 
+from albef_jax.data.sources import make_source
+from albef_jax.errors import UserError
 from albef_jax.scenes import builder
 from albef_jax.scenes.captions import is_true
 from albef_jax.scenes.generate import VERSION, make_scene
 from albef_jax.scenes.levels import DEMO
-from albef_jax.data.sources import make_source
-from albef_jax.errors import UserError
 
 SIZE = 400
 
@@ -44,7 +44,7 @@ def test_what_is_made_is_read(make, level, split):
         scene = make_scene(level, split, 4, index)
         assert source.image(index).dtype == np.uint8
         np.testing.assert_array_equal(source.image(index), scene["image"])
-        assert source.captions(index) == scene["captions"]
+        assert source.text(index) == scene["captions"]
         assert source.graph(index) == json.loads(scene["graph"])
         assert [source.form(index, i) for i in range(5)] == json.loads(scene["forms"])
     assert level in source.name(3) and split in source.name(3) and "3" in source.name(3)
@@ -134,7 +134,7 @@ def test_two_processes_at_once_and_no_tensorflow(tmp_path):
             None if name.split(".")[0] == "tensorflow" else find(name, *rest))
         from albef_jax.data.sources import make_source
         source = make_source(dict(kind="scenes", size=300, data_dir={str(tmp_path)!r}))
-        print(source.image(299).sum(), source.captions(299)[0], sep="; ")
+        print(source.image(299).sum(), source.text(299)[0], sep="; ")
         """
     run = [subprocess.Popen([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE) for _ in range(2)]
@@ -146,11 +146,11 @@ def test_two_processes_at_once_and_no_tensorflow(tmp_path):
 
 def test_noise_has_the_shares_that_are_asked_for(make):
     clean, noisy = make(), make(swapped=0.2, damaged=0.3)
-    whole = {text for index in range(SIZE) for text in clean.captions(index)}
+    whole = {text for index in range(SIZE) for text in clean.text(index)}
     swapped = wrong = shortened = 0
     for index in range(SIZE):
         assert noisy.graph(index) == clean.graph(index)
-        for number, (text, real) in enumerate(zip(noisy.captions(index), clean.captions(index))):
+        for number, (text, real) in enumerate(zip(noisy.text(index), clean.text(index))):
             true = is_true(noisy.form(index, number), clean.graph(index))
             if text == real:
                 assert true
@@ -167,7 +167,7 @@ def test_noise_has_the_shares_that_are_asked_for(make):
     assert (wrong + shortened) / total == pytest.approx(0.3, abs=0.03)
     assert wrong / shortened == pytest.approx(1, abs=0.25)
     again = make(swapped=0.2, damaged=0.3)
-    assert all(again.captions(index) == noisy.captions(index) for index in range(50))
+    assert all(again.text(index) == noisy.text(index) for index in range(50))
 
 
 def test_describes_knows_more_than_pairs(make):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ from PIL import Image
 
 from albef_jax.cli import main
 from albef_jax.data import shard as shards
-from albef_jax.data.pipeline import TrainPipeline
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import make_tokenizer
 from albef_jax.errors import UserError
@@ -28,17 +28,17 @@ def source(tmp_path, photo_jpeg, monkeypatch):
 
 
 def pairs(source, keep=lambda index: True):
-    return [(source.captions(i), source.image_id(i)) for i in range(len(source)) if keep(i)]
+    return [(source.text(i), source.image_id(i)) for i in range(len(source)) if keep(i)]
 
 
-def test_same_pairs_in_the_same_order(source, tmp_path, data_config):
+def test_same_pairs_in_the_same_order(source, tmp_path, data_config, make_pipeline):
     said = shards.shard(source, str(tmp_path / "out"), short_side=48)
     assert said == f"23 pairs in 5 shards, to be read as tfds:{tmp_path / 'out'}"
     sharded = make_source(f"tfds:{tmp_path / 'out'}")
     assert pairs(sharded) == pairs(source) and len(sharded) == 23
     np.testing.assert_array_equal(sharded.image_ids(), source.image_ids())
     tokenizer = make_tokenizer(data_config, source)
-    one, two = (TrainPipeline(s, tokenizer, data_config, 4, 3) for s in (source, sharded))
+    one, two = (make_pipeline(s, 4, seed=3, tokenizer=tokenizer) for s in (source, sharded))
     for step in (0, 7):
         batch, same = one.batch(step), two.batch(step)
         for name in ("text_ids", "text_mask", "image_id"):
@@ -70,15 +70,15 @@ def test_broken_images_are_left_out_and_listed(source, tmp_path, broken_files):
 
 def test_goes_on_after_the_last_complete_shard(source, tmp_path, monkeypatch):
     whole = shards.shard(source, str(tmp_path / "whole"))
-    out, write, calls = tmp_path / "out", shards._write, []
+    out, write, calls = tmp_path / "out", shards.write_records, []
 
     def fails_at_the_third(path, records):
-        calls.append(path.name)
+        calls.append(os.path.basename(path))
         if len(calls) == 3:
             raise OSError(28, "No space left on device")
         return write(path, records)
 
-    monkeypatch.setattr(shards, "_write", fails_at_the_third)
+    monkeypatch.setattr(shards, "write_records", fails_at_the_third)
     with pytest.raises(UserError, match="No space left on device.*the same command goes on"):
         shards.shard(source, str(out))
     with pytest.raises(UserError, match="out is unfinished; the same"):
@@ -98,7 +98,16 @@ def test_command_and_mistakes(source, tmp_path, capsys):
     assert main([*arguments, "--short-side", "32"]) == 0
     assert "23 pairs in 5 shards" in capsys.readouterr().out
     assert main(arguments) == 2
-    with pytest.raises(UserError, match="Only image-text pairs .* has label"):
-        row = {"image": "1.jpg", "sentence": "x", "label": "neutral"}
-        (tmp_path / "ve.json").write_text(json.dumps([row]))
-        shards.shard(make_source(f"ve:{tmp_path / 've.json'}"), str(tmp_path / "ve"))
+
+
+@pytest.mark.parametrize("kind, row, unlike", [
+    ("ve", {"image": "1.jpg", "sentence": "x", "label": "neutral"}, "label"),
+    ("nlvr", {"images": ["1.jpg", "2.jpg"], "sentence": "x", "label": "True"},
+     "image, label, group"),
+    ("vqa", {"image": "1.jpg", "question": "x"}, "text, question_id"),
+])
+def test_only_image_text_pairs(tmp_path, kind, row, unlike):
+    (tmp_path / "rows.json").write_text(json.dumps([row]))
+    with pytest.raises(UserError, match=f"^Only image-text pairs.* unlike them in {unlike}.$"):
+        shards.shard(make_source(f"{kind}:{tmp_path / 'rows.json'}"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

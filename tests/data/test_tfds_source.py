@@ -102,7 +102,7 @@ def block(data_dir, name="pairs", **options) -> dict:
 
 
 def contents(source) -> list:
-    return sorted((number(source.image(i)), source.captions(i)) for i in range(len(source)))
+    return sorted((number(source.image(i)), source.text(i)) for i in range(len(source)))
 
 
 def number(data: bytes) -> int:
@@ -126,9 +126,9 @@ def test_all_examples_with_their_captions(array_record):
 
 def test_captions_do_not_need_the_image_first(array_record):
     one, other = (make_source(block(array_record)) for _ in range(2))
-    captions = [one.captions(i) for i in range(9)]
+    captions = [one.text(i) for i in range(9)]
     images = [other.image(i) for i in range(9)]
-    assert [other.captions(i) for i in range(9)] == captions
+    assert [other.text(i) for i in range(9)] == captions
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(one.image, [*range(9)] * 20)) == images * 20
 
@@ -206,7 +206,7 @@ def test_damaged_array_record(array_record, tmp_path, damage):
     with pytest.raises(OSError):
         source.image(3)
     with pytest.raises(UserError, match=r"pairs\[train\]\[3\] is damaged .*prepare"):
-        source.captions(3)
+        source.text(3)
 
 
 @needs_tf
@@ -220,7 +220,8 @@ def test_tfrecord_is_converted_once(tfrecord, capsys):
     again = make_source(block(tfrecord, split="val"))
     assert "converting" not in capsys.readouterr().err
     assert contents(again) == EXPECTED[:3]
-    assert {path.name for path in original.parent.iterdir()} == {"1.0.0", "1.0.0.array_record"}
+    assert {path.name for path in original.parent.iterdir()} == {
+        "1.0.0", "1.0.0.array_record", "1.0.0.array_record.lock"}
 
 
 @needs_tf
@@ -237,7 +238,8 @@ def test_damaged_tfrecord_leaves_nothing_behind(tfrecord):
         shard.write_bytes(damaged)
         with pytest.raises(UserError, match="pairs-train.* cannot be converted"):
             make_source(block(tfrecord))
-    assert [path.name for path in original.parent.iterdir()] == ["1.0.0"]
+    assert {path.name for path in original.parent.iterdir()} == {
+        "1.0.0", "1.0.0.array_record.lock"}
 
 
 @needs_tf
@@ -273,7 +275,7 @@ def test_without_tensorflow(file_format, array_record, prepared_tfrecord):
         from albef_jax.errors import UserError
         try:
             source = make_source(dict(kind="tfds", name="pairs", data_dir=sys.argv[1]))
-            print(sorted(source.captions(i)[-1] for i in range(9))[0], len(source.image(0)) > 0)
+            print(sorted(source.text(i)[-1] for i in range(9))[0], len(source.image(0)) > 0)
         except UserError as error:
             print(error)
     """

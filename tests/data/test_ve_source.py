@@ -5,6 +5,7 @@ import json
 import pytest
 
 from albef_jax.data.sources import make_source
+from albef_jax.data.sources.base import pairs
 from albef_jax.errors import UserError
 
 ROW = {"image": "a", "sentence": "A man sleeps.", "label": "neutral"}
@@ -23,11 +24,11 @@ def test_rows(source_of, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"AAA")
     source = source_of(ROW, {**ROW, "image": "b.png", "label": "entailment"},
                        {**ROW, "label": "contradiction", "premise": "unused"})
-    assert source.fields == ("label",) and source.views == 1 and len(source) == 3
-    assert [source.class_names[source.label(i)] for i in range(3)] == [
-        "neutral", "entailment", "contradiction"]
+    names = source.fields["label"]["class_names"]
+    assert source.fields == pairs() | {"label": {"class_names": names}} and len(source) == 3
+    assert [names[source.label(i)] for i in range(3)] == ["neutral", "entailment", "contradiction"]
     assert [source.label(i) for i in range(3)] == [1, 2, 0]
-    assert source.captions(0) == ["A man sleeps."] and source.group(0) is None
+    assert source.text(0) == ["A man sleeps."]
     assert [source.name(i) for i in range(3)] == ["a.jpg", "b.png", "a.jpg"]
     assert [source.image_id(i) for i in range(3)] == [0, 1, 0]
     assert source.image(0) == b"AAA"

@@ -10,10 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from albef_jax.core.build import build
+from albef_jax.parallel.mesh import make_mesh
 from albef_jax.run.checkpoint import Checkpointer
-from albef_jax.core.optim import make_optimizer, make_schedule
-from albef_jax.core.state import TrainState
-from albef_jax.tasks import make_task
 from albef_jax.run.workdir import read_config
 
 ROOT = Path(__file__).parents[2]
@@ -38,11 +37,14 @@ class Commands:
     def train(self, workdir, *arguments, config="tests/tiny.py"):
         return self.run("train", "--config", config, "--workdir", workdir, *arguments)
 
+    def start(self, *arguments):
+        """Starts `albef`; the process has the pipe stderr."""
+        return subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=subprocess.DEVNULL,
+                                stderr=subprocess.PIPE, **self.options)
+
     def start_training(self, workdir, *arguments):
-        """Starts `albef train`; the process has the pipe stderr."""
-        return subprocess.Popen(
-            [*COMMAND, "train", "--config", "tests/tiny.py", "--workdir", str(workdir),
-             *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **self.options)
+        """Starts `albef train` with tests/tiny.py, as `start`."""
+        return self.start("train", "--config", "tests/tiny.py", "--workdir", workdir, *arguments)
 
     def launch(self, processes, devices, *arguments):
         """Starts `albef` in several processes; the process has the pipe stdout, of all lines."""
@@ -69,14 +71,10 @@ def metrics_of(workdir):
 def state_of(workdir, step=None):
     """The saved train state, as numpy, and its step."""
     config = read_config(workdir)
-    task = make_task(config)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
-    shapes = jax.eval_shape(lambda: TrainState.create(task, optimizer, config.seed))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
+    parts = build(config, make_mesh(devices=jax.devices()[:1]))
     checkpointer = Checkpointer(workdir, config.checkpoint)
     try:
-        state, step = checkpointer.restore(like, step)
+        state, step = checkpointer.restore(parts.state, step)
     finally:
         checkpointer.close()
     return jax.tree.map(np.asarray, state), step

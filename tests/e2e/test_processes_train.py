@@ -67,6 +67,19 @@ def test_five_steps_have_the_losses_of_one_device(albef, five, tmp_path, process
     assert_same_losses(losses_of(tmp_path), five)
 
 
+@pytest.mark.parametrize("queues", [(), ("--config.objective.queue_size=0",)],
+                         ids=["queues", "no_queues"])
+def test_one_group_spans_two_processes(albef, tmp_path, queues):
+    """The whole batch is one group, on 2 x 2 devices; dropout is on."""
+    options = ("--config.group_size=16", *FIVE[1:], *queues)
+    alone = albef.train(tmp_path / "alone", *options)
+    assert alone.returncode == 0, alone.stderr
+    launched = albef.launch(2, 2, *TRAIN, tmp_path / "two", *options)
+    lines, _ = launched.communicate(timeout=300)
+    assert launched.returncode == 0 and "on 4 cpu" in lines, lines
+    assert_same_losses(losses_of(tmp_path / "two"), losses_of(tmp_path / "alone"))
+
+
 def test_a_run_goes_from_topology_to_topology(albef, tmp_path):
     """2 x 4 devices, SIGTERM; one device, SIGTERM; 2 x 2 devices, SIGKILL; one device to the end.
 

@@ -59,7 +59,7 @@ def test_the_learned_model_finds_what_it_saw(learned):
     scenes = make_source(dict(kind="synthetic", size=16, image_size=32))
     model = albef_jax.load(learned)
     index = model.index_images([scenes.image(i) for i in range(16)])
-    first = [model.search(index, text=scenes.captions(i)[0], k=1)[0].row for i in range(16)]
+    first = [model.search(index, text=scenes.text(i)[0], k=1)[0].row for i in range(16)]
     assert np.count_nonzero(np.array(first) == np.arange(16)) >= 5
 
 

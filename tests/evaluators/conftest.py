@@ -6,6 +6,9 @@ import pytest
 
 from albef_jax.config import default_config
 from albef_jax.data.text import train_tokenizer
+from albef_jax.evaluators import make_evaluator
+from albef_jax.evaluators.base import Forward
+from albef_jax.parallel.mesh import make_mesh
 
 WORDS = "red green blue small large round flat dog cat bird boat house runs sits over under".split()
 SIZE, LENGTH, WIDTH, PATCHES = 16, 10, 12, 4
@@ -32,25 +35,26 @@ def encode_image(params, image):
     return embeds, unit(embeds[:, 0])
 
 
-def encode_text(params, ids, mask):
+def encode_text(params, text_ids, text_mask):
     """Word vectors and their masked mean: `[b, l, d]`, `[b, d]`."""
-    embeds = params["word"][ids] + params["position"][: ids.shape[1]]
-    weights = mask[..., None].astype(jnp.float32)
+    embeds = params["word"][text_ids] + params["position"][: text_ids.shape[1]]
+    weights = text_mask[..., None].astype(jnp.float32)
     return embeds, unit((embeds * weights).sum(1) / weights.sum(1))
 
 
-def match(params, image_embeds, text_embeds, mask):
+def match(params, image_embeds, text_embeds, text_mask):
     """Attention of words to patches, then a linear head: `[b, 2]`."""
     attention = jnp.exp(jnp.einsum("bld,bnd->bln", text_embeds, image_embeds) / WIDTH)
     read = attention @ image_embeds / attention.sum(-1, keepdims=True)
-    weights = mask[..., None].astype(jnp.float32)
+    weights = text_mask[..., None].astype(jnp.float32)
     return (jnp.tanh(read * text_embeds) * weights).sum(1) / weights.sum(1) @ params["head"]
 
 
-def mlm_logits(params, image_embeds, masked_ids, mask):
+def mlm_logits(params, image_embeds, masked_ids, text_mask):
     """The mean of the other words and the image, compared with every word: `[b, l, v]`."""
-    text, _ = encode_text(params, masked_ids, mask)
-    context = (text * mask[..., None]).mean(1, keepdims=True) + image_embeds.mean(1, keepdims=True)
+    text, _ = encode_text(params, masked_ids, text_mask)
+    words = (text * text_mask[..., None]).mean(1, keepdims=True)
+    context = words + image_embeds.mean(1, keepdims=True)
     return jnp.tanh(text + context) @ params["word"].T
 
 
@@ -74,10 +78,42 @@ def params(tokenizer):
 
 
 @pytest.fixture
-def data_config():
-    config = default_config().data.copy_and_resolve_references().unlock()
-    config.update(image_size=SIZE, text_length=LENGTH, engine="pillow", workers=2)
-    return config
+def config_of():
+    """`config_of(task)` -> a config for images of 16 pixels and texts of 10 tokens."""
+    def make(task):
+        config = default_config(task)
+        config.model.update(image_size=SIZE, patch_size=SIZE)
+        config.data.update(text_length=LENGTH, engine="pillow", workers=2)
+        return config
+
+    return make
+
+
+@pytest.fixture
+def config(config_of):
+    return config_of("pretrain")
+
+
+@pytest.fixture
+def build(config, tokenizer):
+    """`build(kind, source, **options)` -> an evaluator; `batch_size` is 8 unless given."""
+    def make(kind, source, seed=0, **options):
+        config.seed = seed
+        block = dict(kind=kind, source=source, batch_size=8) | options
+        return make_evaluator("held", block, config, tokenizer)
+
+    return make
+
+
+@pytest.fixture
+def evaluate():
+    """`evaluate(evaluator, params, functions)` -> its values; they are those that it promised."""
+    def run(evaluator, params, functions):
+        values = dict(evaluator.run(Forward(params, functions, make_mesh())))
+        assert list(values) == list(evaluator.names())
+        return values
+
+    return run
 
 
 @pytest.fixture

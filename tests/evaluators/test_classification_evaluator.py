@@ -8,9 +8,7 @@ from PIL import Image
 import pytest
 
 from albef_jax.errors import UserError
-from albef_jax.evaluators import make_evaluator
 from albef_jax.evaluators.classification import is_right
-from albef_jax.parallel.mesh import make_mesh
 
 COUNT = 23
 SIZE = 16
@@ -31,25 +29,25 @@ def source(tmp_path):
     return dict(kind="nlvr", files=(str(tmp_path / "rows.json"),))
 
 
-def classify(params, image, ids, mask):
+@pytest.fixture
+def config(config_of):
+    return config_of("nlvr")
+
+
+def classify(params, image, text_ids, text_mask):
     """Whether the first picture is brighter than the second, and the length of the text."""
     means = image.astype(jnp.float32).mean(axis=(2, 3, 4)) / 255
-    score = params["scale"] * (means[:, 1] - means[:, 0]) + 0.02 * (mask.sum(axis=1) - 4)
+    score = params["scale"] * (means[:, 1] - means[:, 0]) + 0.02 * (text_mask.sum(axis=1) - 4)
     return jnp.stack([-score, score], axis=1)
 
 
 PARAMS = {"scale": np.float32(10)}
 
 
-def build(source, data_config, tokenizer, **fields):
-    block = dict(kind="classification", source=source, batch_size=8) | fields
-    return make_evaluator(block, data_config, tokenizer, 0)
-
-
 @pytest.mark.parametrize("batch_size", [1, 8, 64])
-def test_evaluator_equals_a_plain_loop(source, data_config, tokenizer, batch_size):
-    evaluator = build(source, data_config, tokenizer, batch_size=batch_size)
-    values = dict(evaluator.run(PARAMS, {"classify": classify}, make_mesh()))
+def test_evaluator_equals_a_plain_loop(source, build, evaluate, batch_size):
+    evaluator = build("classification", source, batch_size=batch_size)
+    values = evaluate(evaluator, PARAMS, {"classify": classify})
     folder, right = source["files"][0].rpartition("/")[0], []
     for i in range(COUNT):
         first, second = (np.asarray(Image.open(f"{folder}/{i}_{view}.png"), np.float32).mean()
@@ -65,9 +63,9 @@ def test_evaluator_equals_a_plain_loop(source, data_config, tokenizer, batch_siz
     assert evaluator.description == f"{COUNT} examples of 2 classes"
 
 
-def test_only_the_first_examples(source, data_config, tokenizer):
-    evaluator = build(source, data_config, tokenizer, max_examples=1)
-    values = dict(evaluator.run(PARAMS, {"classify": classify}, make_mesh()))
+def test_only_the_first_examples(source, build, evaluate):
+    values = evaluate(build("classification", source, max_examples=1), PARAMS,
+                      {"classify": classify})
     assert values.keys() == {"accuracy", "majority", "accuracy_false", "consistency"}
     assert values["majority"] == 100
 
@@ -78,10 +76,14 @@ def test_equal_and_undefined_logits_are_wrong():
                                   [True, False, False, False, False])
 
 
-def test_sources_that_do_not_fit(source, make_source_block, data_config, tokenizer):
-    with pytest.raises(UserError, match="has a source without labels"):
-        build(make_source_block(5), data_config, tokenizer)
-    evaluator = build(source, data_config, tokenizer)
-    three = {"classify": lambda *args: jnp.pad(classify(*args), ((0, 0), (0, 1)))}
-    with pytest.raises(UserError, match=r"task has 3 classes, but .* has 2 \(false, true\)"):
-        dict(evaluator.run(PARAMS, three, make_mesh()))
+def test_sources_that_do_not_fit(source, make_source_block, build):
+    with pytest.raises(UserError, match=r"evals.held.source has no field 'label', .* it has image"):
+        build("classification", make_source_block(5))
+    entailment = json.loads(open(source["files"][0]).read())
+    rows = [{"image": row["images"][0], "sentence": "red", "label": "neutral"}
+            for row in entailment]
+    path = source["files"][0].replace("rows", "entailment")
+    with open(path, "w") as file:
+        json.dump(rows, file)
+    with pytest.raises(UserError, match=r"tells 2 classes apart, but evals.held.source has 3 "):
+        build("classification", dict(kind="ve", files=(path,)))

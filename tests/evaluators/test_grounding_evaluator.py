@@ -8,9 +8,7 @@ from PIL import Image
 import pytest
 
 from albef_jax.errors import UserError
-from albef_jax.evaluators import make_evaluator
 from albef_jax.evaluators.grounding import best_proposal, iou
-from albef_jax.parallel.mesh import make_mesh
 
 SIZE, GRID = 16, 4
 LEFT, RIGHT, ALL = [0, 0, 20, 10], [20, 0, 20, 10], [0, 0, 40, 10]
@@ -24,13 +22,13 @@ def patches(image):
     return pixels.reshape(len(image), GRID, SIZE // GRID, GRID, SIZE // GRID).mean(axis=(2, 4))
 
 
-def itm_heat(params, image, ids, mask, layer):
+def itm_heat(params, image, text_ids, text_mask, layer):
     """Every token reads the bright half, or with layer 7 the dark one."""
     heat = params["strength"] * (1 - patches(image) if layer == 7 else patches(image))
-    return heat[:, None] * mask[:, :, None, None], jnp.zeros((len(image), 2))
+    return heat[:, None] * text_mask[:, :, None, None], jnp.zeros((len(image), 2))
 
 
-def itc_heat(params, image, ids, mask, block):
+def itc_heat(params, image, text_ids, text_mask, block):
     return params["strength"] * patches(image), jnp.zeros(len(image))
 
 
@@ -51,28 +49,32 @@ def source(tmp_path):
                 detections=str(tmp_path / "dets.json"))
 
 
-def run(source, data_config, tokenizer, **fields):
-    block = dict(kind="grounding", source=source, batch_size=3) | fields
-    evaluator = make_evaluator(block, data_config, tokenizer, 0)
-    functions = {"itm_heat": itm_heat, "itc_heat": itc_heat}
-    params = {"strength": np.float32(1)}
-    assert dict(evaluator.run(params, functions, make_mesh())) == dict(
-        evaluator.run(params, functions, make_mesh()))
-    return dict(evaluator.run(params, functions, make_mesh()))
+@pytest.fixture
+def run(build, evaluate):
+    """`run(source, **options)` -> values, the same ones every time."""
+    def of(source, **options):
+        evaluator = build("grounding", source, **dict(batch_size=3) | options)
+        functions = {"itm_heat": itm_heat, "itc_heat": itc_heat}
+        params = {"strength": np.float32(1), "temp": np.float32(1)}
+        values = evaluate(evaluator, params, functions)
+        assert evaluate(evaluator, params, functions) == values
+        return values
+
+    return of
 
 
-def test_values(source, data_config, tokenizer):
+def test_values(source, run):
     """The black picture repeats the answer before it, which is right there."""
     expected = {"pointing_game": 50.0, "pointing_centre": 50.0, "pointing_random": 50.0,
                 "iou_0.5": 75.0, "iou_0.5_random": 50.0}
-    assert run(source, data_config, tokenizer) == expected
-    assert run(source, data_config, tokenizer, mode="itc") == expected
-    assert run(source, data_config, tokenizer, layer=7)["iou_0.5"] == 25.0
+    assert run(source) == expected
+    assert run(source, mode="itc") == expected
+    assert run(source, layer=7)["iou_0.5"] == 25.0
 
 
-def test_boxes_alone(source, data_config, tokenizer):
+def test_boxes_alone(source, run):
     del source["detections"]
-    values = run(source, data_config, tokenizer, batch_size=64)
+    values = run(source, batch_size=64)
     assert list(values) == ["pointing_game", "pointing_centre", "pointing_random"]
 
 
@@ -92,13 +94,13 @@ def test_box_rules():
 @pytest.mark.parametrize("fields, sentence", [
     (dict(mode="both"), "has mode='both'; choose one of"),
     (dict(mode=3), "has mode=3; choose one of"),
-    (dict(layer=-2), "has layer=-2; make it at least -1"),
+    (dict(layer=-2), "has layer=-2; make it a number of at least -1"),
 ])
-def test_wrong_fields(source, data_config, tokenizer, fields, sentence):
+def test_wrong_options(source, build, fields, sentence):
     with pytest.raises(UserError, match=sentence):
-        run(source, data_config, tokenizer, **fields)
+        build("grounding", source, **fields)
 
 
-def test_a_source_without_boxes(make_source_block, data_config, tokenizer):
+def test_a_source_without_boxes(make_source_block, build):
     with pytest.raises(UserError, match="has a source without boxes"):
-        run(make_source_block(3), data_config, tokenizer)
+        build("grounding", make_source_block(3))

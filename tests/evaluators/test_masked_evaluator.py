@@ -5,14 +5,7 @@ import numpy as np
 import pytest
 
 from albef_jax.errors import UserError
-from albef_jax.evaluators import make_evaluator
-from albef_jax.evaluators.masked import draw_masked
-from albef_jax.parallel.mesh import make_mesh
-
-
-def build(source, data_config, tokenizer, seed=0, batch_size=8, **fields):
-    block = dict(kind="masked", source=source, batch_size=batch_size) | fields
-    return make_evaluator(block, data_config, tokenizer, seed)
+from albef_jax.evaluators.words import draw_masked
 
 
 def test_masks_15_percent_of_words_and_nothing_else():
@@ -26,12 +19,12 @@ def test_masks_15_percent_of_words_and_nothing_else():
 
 
 @pytest.mark.parametrize("batch_size, captions_per_image", [(4, 1), (7, 3), (64, 2)])
-def test_evaluator_equals_a_plain_loop(make_source_block, params, predict_fns, tokenizer,
-                                       data_config, batch_size, captions_per_image):
+def test_evaluator_equals_a_plain_loop(make_source_block, params, predict_fns, tokenizer, build,
+                                       evaluate, batch_size, captions_per_image):
     source = make_source_block(41, captions_per_image)
     words = ("red", "dog", "over")
-    evaluator = build(source, data_config, tokenizer, batch_size=batch_size, words=words)
-    values = dict(evaluator.run(params, predict_fns, make_mesh()))
+    evaluator = build("masked", source, batch_size=batch_size, words=words)
+    values = evaluate(evaluator, params, predict_fns)
 
     with np.load(source["path"]) as arrays:
         images, captions = arrays["image"], arrays["caption"]
@@ -57,21 +50,21 @@ def test_evaluator_equals_a_plain_loop(make_source_block, params, predict_fns, t
     assert 0 < values["mlm_top5"] < 100
 
 
-def test_padding_and_undefined_logits_score_nothing(make_source_block, params, predict_fns,
-                                                    tokenizer, data_config):
-    evaluator = build(make_source_block(6), data_config, tokenizer)
+def test_padding_and_undefined_logits_score_nothing(make_source_block, params, predict_fns, build,
+                                                    evaluate):
+    evaluator = build("masked", make_source_block(6))
     for value in (0.0, np.nan):
-        def constant(params, image_embeds, ids, mask, value=value):
-            return jnp.full((*ids.shape, len(params["word"])), value)
-        values = evaluator.run(params, predict_fns | {"mlm_logits": constant}, make_mesh())
-        assert dict(values) == {"mlm_top1": 0.0, "mlm_top5": 0.0}
+        def constant(params, image_embeds, masked_ids, text_mask, value=value):
+            return jnp.full((*masked_ids.shape, len(params["word"])), value)
+        values = evaluate(evaluator, params, predict_fns | {"mlm_logits": constant})
+        assert values == {"mlm_top1": 0.0, "mlm_top5": 0.0}
 
 
-def test_nothing_to_mask_is_said_at_once(tmp_path, tokenizer, data_config):
+def test_nothing_to_mask_is_said_at_once(tmp_path, build):
     np.savez(tmp_path / "empty.npz", image=np.zeros((2, 16, 16, 3), np.uint8),
              caption=np.array(["!", "?"]))
     with pytest.raises(UserError, match="too few words"):
-        build(dict(kind="arrays", path=str(tmp_path / "empty.npz")), data_config, tokenizer)
+        build("masked", dict(kind="arrays", path=str(tmp_path / "empty.npz")))
 
 
 @pytest.mark.parametrize("words, message", [
@@ -79,14 +72,13 @@ def test_nothing_to_mask_is_said_at_once(tmp_path, tokenizer, data_config):
     ("red", "give a tuple of words"),
     (("red", 3), "give a tuple of words"),
 ])
-def test_wrong_words_are_said_at_once(make_source_block, tokenizer, data_config, words, message):
+def test_wrong_words_are_said_at_once(make_source_block, build, words, message):
     with pytest.raises(UserError, match=message):
-        build(make_source_block(6), data_config, tokenizer, words=words)
+        build("masked", make_source_block(6), words=words)
 
 
-def test_words_that_are_never_masked_are_said_at_once(tmp_path, tokenizer, data_config):
+def test_words_that_are_never_masked_are_said_at_once(tmp_path, build):
     np.savez(tmp_path / "dogs.npz", image=np.zeros((20, 16, 16, 3), np.uint8),
              caption=np.array(["dog runs over house"] * 20))
     with pytest.raises(UserError, match="masks none of its words"):
-        build(dict(kind="arrays", path=str(tmp_path / "dogs.npz")), data_config, tokenizer,
-              words=("red",))
+        build("masked", dict(kind="arrays", path=str(tmp_path / "dogs.npz")), words=("red",))

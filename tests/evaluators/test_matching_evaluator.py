@@ -5,25 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albef_jax.data.sources import KINDS
 from albef_jax.data.sources.arrays import ArraySource
+from albef_jax.data.text import train_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.evaluators import make_evaluator
 from albef_jax.evaluators.matching import (
     candidates, negative_pairs, one_text_per_image, sample, split_groups,
 )
-from albef_jax.parallel.mesh import make_mesh
-
-
-def build(source, data_config, tokenizer, seed=0, **fields):
-    block = dict(kind="matching", source=source, batch_size=5) | fields
-    return make_evaluator(block, data_config, tokenizer, seed)
 
 
 def own_image_match(threshold_to_images):
     """A matching head that knows: the image's number is written into its first pixel, the text's
     into its words, so the right answer can be computed; see `numbered_source`."""
-    def match(params, image_embeds, text_embeds, mask):
+    def match(params, image_embeds, text_embeds, text_mask):
         gap = jnp.abs(image_embeds[:, 0, 0] - text_embeds[:, 0, 0])
         score = jnp.where(gap < 0.5, 1.0, -1.0) * threshold_to_images
         return jnp.stack([-score, score], -1)
@@ -34,13 +27,16 @@ WORDS = [f"{a}{b}" for a in "abcdefghij" for b in "abcdefghij"]
 
 
 @pytest.fixture
-def numbered(tmp_path):
+def tokenizer():
+    return train_tokenizer(WORDS * 3, 300)
+
+
+@pytest.fixture
+def numbered(tmp_path, tokenizer):
     """80 images whose first pixel is their number and whose only word names the number."""
-    from albef_jax.data.text import train_tokenizer
     image = np.zeros((80, 16, 16, 3), np.uint8)
     image[:, 0, 0, 0] = np.arange(80)
     np.savez(tmp_path / "numbered.npz", image=image, caption=np.array(WORDS[:80]))
-    tokenizer = train_tokenizer(WORDS * 3, 300)
     ids, _ = tokenizer.encode(WORDS[:80], 10)
     number = np.full(tokenizer.vocab_size, -1.0, np.float32)
     number[ids[:, 1]] = np.arange(80)
@@ -51,64 +47,67 @@ def numbered(tmp_path):
         angle = value * 2 * jnp.pi / 80
         return value[:, :, None], jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
 
-    def encode_text(params, ids, mask):
-        value = jnp.asarray(number)[ids[:, 1:2]]
+    def encode_text(params, text_ids, text_mask):
+        value = jnp.asarray(number)[text_ids[:, 1:2]]
         angle = value * 2 * jnp.pi / 80
         return value[:, :, None], jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
 
     source = dict(kind="arrays", path=str(tmp_path / "numbered.npz"))
-    return source, tokenizer, dict(encode_image=encode_image, encode_text=encode_text)
+    return source, dict(encode_image=encode_image, encode_text=encode_text)
 
 
 @pytest.mark.parametrize("sign, accuracy", [(1, 100.0), (-1, 0.0)])
-def test_no_negative_is_a_pair_and_no_pair_a_negative(numbered, data_config, sign, accuracy):
-    source, tokenizer, fns = numbered
-    values = dict(build(source, data_config, tokenizer).run(
-        {}, fns | {"match": own_image_match(sign)}, make_mesh()))
+def test_no_negative_is_a_pair_and_no_pair_a_negative(numbered, build, evaluate, sign, accuracy):
+    source, functions = numbered
+    values = evaluate(build("matching", source), {}, functions | {"match": own_image_match(sign)})
     assert values == {"itm_accuracy_random": accuracy, "itm_accuracy_hard": accuracy}
 
 
-def test_a_constant_answer_scores_half(numbered, data_config):
-    source, tokenizer, fns = numbered
+def test_a_constant_answer_scores_half(numbered, build, evaluate):
+    source, functions = numbered
     for logits in ((0.0, 1.0), (1.0, 0.0)):
-        def match(params, image_embeds, text_embeds, mask, logits=logits):
+        def match(params, image_embeds, text_embeds, text_mask, logits=logits):
             return jnp.broadcast_to(jnp.array(logits), (len(image_embeds), 2))
-        values = dict(build(source, data_config, tokenizer).run({}, fns | {"match": match},
-                                                                make_mesh()))
+        values = evaluate(build("matching", source), {}, functions | {"match": match})
         assert values == {"itm_accuracy_random": 50.0, "itm_accuracy_hard": 50.0}
 
 
-def test_hard_negatives_are_similar_and_random_ones_are_not(numbered, data_config):
+def test_hard_negatives_are_similar_and_random_ones_are_not(numbered, build, evaluate):
     """A head that calls everything within 10 of the right number a match: only near negatives
     fool it."""
-    source, tokenizer, fns = numbered
+    source, functions = numbered
 
-    def lenient(params, image_embeds, text_embeds, mask):
+    def lenient(params, image_embeds, text_embeds, text_mask):
         gap = jnp.abs(image_embeds[:, 0, 0] - text_embeds[:, 0, 0])
         near = jnp.where(jnp.minimum(gap, 80 - gap) <= 10, 1.0, -1.0)
         return jnp.stack([-near, near], -1)
 
-    values = dict(build(source, data_config, tokenizer, temperature=0.02).run(
-        {}, fns | {"match": lenient}, make_mesh()))
+    values = evaluate(build("matching", source, temperature=0.02), {},
+                      functions | {"match": lenient})
     assert values["itm_accuracy_random"] > 75
     assert values["itm_accuracy_hard"] < 65
 
 
-def test_same_seed_same_questions(make_source_block, params, predict_fns, tokenizer, data_config):
-    source = make_source_block(30)
-    runs = [dict(build(source, data_config, tokenizer, seed, group_size=8, batch_size=size).run(
-        params, predict_fns, make_mesh())) for seed, size in ((3, 5), (3, 64), (4, 5))]
+def test_same_seed_same_questions(numbered, build, evaluate):
+    """A head that looks at the parity of the text: which texts are asked decides its accuracy."""
+    source, functions = numbered
+
+    def odd(params, image_embeds, text_embeds, text_mask):
+        score = text_embeds[:, 0, 0] % 2 - 0.5
+        return jnp.stack([-score, score], -1)
+
+    runs = [evaluate(build("matching", source, seed=seed, group_size=8, batch_size=size), {},
+                     functions | {"match": odd}) for seed, size in ((3, 5), (3, 64), (4, 5))]
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_an_image_listed_twice_counts_once(tmp_path, tokenizer, data_config):
+def test_an_image_listed_twice_counts_once(tmp_path, build):
     np.savez(tmp_path / "twice.npz", image=np.zeros((4, 16, 16, 3), np.uint8),
-             caption=np.array(["red dog", "blue cat", "boat", "bird"]),
-             image_id=np.array([4, 5, 4, 6]))
+             caption=np.array(["aa bb", "cc dd", "ee", "ff"]), image_id=np.array([4, 5, 4, 6]))
     source = dict(kind="arrays", path=str(tmp_path / "twice.npz"))
-    assert build(source, data_config, tokenizer).description == "3 pairs in groups of 64"
+    assert build("matching", source).description == "3 pairs in groups of 64"
     with pytest.raises(UserError, match="at least two different images"):
-        build(source, data_config, tokenizer, max_images=1)
+        build("matching", source, max_images=1)
 
 
 def test_groups_drop_only_a_lone_pair():
@@ -161,24 +160,23 @@ class _KnowsMore(ArraySource):
         return owner == index or max(owner, index) < 3 or owner == 3
 
 
-def test_what_the_source_knows_to_be_true_is_not_asked(numbered, data_config, monkeypatch):
-    monkeypatch.setitem(KINDS, "arrays", _KnowsMore)
-    source, tokenizer, fns = numbered
-    whole = build(source, data_config, tokenizer)
-    assert whole.description in ("80 pairs in groups of 64",
-                                 "79 pairs in groups of 64, 1 left out for want of a negative")
+def test_what_the_source_knows_to_be_true_is_not_asked(numbered, build, evaluate):
+    source, functions = numbered
+    source = _KnowsMore(source["path"])
+    assert build("matching", source).description in (
+        "80 pairs in groups of 64", "79 pairs in groups of 64, 1 left out for want of a negative")
     asked = []
 
-    def match(params, image_embeds, text_embeds, mask):
+    def match(params, image_embeds, text_embeds, text_mask):
         jax.debug.callback(lambda i, t: asked.extend(zip(i.tolist(), t.tolist())),
                            image_embeds[:, 0, 0], text_embeds[:, 0, 0])
         return jnp.zeros((len(image_embeds), 2))
 
-    dict(build(source, data_config, tokenizer, group_size=80).run(
-        {}, fns | {"match": match}, make_mesh()))
+    evaluate(build("matching", source, group_size=80), {}, functions | {"match": match})
+    jax.effects_barrier()
     negatives = [(image, text) for image, text in asked if image != text]
     assert len(set(negatives)) > 70
     assert not [(i, t) for i, t in negatives if max(i, t) < 3 or t == 3]
 
     with pytest.raises(UserError, match="finds no negatives"):
-        build(source, data_config, tokenizer, max_images=3)
+        build("matching", source, max_images=3)

@@ -1,60 +1,22 @@
-"""Retrieval: recorded scores of the public code, and every score against a plain double loop."""
+"""Retrieval: every score against a plain double loop.
 
-import json
-from pathlib import Path
+Recorded scores of the public code are in tests/test_parity.py.
+"""
 
 import jax
 import numpy as np
 import pytest
 
-from albef_jax.errors import UserError
-from albef_jax.evaluators import embeddings, held_out, make_evaluator, retrieval
-from albef_jax.evaluators.held_out import blocks_by_image, in_calls
-from albef_jax.evaluators.retrieval import UNSCORED, best_of_each, candidates, ranks, recalls
+from albef_jax.evaluators import embeddings, pairs, recall
+from albef_jax.evaluators.base import Forward
+from albef_jax.evaluators.pairs import blocks_by_image, in_calls
+from albef_jax.evaluators.recall import UNSCORED, best_of_each, ranks, recalls
 from albef_jax.parallel.mesh import make_mesh
-
-GOLDEN = Path(__file__).parent.parent / "golden" / "retrieval"
-
-
-@pytest.fixture(scope="module")
-def golden():
-    return dict(np.load(GOLDEN / "eval.npz")), json.loads((GOLDEN / "meta.json").read_text())
-
-
-def assert_recalls(values, metrics):
-    """Ours against the public code's: txt_r = texts for an image, img_r = images for a text."""
-    for theirs, ours in (("txt", "i2t"), ("img", "t2i")):
-        for depth in (1, 5, 10):
-            assert values[f"{ours}_r{depth}"] == metrics[f"{theirs}_r{depth}"]
-    assert values["r_mean"] == pytest.approx(metrics["r_mean"], rel=1e-12)
-
-
-def test_recalls_of_recorded_scores_with_ties(golden):
-    arrays, meta = golden
-    text_image = [meta["eval"]["txt2img"][str(t)] for t in range(8)]
-    values = recalls(arrays["score_i2t"], arrays["score_t2i"], np.array(text_image))
-    assert_recalls(values, meta["eval"]["metrics"])
-
-
-def test_recalls_of_recorded_large_scores(golden):
-    arrays, meta = golden
-    values = recalls(arrays["itm_eval_scores_i2t"], arrays["itm_eval_scores_t2i"],
-                     np.arange(60) // 2)
-    assert_recalls(values, meta["eval"]["itm_eval_large"]["metrics"])
-
-
-def test_candidates_are_those_the_public_code_scored(golden):
-    arrays, _ = golden
-    sims = arrays["image_embed"] @ arrays["text_embed"].T
-    np.testing.assert_allclose(sims, arrays["sims_i2t"], atol=1e-6)
-    k = int(arrays["k"])
-    np.testing.assert_array_equal(candidates(sims, k), arrays["score_i2t"] != UNSCORED)
-    np.testing.assert_array_equal(candidates(sims.T, k), arrays["score_t2i"] != UNSCORED)
 
 
 @pytest.mark.parametrize("at_once", [1, 13, 2**24])
 def test_ranks_are_places_in_the_reversed_ascending_sort(monkeypatch, at_once):
-    monkeypatch.setattr(retrieval, "AT_ONCE", at_once)  # compared in parts of so many scores
+    monkeypatch.setattr(recall, "AT_ONCE", at_once)  # compared in parts of so many scores
     scores = np.random.default_rng(0).integers(0, 4, (9, 6)).astype(np.float32)
     target = np.arange(9) % 6
     order = np.argsort(scores, axis=1, kind="stable")[:, ::-1]
@@ -87,10 +49,10 @@ def test_best_text_counts_for_an_image():
 @pytest.mark.parametrize("per_image", [1, 3, 8])
 def test_blocks_hold_every_pair_once_beside_its_image(per_image):
     pair_image = np.random.default_rng(0).integers(0, 5, 40)
-    images, pairs = blocks_by_image(pair_image, per_image)
-    assert pairs.shape == (len(images), per_image)
-    assert set(pairs.ravel()) == set(range(40))
-    assert (pair_image[pairs] == images[:, None]).all()
+    images, rows = blocks_by_image(pair_image, per_image)
+    assert rows.shape == (len(images), per_image)
+    assert set(rows.ravel()) == set(range(40))
+    assert (pair_image[rows] == images[:, None]).all()
     assert len(images) == sum(-(-count // per_image) for count in np.bincount(pair_image))
 
 
@@ -129,15 +91,14 @@ def plain_scores(params, predict_fns, source, tokenizer, k):
     (4, 3, 1, 2**20), (64, 5, 1024, 2**20), (5, 100, 40, 2**20),
     (5, 4, 12, 1000)])  # too little for the 11 x 4 x 12 floats of the images: four at a time
 def test_evaluator_equals_a_plain_double_loop(make_source_block, params, predict_fns, tokenizer,
-                                              data_config, monkeypatch, batch_size, k,
+                                              build, evaluate, monkeypatch, batch_size, k,
                                               pairs_per_call, table_bytes):
-    monkeypatch.setattr(held_out, "PAIRS_PER_CALL", pairs_per_call)
+    monkeypatch.setattr(pairs, "PAIRS_PER_CALL", pairs_per_call)
     monkeypatch.setattr(embeddings, "table_bytes", lambda: table_bytes)
     source = make_source_block(11)
-    block = dict(kind="retrieval", source=source, k=k, batch_size=batch_size)
-    evaluator = make_evaluator(block, data_config, tokenizer, seed=0)
-    values = dict(evaluator.run(params, predict_fns, make_mesh()))
-    embeds, _ = evaluator.held_out.encode_images(params)
+    evaluator = build("retrieval", source, k=k, batch_size=batch_size)
+    values = evaluate(evaluator, params, predict_fns)
+    embeds, _ = evaluator.held_out.encode_images(Forward(params, predict_fns, make_mesh()))
     assert isinstance(embeds, np.ndarray) == (table_bytes == 1000)
     sims, i2t, t2i, text_image = plain_scores(params, predict_fns, source, tokenizer, k)
     expected = {f"itc_{name}": v for name, v in recalls(sims, sims.T, text_image).items()}
@@ -146,12 +107,11 @@ def test_evaluator_equals_a_plain_double_loop(make_source_block, params, predict
     assert list(values.values())[:7] != list(values.values())[7:]
 
 
-def test_several_depths_are_those_of_several_runs(make_source_block, params, predict_fns,
-                                                  tokenizer, data_config):
-    def run(**fields):
-        block = dict(kind="retrieval", source=make_source_block(11), batch_size=4, **fields)
-        evaluator = make_evaluator(block, data_config, tokenizer, seed=0)
-        return dict(evaluator.run(params, predict_fns, make_mesh()))
+def test_several_depths_are_those_of_several_runs(make_source_block, params, predict_fns, build,
+                                                  evaluate):
+    def run(**options):
+        return evaluate(build("retrieval", make_source_block(11), batch_size=4, **options), params,
+                        predict_fns)
 
     together = run(k=5, ks=(2, 9))
     assert len(together) == 28 and list(together)[-1] == "r_mean"
@@ -164,67 +124,47 @@ def test_several_depths_are_those_of_several_runs(make_source_block, params, pre
 
 
 def test_second_run_compiles_nothing_and_sees_new_params(make_source_block, params, predict_fns,
-                                                         tokenizer, data_config):
+                                                         build, evaluate):
     traces = []
 
-    def counting_match(*args):
+    def counting_match(*args, **arrays):
         traces.append(1)
-        return predict_fns["match"](*args)
+        return predict_fns["match"](*args, **arrays)
 
-    block = dict(kind="retrieval", source=make_source_block(9), k=3, batch_size=4)
-    evaluator = make_evaluator(block, data_config, tokenizer, seed=0)
-    fns, mesh = predict_fns | {"match": counting_match}, make_mesh()
-    first = dict(evaluator.run(params, fns, mesh))
+    evaluator = build("retrieval", make_source_block(9), k=3, batch_size=4)
+    functions = predict_fns | {"match": counting_match}
+    first = evaluate(evaluator, params, functions)
     traced = len(traces)
-    other = dict(evaluator.run(jax.tree.map(np.flip, params), dict(fns), mesh))
-    assert dict(evaluator.run(params, fns, mesh)) == first != other
+    other = evaluate(evaluator, jax.tree.map(np.flip, params), dict(functions))
+    assert evaluate(evaluator, params, functions) == first != other
     assert len(traces) == traced > 0
 
 
 def test_max_images_keeps_the_first_images_with_all_their_texts(make_source_block, params,
-                                                                predict_fns, tokenizer,
-                                                                data_config, tmp_path):
+                                                                predict_fns, build, evaluate,
+                                                                tmp_path):
     source = make_source_block(11)
     with np.load(source["path"]) as arrays:
         np.savez(tmp_path / "first.npz", image=arrays["image"][:6], caption=arrays["caption"][:6])
     runs = []
-    for block in (dict(source=source, max_images=6),
-                  dict(source=dict(kind="arrays", path=str(tmp_path / "first.npz")))):
-        evaluator = make_evaluator(dict(kind="retrieval", k=3, **block), data_config, tokenizer, 0)
+    for block, options in ((source, dict(max_images=6)),
+                           (dict(kind="arrays", path=str(tmp_path / "first.npz")), {})):
+        evaluator = build("retrieval", block, k=3, **options)
         assert evaluator.description == "6 images, 12 texts, the best 3 re-ranked"
-        runs.append(dict(evaluator.run(params, predict_fns, make_mesh())))
+        runs.append(evaluate(evaluator, params, predict_fns))
     assert runs[0] == runs[1]
 
 
-def test_rows_of_one_image_are_merged_and_max_images_counts_images(tmp_path, tokenizer,
-                                                                   data_config):
+def test_rows_of_one_image_are_merged_and_max_images_counts_images(tmp_path, build):
     np.savez(tmp_path / "rows.npz", image=np.zeros((5, 16, 16, 3), np.uint8),
              caption=np.array(["red dog", "blue cat", "boat", "bird", "house"]),
              image_id=np.array([4, 5, 4, 6, 5]))
     source = dict(kind="arrays", path=str(tmp_path / "rows.npz"))
     for max_images, counts in ((0, "3 images, 5 texts"), (2, "2 images, 4 texts")):
-        block = dict(kind="retrieval", source=source, max_images=max_images)
-        evaluator = make_evaluator(block, data_config, tokenizer, 0)
-        assert evaluator.description.startswith(counts)
+        assert build("retrieval", source, max_images=max_images).description.startswith(counts)
 
 
-@pytest.mark.parametrize("change, sentence", [
-    (dict(kind="ranking"), "kind='ranking'; use one of "),
-    (dict(topk=5), "unknown field 'topk'; its fields are kind, source, every, batch_size"),
-    (dict(k=0), "k=0; make it at least 1"),
-    (dict(ks=(4, 0)), "ks=(4, 0); give a tuple of numbers of at least 1"),
-    (dict(batch_size=0), "batch_size=0; make it at least 1"),
-    (dict(source=None), "has no source"),
-])
-def test_mistakes_in_a_block(make_source_block, tokenizer, data_config, change, sentence):
-    block = dict(kind="retrieval", source=make_source_block(3)) | change
-    with pytest.raises(UserError) as error:
-        make_evaluator(block, data_config, tokenizer, 0)
-    assert sentence in str(error.value)
-
-
-def test_no_progress_bar_off_a_terminal(make_source_block, params, predict_fns, tokenizer,
-                                        data_config, capfd):
-    block = dict(kind="retrieval", source=make_source_block(4), k=2)
-    dict(make_evaluator(block, data_config, tokenizer, 0).run(params, predict_fns, make_mesh()))
+def test_no_progress_bar_off_a_terminal(make_source_block, params, predict_fns, build, evaluate,
+                                        capfd):
+    evaluate(build("retrieval", make_source_block(4), k=2), params, predict_fns)
     assert capfd.readouterr() == ("", "")

@@ -10,9 +10,7 @@ import pytest
 
 from albef_jax.data.text import train_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.evaluators import make_evaluator
 from albef_jax.evaluators.answer_scores import RightAnswers, answer_type, normalise_answer
-from albef_jax.parallel.mesh import make_mesh
 
 ANSWERS = ["yes", "no", "2", "red", "dark red"]
 
@@ -70,7 +68,7 @@ def questions(tmp_path):
     return make
 
 
-def encode(params, image, ids, mask):
+def encode(params, image, text_ids, text_mask):
     """The number of the image, from its grey level."""
     return jnp.round(image[:, 0, 0, 0] / 40).astype(jnp.int32)
 
@@ -102,25 +100,30 @@ def params(tokenizer):
 
 
 @pytest.fixture
-def evaluate(data_config, tokenizer, params, tmp_path):
-    """`evaluate(source, k=3)` -> its values and its predictions."""
-    data_config.answer_length = 5
+def config(config_of):
+    config = config_of("vqa")
+    config.data.answer_length = 5
+    return config
+
+
+@pytest.fixture
+def answer(build, evaluate, params, tmp_path):
+    """`answer(source, k=3)` -> values, predictions and the evaluator."""
     (tmp_path / "answers.json").write_text(json.dumps(ANSWERS))
 
-    def run(source, **fields):
-        fields = dict(answers=str(tmp_path / "answers.json"), batch_size=4) | fields
-        evaluator = make_evaluator(dict(kind="vqa", source=source, **fields), data_config,
-                                   tokenizer, 0)
-        values = dict(evaluator.run(params, FUNCTIONS, make_mesh()))
-        again = dict(evaluator.run(params, FUNCTIONS, make_mesh()))
-        assert values == again and len(evaluator.predictions) == 6
+    def run(source, **options):
+        options = dict(answers=str(tmp_path / "answers.json"), batch_size=4) | options
+        evaluator = build("vqa", source, **options)
+        values = evaluate(evaluator, params, FUNCTIONS)
+        assert values == evaluate(evaluator, params, FUNCTIONS)
+        assert len(evaluator.predictions) == 6
         return values, [p["answer"] for p in evaluator.predictions], evaluator
 
     return run
 
 
-def test_values_by_hand(evaluate, questions):
-    values, answers, evaluator = evaluate(questions(), rank="likelihood")
+def test_values_by_hand(answer, questions):
+    values, answers, evaluator = answer(questions(), rank="likelihood")
     assert answers == ["yes", "no", "yes", "2", "red", "red"]
     assert evaluator.predictions[3] == {"question_id": 103, "answer": "2"}
     assert evaluator.description == "6 questions, 5 answers to choose from"
@@ -130,20 +133,23 @@ def test_values_by_hand(evaluate, questions):
         "majority_per_type": 100 * 5 / 6})
 
 
-def test_rank_modes_and_writing(evaluate, questions):
+def test_rank_modes_and_writing(answer, questions):
     # Twice the first word prefers the fifth answer where its score is second.
-    assert evaluate(questions())[1] == ["yes", "no", "yes", "2", "dark red", "dark red"]
-    assert evaluate(questions(), mode="greedy")[1] == ["yes", "no", "yes", "2", "red", "red"]
-    assert evaluate(questions(), mode="beam", beams=2)[1] == [
+    assert answer(questions())[1] == ["yes", "no", "yes", "2", "dark red", "dark red"]
+    assert answer(questions(), mode="greedy")[1] == ["yes", "no", "yes", "2", "red", "red"]
+    assert answer(questions(), mode="beam", beams=2)[1] == [
         "no", "yes", "no", "red", "dark red", "dark red"]
 
 
-def test_several_answers_and_types_of_questions(evaluate, questions, monkeypatch):
+def test_several_answers_and_types_of_questions(answer, questions, monkeypatch):
     from albef_jax.data.sources.vqa_json import VqaJsonSource
-    monkeypatch.setattr(VqaJsonSource, "question_type",
-                        lambda self, index: ("colour" if index < 4 else "count"))
+    monkeypatch.setattr(VqaJsonSource, "question_type", raising=False,
+                        value=lambda self, index: ("colour" if index < 4 else "count"))
+    finish = VqaJsonSource.finish
+    monkeypatch.setattr(VqaJsonSource, "finish", lambda self: (
+        finish(self), self.fields.update(question_type={})))
     given = [["yes"] * 3 + ["no"] * 7, ["no", "yes"], "yes", "2", "red", "dark red"]
-    values, _, _ = evaluate(questions(given), rank="likelihood")
+    values, _, _ = answer(questions(given), rank="likelihood")
     accuracy = [.9, .5, 1, 1, 1, 0]
     assert values["vqa_accuracy"] == pytest.approx(100 * sum(accuracy) / 6)
     assert values["exact_match"] == pytest.approx(100 * 4 / 6)
@@ -152,15 +158,15 @@ def test_several_answers_and_types_of_questions(evaluate, questions, monkeypatch
     assert values["majority_per_type"] == pytest.approx(100 * (2.4 + 1) / 6)
 
 
-def test_questions_without_answers_give_predictions(evaluate, questions):
-    values, answers, _ = evaluate(questions(answers=()))
+def test_questions_without_answers_give_predictions(answer, questions):
+    values, answers, _ = answer(questions(answers=()))
     assert values == {} and answers[0] == "yes"
     with pytest.raises(UserError, match="questions without answers and no list to choose from"):
-        evaluate(questions(answers=()), answers="")
+        answer(questions(answers=()), answers="")
 
 
-def test_the_answers_of_the_source_are_the_default_list(evaluate, questions):
-    values, _, evaluator = evaluate(questions(["yes", "no", "2", "red", "dark red", "red"]),
+def test_the_answers_of_the_source_are_the_default_list(answer, questions):
+    values, _, evaluator = answer(questions(["yes", "no", "2", "red", "dark red", "red"]),
                                     answers="")
     assert evaluator.description.endswith("5 answers to choose from")
     assert values["vqa_accuracy"] > 0
@@ -171,10 +177,10 @@ def test_the_answers_of_the_source_are_the_default_list(evaluate, questions):
     ('["yes", 1]', "must be a JSON list"), ("[", "is not valid JSON"),
     ('["yes", "red red red red"]', "The answer 'red red red red' has more than "
      "data.answer_length=5 tokens"), (None, "cannot be read")])
-def test_answer_lists_that_cannot_be_used(evaluate, questions, tmp_path, contents, sentence):
+def test_answer_lists_that_cannot_be_used(answer, questions, tmp_path, contents, sentence):
     path = tmp_path / "other.json"
     if contents:
         path.write_text(contents)
     with pytest.raises(UserError) as error:
-        evaluate(questions(), answers=str(path))
+        answer(questions(), answers=str(path))
     assert sentence in str(error.value)

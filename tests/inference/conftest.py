@@ -3,16 +3,16 @@
 import json
 
 import jax
+import optax
 from PIL import Image
 import pytest
 
 import albef_jax
-from albef_jax.run.checkpoint import Checkpointer
-from albef_jax.config import load_config, to_json
+from albef_jax.config import load_config, to_json, with_task
+from albef_jax.core.state import TrainState
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import clean_caption, train_tokenizer
-from albef_jax.core.optim import make_optimizer, make_schedule
-from albef_jax.core.state import TrainState
+from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.tasks import make_task
 
 SCENES = 16
@@ -25,25 +25,46 @@ def source():
 
 
 @pytest.fixture(scope="session")
-def workdir(source, tmp_path_factory):
+def tokenizer(source):
+    """Of the captions of the scenes."""
+    return train_tokenizer([clean_caption(caption, 30) for i in range(SCENES)
+                            for caption in source.get(i, "text")], 200)
+
+
+@pytest.fixture(scope="session")
+def config_of(tokenizer):
+    """`config_of("vqa")` -> the tiny config for a task."""
+    def make(task):
+        config = with_task(load_config("tests/tiny.py"), task).unlock()
+        config.model.update(vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
+                            cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id)
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def saved(tokenizer):
+    """`saved(config, folder)` makes a work directory with one checkpoint of fresh weights."""
+    def make(config, folder, change=lambda params: params):
+        tokenizer.save(str(folder / "tokenizer"))
+        (folder / "config.json").write_text(to_json(config))
+        # Without an optimizer, which nothing reads here.
+        state = jax.jit(lambda: TrainState.create(make_task(config), optax.identity(), 0))()
+        checkpointer = Checkpointer(folder, config.checkpoint)
+        checkpointer.save(7, state.replace(params=change(state.params)))
+        checkpointer.close()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def workdir(config_of, saved, tmp_path_factory):
     """A work directory with one checkpoint, whose teacher is not the online model."""
-    folder = tmp_path_factory.mktemp("inference") / "run"
-    captions = [clean_caption(c, 30) for i in range(SCENES) for c in source.captions(i)]
-    tokenizer = train_tokenizer(captions, 200)
-    tokenizer.save(str(folder / "tokenizer"))
-    config = load_config("tests/tiny.py")
-    config.model.update(vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
-                        cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id)
-    (folder / "config.json").write_text(to_json(config))
-    task = make_task(config)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
-    state = jax.jit(lambda: TrainState.create(task, optimizer, config.seed))()
     # Random weights have nearly equal [CLS] states; larger ones tell inputs apart.
-    state = state.replace(params=jax.tree.map(lambda x: 2 * x, state.params))
-    checkpointer = Checkpointer(folder, config.checkpoint)
-    checkpointer.save(7, state)
-    checkpointer.close()
-    return folder
+    return saved(config_of("pretrain"), tmp_path_factory.mktemp("inference") / "run",
+                 lambda params: jax.tree.map(lambda x: 2 * x, params))
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +74,8 @@ def scenes(source, tmp_path_factory):
     (folder / "a").mkdir()
     rows = []
     for i in range(SCENES):
-        Image.fromarray(source.image(i)).save(folder / "a" / f"{i:02d}.png")
-        rows.append({"image": f"a/{i:02d}.png", "caption": source.captions(i)})
+        Image.fromarray(source.get(i, "image")).save(folder / "a" / f"{i:02d}.png")
+        rows.append({"image": f"a/{i:02d}.png", "caption": source.get(i, "text")})
     (folder / "pairs.json").write_text(json.dumps(rows))
     return folder
 

@@ -15,11 +15,13 @@ import albef_jax
 from albef_jax.data.images.pillow import load_eval
 from albef_jax.data.text import SPECIAL_TOKENS, clean_caption
 from albef_jax.errors import UserError
+from albef_jax.evaluators.pairs import in_steps
+from albef_jax.inference.features import probability
 from albef_jax.models.albef import Albef
 from albef_jax.tasks import make_task
 from albef_jax.weights.export import export
-from albef_jax.weights.importer import import_file
 from albef_jax.weights.foreign.torch_writer import write_torch_file
+from albef_jax.weights.importer import import_file
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -31,7 +33,7 @@ def paths(scenes):
 
 @pytest.fixture
 def captions(source):
-    return [source.captions(i)[0] for i in range(len(source))]
+    return [source.get(i, "text")[0] for i in range(len(source))]
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def expected(model, source, captions):
     """Tokens, features and match logits of all pairs by the task's functions, in one batch."""
     functions = make_task(model.config).predict_fns()
     size = model.config.model.image_size
-    pixels = np.stack([load_eval(source.image(i), size) for i in range(len(source))])
+    pixels = np.stack([load_eval(source.get(i, "image"), size) for i in range(len(source))])
     ids, mask = model.tokenizer.encode([clean_caption(c, 30) for c in captions], 16)
     tokens, image_features = functions["encode_image"](model.params, pixels)
     states, text_features = functions["encode_text"](model.params, ids, mask)
@@ -68,7 +70,7 @@ def test_features_are_unit_vectors_in_float32(model, paths, captions):
 
 
 def test_all_forms_of_an_image_are_the_same_image(model, source, paths):
-    pixels = source.image(0)
+    pixels = source.get(0, "image")
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     forms = [paths[0], str(paths[0]), file.getvalue(), Image.fromarray(pixels), pixels]
@@ -91,7 +93,14 @@ def test_two_shapes_are_compiled_whatever_the_number(workdir, paths, captions):
     for n in (1, 2, 3, 4, 5, 9):
         model.encode_image(paths[:n])
         model.encode_text(captions[:n])
-    assert model._encode_image._cache_size() == model._encode_text._cache_size() == 2
+    forward = model.forward
+    for name in ("encode_image", "encode_text"):
+        assert forward.compiled(forward[name])._cache_size() == 2
+    rerank, shapes = forward.compiled(in_steps(probability(forward["match"]), forward.mesh)), []
+    for n in (2, 3, 4, 6, 7, 8, 10, 11, 12):
+        model.match(paths[:n], captions[0])
+        shapes.append(rerank._cache_size())
+    assert shapes == [1] * len(shapes)
 
 
 def test_a_long_text_is_cut_as_in_evaluation(model, captions):

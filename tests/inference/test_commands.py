@@ -36,7 +36,7 @@ def test_embed_a_manifest(embedded, model, scenes, source):
     with np.load(embedded) as arrays:
         assert list(arrays["image_names"]) == [f"a/{i:02d}.png" for i in range(16)]
         assert list(arrays["caption_images"]) == [i for i in range(16) for _ in range(2)]
-        captions = [text for i in range(16) for text in source.captions(i)]
+        captions = [text for i in range(16) for text in source.get(i, "text")]
         assert list(arrays["captions"]) == captions
         paths = [scenes / name for name in arrays["image_names"]]
         np.testing.assert_allclose(arrays["image_features"], model.encode_image(paths), atol=2e-6)
@@ -74,7 +74,7 @@ def test_captions_of_broken_images_are_left_out_too(albef, workdir, scenes, tmp_
 
 
 def test_search_prints_what_the_model_finds(albef, model, workdir, scenes, embedded, source):
-    text = source.captions(4)[0]
+    text = source.get(4, "text")[0]
     paths = sorted((scenes / "a").glob("*.png"))
     index = model.index_images(paths, [path.name for path in paths])
     expected = model.search(index, text=text, k=3)
@@ -88,7 +88,7 @@ def test_search_prints_what_the_model_finds(albef, model, workdir, scenes, embed
 
 
 def test_search_reranks(albef, model, workdir, scenes, embedded, source):
-    text = source.captions(4)[0]
+    text = source.get(4, "text")[0]
     paths = sorted((scenes / "a").glob("*.png"))
     expected = model.search(model.index_images(paths), text=text, k=2, rerank=8)
     for data in (scenes / "a", embedded):
@@ -100,7 +100,7 @@ def test_search_reranks(albef, model, workdir, scenes, embedded, source):
 
 def test_search_with_an_image(albef, model, workdir, scenes, embedded, source):
     image = scenes / "a" / "06.png"
-    captions = [text for i in range(16) for text in source.captions(i)]
+    captions = [text for i in range(16) for text in source.get(i, "text")]
     expected = model.search(model.index_texts(captions), image=image, k=2)
     code, lines, _ = albef("search", workdir, embedded, "--image", image, "-k", 2)
     assert code == 0 and names_of(lines) == [hit.name for hit in expected]

@@ -10,7 +10,8 @@ import pytest
 
 from albef_jax.cli import main
 from albef_jax.errors import UserError
-from albef_jax.inference.explain import draw, join_pieces, make_explainer, overlay
+from albef_jax.evaluators.heat import join_pieces, overlay
+from albef_jax.inference.explain import draw
 from albef_jax.models import bert, gradcam, vit
 
 
@@ -41,14 +42,13 @@ def test_heat_is_of_real_words_only(model, tiny_run):
     params, image, ids, mask = arguments(model, tiny_run()[3])
     mask = mask.copy()
     mask[0, 5:] = 0
-    heat, logits = map(np.asarray, jax.jit(lambda *rows: gradcam.itm_heat(model.module, *rows))(
-        params, image, ids, mask))
+    itm_heat = jax.jit(model.forward["itm_heat"])
+    heat, logits = map(np.asarray, itm_heat(params, image, ids, mask))
     assert heat.shape == (3, ids.shape[1], 4, 4) and logits.shape == (3, 2)
     assert (heat >= 0).all() and heat[:, 0].any() and not heat[0, 5:].any()
     # The one fusion layer of this model is its last, which only [CLS] leaves.
     assert not heat[:, 1:].any()
-    shorter, _ = jax.jit(lambda *rows: gradcam.itm_heat(model.module, *rows))(
-        params, image[:1], ids[:1, :5], mask[:1, :5])
+    shorter, _ = itm_heat(params, image[:1], ids[:1, :5], mask[:1, :5])
     np.testing.assert_allclose(shorter[0], heat[0, :5], rtol=1e-3, atol=1e-9)
 
 
@@ -65,7 +65,7 @@ def test_layers(model):
     with pytest.raises(UserError, match="ViT block 1 does not exist; choose one of 0 to 0"):
         model.explain(np.zeros((8, 8, 3), np.uint8), "a", mode="itc", layer=1)
     with pytest.raises(UserError, match="mode 'both' is unknown"):
-        make_explainer(model.module, "both")
+        model.explain(np.zeros((8, 8, 3), np.uint8), "a", mode="both")
 
 
 def test_explain_agrees_with_the_other_calls(model, scenes):

@@ -1,4 +1,4 @@
-"""Loaded models of the tasks that answer and classify."""
+"""Loaded models of the tasks that answer and classify, and what all of them predict."""
 
 import json
 
@@ -7,53 +7,26 @@ import numpy as np
 import pytest
 
 import albef_jax
-from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.cli import main
-from albef_jax.config import load_config, to_json
 from albef_jax.data.answers import encode_answers
 from albef_jax.data.images.pillow import load_eval
-from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.inference.api import MODELS
+from albef_jax.inference.answers import AnswerModel
+from albef_jax.inference.api import model_class
 from albef_jax.inference.classes import ClassModel
-from albef_jax.core.optim import make_optimizer, make_schedule
-from albef_jax.core.state import TrainState
+from albef_jax.inference.features import FeatureModel
+from albef_jax.inference.model import Model
 from albef_jax.tasks import TASKS, make_task
 
 ANSWERS = ["red", "a small circle", "blue", "circle and square"]
 
 
 @pytest.fixture(scope="module")
-def tokenizer(workdir):
-    return load_tokenizer(str(workdir / "tokenizer"))
-
-
-@pytest.fixture(scope="module")
-def config_of(tokenizer):
-    """`config_of("vqa")` -> the tiny config for a task."""
-    def make(task_name):
-        config = load_config("tests/tiny.py")
-        config.task = task_name
-        config.model.update(vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
-                            cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id)
-        config.data.update(answer_length=8, eval_text_length=20)
-        return config
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def vqa_run(config_of, tokenizer, tmp_path_factory):
+def vqa_run(config_of, saved, tmp_path_factory):
     """A work directory with fresh weights."""
-    folder, config = tmp_path_factory.mktemp("vqa") / "run", config_of("vqa")
-    tokenizer.save(str(folder / "tokenizer"))
-    (folder / "config.json").write_text(to_json(config))
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 10))
-    state = jax.jit(lambda: TrainState.create(make_task(config), optimizer, 0))()
-    checkpointer = Checkpointer(folder, config.checkpoint)
-    checkpointer.save(1, state)
-    checkpointer.close()
-    return folder
+    config = config_of("vqa")
+    config.data.update(answer_length=8, eval_text_length=20)
+    return saved(config, tmp_path_factory.mktemp("vqa") / "run")
 
 
 def test_answers_are_those_of_the_task(vqa_run, scenes):
@@ -100,7 +73,8 @@ def test_the_command_prints_the_best_answers(vqa_run, scenes, tmp_path, capsys):
 
 def test_what_a_task_does_not_offer(vqa_run, scenes):
     model, image = albef_jax.load(vqa_run), scenes / "a" / "00.png"
-    with pytest.raises(UserError, match="task 'vqa' has no encode_image; it has answer, so load"):
+    with pytest.raises(UserError, match="task 'vqa' has no encode_image; it has answer, "
+                                        "predict, so load"):
         model.encode_image([image])
     with pytest.raises(UserError, match="Got 2 questions"):
         model.answer(image, ["one?", "two?"])
@@ -113,6 +87,7 @@ def test_what_a_task_does_not_offer(vqa_run, scenes):
     ("ve", 1, ["contradiction", "neutral", "entailment"]), ("nlvr", 2, ["false", "true"])])
 def test_classify(config_of, tokenizer, scenes, task_name, views, classes):
     config = config_of(task_name)
+    config.data.eval_text_length = 20
     task = make_task(config)
     model = ClassModel(config, jax.jit(task.init)(jax.random.key(1)), tokenizer)
     paths = sorted((scenes / "a").glob("*.png"))[:views]
@@ -128,7 +103,64 @@ def test_classify(config_of, tokenizer, scenes, task_name, views, classes):
 
 
 def test_every_task_can_be_loaded(config_of, tokenizer):
-    assert MODELS.keys() == TASKS.keys()
-    model = MODELS["nlvr_pretrain"](config_of("nlvr_pretrain"), {}, tokenizer)
+    """By what it offers."""
+    classes = {}
+    for name in TASKS:
+        task, config = make_task(config_of(name)), config_of(name)
+        classes[name] = model_class(task.predict_fns(), task.fields(config))
+    assert classes == {"pretrain": FeatureModel, "retrieval": FeatureModel, "vqa": AnswerModel,
+                       "ve": ClassModel, "nlvr": ClassModel, "nlvr_pretrain": Model}
+    model = Model(config_of("nlvr_pretrain"), {}, tokenizer)
     with pytest.raises(UserError, match="'nlvr_pretrain' has no match; it has nothing to offer"):
         model.match("a.png", "a")
+    with pytest.raises(UserError, match="has no function 'match'; it has none"):
+        model.predict("match", text=["a"])
+
+
+def test_predict_is_what_the_methods_say(model, scenes):
+    """In blocks of four rows, with images in any form; a tree of arrays comes back."""
+    paths = sorted((scenes / "a").glob("*.png"))[:6]
+    tokens, features = model.predict("encode_image", image=[paths[0].read_bytes(), *paths[1:]])
+    assert tokens.shape[0] == 6 and type(tokens) is np.ndarray
+    np.testing.assert_array_equal(features, model.encode_image(paths))
+    texts = ["A red circle.", "a blue square", "triangle"]
+    np.testing.assert_array_equal(model.predict("encode_text", text=texts)[1],
+                                  model.encode_text(texts))
+    heat, _ = model.predict("itm_heat", image=paths[:3], text=texts)
+    np.testing.assert_allclose(heat[1].mean(axis=0), model.explain(paths[1], texts[1]).heat,
+                               rtol=1e-4, atol=1e-9)
+
+
+def test_predict_reads_as_the_task_does(vqa_run, config_of, tokenizer, scenes):
+    """Questions are cleaned as questions; two images are a list of them."""
+    paths = sorted((scenes / "a").glob("*.png"))[:4]
+    model = albef_jax.load(vqa_run)
+    states = model.predict("encode", image=paths[:1], text=["What is <person>?"])
+    ids, mask = model.tokenizer.encode(["what is <person>"], 20)
+    assert mask.sum() > model.tokenizer.encode(["what is person"], 20)[1].sum()  # as of a caption
+    expected = model.forward.compiled(model.forward["encode"])(
+        model.params, image=load_eval(paths[0].read_bytes(), 32)[None], text_ids=ids,
+        text_mask=mask)
+    np.testing.assert_array_equal(states, expected)
+
+    config = config_of("nlvr")
+    model = ClassModel(config, jax.jit(make_task(config).init)(jax.random.key(1)), tokenizer)
+    logits = model.predict("classify", image=[paths[:2], paths[2:]], text=["a", "red circle"])
+    assert logits.shape == (2, 2)
+    for images, text, row in ((paths[:2], "a", 0), (paths[2:], "red circle", 1)):
+        np.testing.assert_allclose(jax.nn.softmax(logits[row]),
+                                   list(model.classify(images, text).values()), atol=1e-5)
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda m, p: m.predict("embed", image=[p]), "no function 'embed'; it has encode_image, enc"),
+    (lambda m, p: m.predict("encode_image", audio=[p]), "no field 'audio'; its fields are image, "),
+    (lambda m, p: m.predict("match", image=[p, p], text=["a"]), "{'image': 2, 'text': 1}; give "),
+    (lambda m, p: m.predict("encode_image", image=[]), "{'image': 0}; give each field one"),
+    (lambda m, p: m.predict("encode_image"), "at least one"),
+    (lambda m, p: m.predict("encode_image", image=[p, "gone.png"]), "image gone.png cannot be "),
+])
+def test_predictions_that_make_no_sense(model, scenes, call, words):
+    with pytest.raises(UserError) as error:
+        call(model, scenes / "a" / "00.png")
+    assert words in str(error.value)

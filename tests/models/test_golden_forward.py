@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from flax.traverse_util import unflatten_dict
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from albef_jax.models.albef import Albef
 from albef_jax.models.classification import TextAssignment
 from albef_jax.models.vqa import Vqa
+from albef_jax.tasks import make_task
 from albef_jax.weights.importer import fitted_config, read_official
 from albef_jax.weights.foreign.kinds import KINDS, sizes
-from albef_jax.weights.report import Report, unflatten
+from albef_jax.weights.report import Report
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LIMIT = 5e-6  # of the recordings' README, for outputs
@@ -36,8 +38,8 @@ class Golden:
         self.eval = dict(np.load(evaluation)) if evaluation.exists() else {}
         config = fitted_config(None, self.kind, *self.sizes(), heads=4, path=folder)
         config.model.update(dtype="float32", dropout=0.0, attention_dropout=0.0)
-        self.state = unflatten(read_official(self.tensors, self.kind, config, Report(kind)))
-        self.module = self.kind.module(config.lock().model)
+        self.state = unflatten_dict(read_official(self.tensors, self.kind, config, Report(kind)))
+        self.module = make_task(config.lock()).model
 
     def sizes(self):
         return sizes(self.tensors, self.kind, "state_dict.npz")

@@ -1,4 +1,4 @@
-"""`albef bench`: a random batch fits every task; the parts of a retrieval evaluation."""
+"""`albef bench`: a batch of noise fits every task; the parts of a retrieval evaluation."""
 
 from pathlib import Path
 import re
@@ -8,19 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albef_jax.preflight.bench import random_batch
 from albef_jax.cli import main
 from albef_jax.config import load_config
-from albef_jax.tasks import TASKS, make_task
+from albef_jax.core.build import build
+from albef_jax.parallel.mesh import make_mesh
+from albef_jax.preflight.bench import noise_batch
+from albef_jax.tasks import TASKS
 
 TINY = Path(__file__).parents[1] / "tiny.py"
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_random_batch_fits_every_task(name):
+def test_a_batch_of_noise_fits_every_task(name):
     config = load_config(TINY, [f"--config.task={name}"])
-    task, batch = make_task(config), random_batch(config)
-    assert set(task.needs) <= {"label", "answers"}
+    parts, batch = build(config, make_mesh(devices=jax.devices()[:1])), noise_batch(config)
+    assert {key: (x.shape, x.dtype) for key, x in batch.items()} == {
+        key: (x.shape, x.dtype) for key, x in parts.batch_spec.items()}
+    task = parts.task
     group = {key: jnp.asarray(value[:config.group_size]) for key, value in batch.items()}
 
     def loss(rng):
@@ -36,6 +40,34 @@ def test_a_random_batch_fits_every_task(name):
         assert (np.diff(mask, axis=-1) <= 0).all()  # padded on the right
 
 
+def test_noise_is_a_function_of_its_seed():
+    config = load_config(TINY)
+    one, same, other = (noise_batch(config, seed) for seed in (1, 1, 2))
+    for name in ("image", "text_ids", "text_mask"):
+        np.testing.assert_array_equal(one[name], same[name])
+        assert (one[name] != other[name]).any()
+
+
+def test_a_task_of_which_little_is_known(outside_config, capsys):
+    """No teacher, no queues, no text, no FLOPs, no type."""
+    assert main(["bench", "--config", str(outside_config), "--steps", "2"]) == 0
+    rows = dict(line.split(maxsplit=1) if " " in line else (line, "")
+                for line in capsys.readouterr().out.splitlines())
+    assert rows.keys() >= {"device", "batch", "samples/s"}
+    assert "MFU" not in rows and "work" not in rows and "rate" not in rows
+    assert rows["batch"] == "16 in groups of 8, 1 micro-step(s), float32"
+    assert float(rows["samples/s"]) > 0 and float(rows["last"].split()[-1]) > 0
+
+
+@pytest.mark.parametrize("argument, sentence", [
+    ("--retrieval", "evals.noise is of kind 'retrieval', which .* cannot do; it can do none"),
+    ("--input", "measures how images are read, and the task .*:Contrast' has none")])
+def test_what_a_task_does_not_have(outside_config, capsys, argument, sentence):
+    assert main(["bench", argument, "--config", str(outside_config)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(sentence, line)
+
+
 def test_the_parts_of_a_retrieval_evaluation(capsys):
     sizes = ["--images", "6", "--texts", "14", "--k", "2", "--batch-size", "8"]
     assert main(["bench", "--retrieval", "--config", str(TINY), *sizes]) == 0
@@ -48,4 +80,5 @@ def test_the_parts_of_a_retrieval_evaluation(capsys):
     assert sum(seconds) == pytest.approx(float(rows["total"]), abs=0.01) and min(seconds) >= 0
     # Two of each image and two of each text, some of them the same.
     assert 2 * 14 <= int(rows["pairs"]) <= 2 * 6 + 2 * 14
-    assert 0 < float(rows["scores, compute alone"])
+    # Every call of the scoring function is repeated: there is something to compute.
+    assert 0.001 < float(rows["scores, compute alone"])

@@ -9,8 +9,8 @@ import pytest
 
 from albef_jax.cli import main
 from albef_jax.config import load_config
-from albef_jax.preflight.check import check
 from albef_jax.errors import UserError
+from albef_jax.preflight.check import check
 from albef_jax.train import train
 
 TINY = str(Path(__file__).parents[1] / "tiny.py")
@@ -86,7 +86,7 @@ def test_missing_broken_small_and_repeated_images(
     assert f"broken images: {len(broken_files)} (" in out and "zero.jpg (empty file)" in out
     assert "by equal pixels: 2 (3.jpg = copy.jpg, pixel.jpg = pixel.png)" in out
     assert "side below 16 pixels: 4 (pixel.jpg, pixel.png, wide.jpg, tall.png)" in out
-    assert "7 of 35 images could not be read" in problem and "data.max_bad_share=0.01" in problem
+    assert "7 of 35 examples could not be read" in problem and "data.max_bad_share=0.01" in problem
     assert all(name in problem for name in (*broken_files, "gone.jpg", "gone2.jpg"))
 
 
@@ -124,6 +124,102 @@ def test_images_of_a_tar_and_other_sources(write, tmp_path, capsys):
     assert check([rows, f"json:{write('train.json', pairs([6]))}"]) == []
     out = capsys.readouterr().out
     assert "missing images: 1 (6.jpg)" in out and "json:train.json: 1 rows" in out
+
+
+def field_lines(printed):
+    """Field -> what is printed of it."""
+    return dict(line[2:].split(": ", 1) for line in printed.splitlines()
+                if line.startswith("  ") and ": " in line)
+
+
+def test_classes_are_counted(write, tmp_path, capsys):
+    rows = [{"image": f"{i}.jpg", "sentence": "a dog", "label": label} for i, label in enumerate(
+        ["neutral", "entailment", "neutral", "neutral"])]
+    (tmp_path / "ve.json").write_text(json.dumps(rows))
+    assert check(["ve:ve.json"]) == []
+    printed = capsys.readouterr().out
+    assert printed.startswith("ve:ve.json: 4 rows, 4 images, 4 captions\n")
+    assert field_lines(printed)["label"] == (
+        "4, 2 different: contradiction (0), neutral (3), entailment (1)")
+
+
+def test_answers_are_counted(write, tmp_path, capsys):
+    rows = [{"image": f"{i}.jpg", "question": "what is it", "question_id": i,
+             "answer": ["yes"] * 9 + ["no"] * (i % 2)} for i in range(20)]
+    (tmp_path / "vqa.json").write_text(json.dumps(rows))
+    assert check(["vqa:vqa.json"]) == []
+    lines = field_lines(capsys.readouterr().out)
+    assert lines["answers"] == "30, 1 to 2 per row, 2 different: yes (20), no (10)"
+    assert lines["annotators"] == "190, 9 to 10 per row, 2 different: yes (180), no (10)"
+    assert lines["question_id"] == "20, 20 different"  # too many to list
+
+
+def test_boxes_are_counted(write, tmp_path, capsys, config_file):
+    """Also those that an evaluation alone has."""
+    rows = [{"image": f"{i}.jpg", "text": "a dog", "bbox": [i, 2, 10, 5], "width": 60,
+             "height": 40} for i in range(20)]
+    (tmp_path / "boxes.json").write_text(json.dumps(rows))
+    (tmp_path / "found.json").write_text(json.dumps(
+        {f"{i}.jpg": [[0, 0, 9, 9, 0.5]] * (i % 3) for i in range(20)}))
+    write("train.json", pairs(range(20))), write("dev.json", pairs([1, 2, 3]))
+    config = load_config(config_file)
+    boxes = dict(kind="grounding", files=("boxes.json",), detections="found.json")
+    config.evals.dev.source = boxes
+    assert check([], config=config) == []
+    lines = field_lines(capsys.readouterr().out)
+    assert lines["box"] == "20, 20 different"
+    assert lines["size"] == "20, 1 different: (60, 40) (20)"
+    assert lines["proposals"] == "19, 0 to 2 per row, 1 different: (0, 0, 9, 9) (19)"
+
+
+def test_parts_of_a_mixture_and_fields_that_only_one_has(write, tmp_path, capsys, config_file):
+    (tmp_path / "ve.json").write_text(json.dumps(
+        [{"image": f"{i}.jpg", "sentence": "a dog", "label": "neutral"} for i in range(8)]))
+    write("train.json", [*pairs(range(12)), ("gone.jpg", "x")]), write("dev.json", pairs([1, 2, 3]))
+    config = load_config(config_file)
+    config.data.source = dict(kind="mixture", parts=(
+        dict(source="json:train.json", weight=1.0), dict(source="ve:ve.json", weight=1.0)))
+    assert check([], config=config) == []
+    printed = capsys.readouterr().out
+    # Images of different parts are different ones until their pixels are compared.
+    assert printed.startswith("data.source: 21 rows, 21 images, 21 captions\n")
+    assert "missing images: 1 (gone.jpg)" in printed and "by equal pixels: 8 (" in printed
+    assert "label" not in printed
+
+
+def test_a_source_from_outside(outside_config, capsys):
+    """No image and no text; what cannot be read is listed, and stops training."""
+    config = load_config(outside_config)
+    assert check([], config=config) == []
+    printed = capsys.readouterr().out
+    lines = field_lines(printed)
+    assert printed.startswith("data.source: 40 rows\n") and "captions" not in printed
+    assert lines["sound"] == lines["motion"] == "40, 1 different: float32 [6, 4] (40)"
+    assert lines["place"] == "40, 2 different: street (30), wood (10)"
+    assert lines["heard"] == "39, 0 to 2 per row, 2 different: bird (26), car (13)"
+
+    config.data.source = dict(kind=config.data.source.kind, gone=(1, 3, 5, 7))
+    (problem,) = check([], config=config)
+    assert "broken values of sound: 4 (recording 1 (missing), " in capsys.readouterr().out
+    assert problem.startswith("data.source: 4 of 40 examples could not be read")
+    config.batch_size = 64
+    problem = check([], config=config)[-1]
+    assert "40 examples, fewer than one batch of 64" in problem
+
+
+def test_what_a_task_does_not_get(outside_config, write):
+    """Said in the words of training, once."""
+    config = load_config(outside_config)
+    config.data.source = dict(kind="json", files=(write("train.json", pairs(range(20))),))
+    (problem,) = check([], config=config)
+    assert problem.startswith("data.source has no field 'sound', which the task asks for")
+
+
+def test_a_name_of_a_value_that_no_evaluator_has(write, config_file):
+    write("train.json", pairs(range(20))), write("dev.json", pairs([1, 2, 3]))
+    best = "--config.checkpoint.best_metric=dev/x"
+    (problem,) = check([], config=load_config(config_file, [best]))
+    assert "best_metric is 'dev/x'" in problem and "i2t_r1" in problem
 
 
 def test_nothing_to_check():

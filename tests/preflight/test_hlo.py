@@ -81,9 +81,9 @@ def test_loops_count_in_full(programs):
 def test_loops_read_a_slice_of_what_is_stacked(programs):
     moved = sum(work.moved * work.times for work in programs["loop"].work())
     weights, states = 4 * 3 * 32 * 32, 4 * 16 * 32
-    # Each weight is read at least once; states are read and written a few times per layer, and
-    # the whole stack of weights is not read in every round.
-    assert weights < moved < 3 * weights + 3 * 8 * states
+    # Each weight is sliced (read and written) and read; states are read and written 14 times in
+    # all. Reading the whole stack in every round would be twice as much.
+    assert moved == pytest.approx(3 * weights + 14 * states, rel=0.1)
 
 
 def test_batched_products(programs):

@@ -2,10 +2,13 @@
 
 import html.parser
 import json
+import os
 from pathlib import Path
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 
 from etils import epath
 import jax
@@ -15,20 +18,21 @@ import pytest
 
 from albef_jax import cli
 from albef_jax.config import load_config, to_json
-from albef_jax.data.sources import make_source
-from albef_jax.data.text import clean_caption, train_tokenizer
-from albef_jax.evaluators.masked import draw_masked
-from albef_jax.report import report, report_at_end
-from albef_jax.report.charts import line_chart, running_mean, thin
-from albef_jax.report.examples import Examples, best, data_uri, spread
-from albef_jax.report.history import curve, latest_values, read_history
+from albef_jax.core.build import build
+from albef_jax.errors import UserError
+from albef_jax.evaluators import KINDS, evaluator_class
+from albef_jax.evaluators.base import Chart, Evaluator, Forward
 from albef_jax.parallel.mesh import make_mesh
-from albef_jax.core.state import TrainState
-from albef_jax.tasks import make_task
-from albef_jax.train import train
+from albef_jax.report import classes_of, of_this_process, panels, report, report_at_end, write_page
+from albef_jax.report.charts import line_chart, running_mean, thin
+from albef_jax.report.examples import data_uri, embedded, find_examples
+from albef_jax.report.history import curve, latest_values, read_history
 from albef_jax.run.workdir import read_config
+from albef_jax.tasks.base import Shown
+from albef_jax.train import train
 
-CONFIG = Path(__file__).parents[1] / "tiny.py"
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "tests" / "tiny.py"
 HELD_OUT = {"kind": "synthetic", "size": 24, "image_size": 32}
 SECTIONS = ["numbers", "pictures", "captions", "words", "teacher", "heat", "curves", "speed",
             "config"]
@@ -82,26 +86,6 @@ def run(tmp_path_factory):
     return workdir
 
 
-@pytest.fixture(scope="module")
-def model():
-    """Random models and a teacher of other weights, with `Examples` of them."""
-    config = load_config(f"{CONFIG}:learn")
-    source = make_source(HELD_OUT)
-    captions = [clean_caption(c, 30) for i in range(len(source)) for c in source.captions(i)]
-    tokenizer = train_tokenizer(captions, 200)
-    config.model.update(vocab_size=tokenizer.vocab_size, cls_id=tokenizer.cls_id,
-                        mask_id=tokenizer.mask_id)
-    task = make_task(config)
-    # Random weights have nearly equal [CLS] states; larger ones tell inputs apart.
-    params, other = (jax.tree.map(lambda x: 3 * x, jax.jit(task.init)(jax.random.key(seed)))
-                     for seed in (0, 1))
-    params["temp"] = np.float32(0.07)
-    examples = Examples(config.evals.dev, config, tokenizer, params, task.teacher_of(other),
-                        task.predict_fns(), make_mesh())
-    functions = {name: jax.jit(function) for name, function in task.predict_fns().items()}
-    return examples, functions, params, {**params, **task.teacher_of(other)}, tokenizer, source
-
-
 def test_everything_is_on_the_page(run):
     page = Page(run / "report.html")
     assert list(page.text) == SECTIONS
@@ -145,117 +129,17 @@ def test_the_command_makes_the_same_examples_as_the_end_of_training(run, tmp_pat
         assert again.text[section] == before.text[section]
 
 
-def assert_best(found, scores, shown, chosen_by=None):
-    """`found` are the best by `scores`, best first; or all of the best 4 by `chosen_by`."""
-    rows = [row for row, _ in found]
-    assert len(set(rows)) == len(rows) == shown
-    np.testing.assert_allclose([score for _, score in found], scores[rows], rtol=1e-3, atol=1e-5)
-    assert sorted((score for _, score in found), reverse=True) == [score for _, score in found]
-    by = scores if chosen_by is None else chosen_by
-    # Nearly equal ones may come in another order on another path through the same model.
-    assert by[rows].min() >= np.sort(by)[-shown] - 1e-4
-
-
-def test_queries_are_answered_as_by_a_plain_loop(model):
-    """Similarities choose 4 candidates, the match logit orders them, own ones are marked."""
-    examples, functions, params, _, _, source = model
-    data = examples.data
-    assert len(set(data.texts)) == len(data.texts) == 48
-    thumbnails = {data_uri(Image.fromarray(source.image(i))): i for i in range(24)}
-    pictures = np.stack([source.image(i) for i in range(24)])
-    image_embeds, image_feats = functions["encode_image"](params, pictures)
-    text_embeds, text_feats = functions["encode_text"](params, data.text_ids, data.text_mask)
-    sims = np.asarray(image_feats @ text_feats.T)
-
-    def logits_of(image):
-        images = np.broadcast_to(image_embeds[image], (48, *image_embeds[image].shape))
-        logits = functions["match"](params, images, text_embeds, data.text_mask)
-        return np.asarray(logits[:, 1])
-
-    table = np.stack([logits_of(image) for image in range(24)])
-    text_queries, image_queries = examples.queries()
-    rows = spread(24, 12)
-    for query, image in zip(text_queries, rows[::2], strict=True):
-        assert query["caption"] == data.texts[2 * image]
-        found = [thumbnails[item["picture"]] for item in query["found"]]
-        assert_best([*zip(found, (item["score"] for item in query["found"]))],
-                    table[:, 2 * image], 4, sims[:, 2 * image])
-        assert [item["right"] for item in query["found"]] == [row == image for row in found]
-        assert query["place"] == (found.index(image) + 1 if image in found else None)
-        assert (query["answer"] is None) == (image in found)
-        assert image in found or thumbnails[query["answer"]] == image
-    for query, image in zip(image_queries, rows[1::2], strict=True):
-        assert thumbnails[query["picture"]] == image
-        found = [data.texts.index(item["text"]) for item in query["found"]]
-        assert_best([*zip(found, (item["score"] for item in query["found"]))],
-                    table[image], 4, sims[image])
-        right = [text // 2 == image for text in found]
-        assert [item["right"] for item in query["found"]] == right
-        assert query["place"] == (right.index(True) + 1 if any(right) else None)
-        assert any(right) or query["answer"] == data.texts[2 * image]
-    marks = [item["right"] for query in text_queries + image_queries for item in query["found"]]
-    assert any(marks) and not all(marks)
-
-
-def test_words_are_the_likeliest_of_model_and_teacher(model):
-    examples, functions, params, teacher, tokenizer, source = model
-    data = examples.data
-    thumbnails = {data_uri(Image.fromarray(source.image(i))): i for i in range(len(source))}
-    masked = draw_masked(data.text_ids, tokenizer.special_ids, np.random.default_rng(0))
-    sides = {"model": params, "teacher": teacher}
-    for item in examples.words():
-        image = thumbnails[item["picture"]]
-        caption = "".join(" " * p["space"] + p["text"] for p in item["pieces"]).strip()
-        text = next(t for t in np.flatnonzero(data.text_image == image)
-                    if data.texts[t] == caption)
-        hidden = np.flatnonzero(masked[text])
-        assert [p["text"] for p in item["pieces"] if p["masked"]] == [
-            tokenizer.decode([data.text_ids[text, at]]).removeprefix("##") for at in hidden]
-        ids = np.where(masked[text], tokenizer.mask_id, data.text_ids[text])
-        for side, weights in sides.items():
-            embeds, _ = functions["encode_image"](weights, source.image(image)[None])
-            logits = functions["mlm_logits"](weights, embeds, ids[None], data.text_mask[[text]])
-            shares = np.asarray(jax.nn.softmax(logits[0]))
-            for guess, at in zip(item["guesses"], hidden, strict=True):
-                top = np.argsort(-shares[at])[:5]
-                np.testing.assert_allclose([g["share"] for g in guess[side]], shares[at][top],
-                                           rtol=1e-2, atol=1e-5)
-                assert [g["right"] for g in guess[side]] == list(top == data.text_ids[text, at])
-    assert item["guesses"][0]["model"] != item["guesses"][0]["teacher"]
-
-
-def test_only_the_chosen_words_are_hidden(model):
-    chosen = ("red", "green", "blue")
-    shown = model[0].words(chosen)
-    hidden = [piece["text"] for item in shown for piece in item["pieces"] if piece["masked"]]
-    assert shown and set(hidden) <= set(chosen)
-
-
-def test_pseudo_targets_are_the_teachers_softmax(model):
-    examples, functions, params, teacher, _, source = model
-    data = examples.data
-    pictures = np.stack([source.image(i) for i in range(len(source))])
-    _, images = functions["encode_image"](teacher, pictures)
-    _, texts = functions["encode_text"](teacher, data.text_ids, data.text_mask)
-    shares = np.asarray(jax.nn.softmax(images @ texts.T / 0.07))
-    for item, image in zip(examples.pseudo_targets(), spread(24, 6), strict=True):
-        assert item["caption"] == data.texts[2 * image]
-        found = [data.texts.index(one["text"]) for one in item["found"]]
-        assert_best([*zip(found, (one["share"] for one in item["found"]))], shares[image], 5)
-        assert [one["right"] for one in item["found"]] == [t // 2 == image for t in found]
-
-
-def test_best_follows_the_order_of_rank_and_spread_stays_inside():
-    assert list(best(np.array([1.0, np.nan, 3.0, 3.0, 2.0, 0.0]))) == [3, 2, 4, 0, 5]
-    assert spread(100, 4) == [12, 37, 62, 87]
-    assert spread(2, 6) == [0, 1] and spread(1, 6) == [0] and spread(0, 6) == []
-
-
 def test_thumbnail_is_small_and_keeps_its_shape():
     noise = np.random.default_rng(0).integers(0, 256, (600, 900, 3), np.uint8)
     assert data_uri(Image.fromarray(noise)).startswith("data:image/jpeg;base64,")
     assert len(data_uri(Image.fromarray(noise))) < 40_000
     assert data_uri(Image.new("RGB", (64, 64))).startswith("data:image/png;base64,")
+
+
+def test_pictures_are_embedded_wherever_they_are():
+    picture = Image.new("RGB", (64, 64))
+    assert embedded({"rows": [{"pictures": (picture,), "text": "a", "none": None}]}) == {
+        "rows": [{"pictures": [data_uri(picture)], "text": "a", "none": None}]}
 
 
 def write_log(path, *rows):
@@ -311,8 +195,8 @@ def damaged(run, tmp_path, *gone):
 
 
 @pytest.mark.parametrize("gone, sentence, sections", [
-    (["checkpoints"], "has no checkpoints", ["numbers", "pictures", "curves", "speed"]),
-    (["tokenizer"], "has no folder tokenizer", ["numbers", "pictures", "curves", "speed"]),
+    (["checkpoints"], "has no checkpoints", ["numbers", "missing", "curves", "speed"]),
+    (["tokenizer"], "has no folder tokenizer", ["numbers", "missing", "curves", "speed"]),
     (["metrics.jsonl"], "metrics.jsonl has no logged step", SECTIONS),
 ])
 def test_what_is_missing_is_said_in_its_place(run, tmp_path, gone, sentence, sections):
@@ -322,16 +206,19 @@ def test_what_is_missing_is_said_in_its_place(run, tmp_path, gone, sentence, sec
 
 
 def test_held_out_data_that_is_gone_and_runs_without_evaluators(run, tmp_path):
+    """What cannot be made is said; the others show what they have."""
     workdir = damaged(run, tmp_path)
     config = read_config(workdir).unlock()
     config.evals.dev.source = dict(kind="json", files=("gone.json",))
     (workdir / "config.json").write_text(to_json(config))
     page = Page(report(workdir))
-    assert "gone.json" in page.text["pictures"] and "ITC" in page.text["curves"]
+    assert "gone.json" in page.text["missing"] and "ITC" in page.text["curves"]
+    assert "Image to text, R@K in %" in page.text["curves"]
+    assert "hidden:" in page.text["words"] and "pictures" not in page.text
     config.evals = {}
     (workdir / "config.json").write_text(to_json(config))
     page = Page(report(workdir))
-    assert "config.evals has no block of kind" in page.text["pictures"]
+    assert "config.evals has no evaluator" in page.text["missing"]
     assert "config.evals is empty" in page.text["numbers"]
 
 
@@ -350,12 +237,191 @@ def test_no_run_is_one_sentence(tmp_path, capsys):
 
 
 def test_a_failing_report_does_not_fail_the_run(run, tmp_path, capsys):
-    """A folder stands where the page should go; the held-out data is unusable in a new way."""
+    """A folder stands where the page should go."""
     workdir = damaged(run, tmp_path, "report.html")
     (workdir / "report.html").mkdir()
     config = read_config(workdir).unlock()
     config.evals = {}
-    report_at_end(workdir, config, None, TrainState(0, {}, {}, {}, {}), {}, make_mesh())
+    report_at_end(workdir, config, {}, None, {})
     error = capsys.readouterr().err
-    assert error.startswith("no report was written (") and error.count("\n") == 1
+    assert error.startswith("no report was written (The report ") and error.count("\n") == 1
     assert f"`albef report {workdir}` tries again" in error
+
+
+def test_a_run_without_evaluators_ends_with_a_page(run, tmp_path, capsys):
+    workdir = damaged(run, tmp_path, "report.html")
+    config = read_config(workdir).unlock()
+    config.evals = {}
+    report_at_end(workdir, config, {}, None, {})
+    assert capsys.readouterr().err == f"the report is {workdir / 'report.html'}\n"
+    assert "Contrastive loss (ITC)" in Page(workdir / "report.html").text["curves"]
+
+
+class Stranger(Evaluator):
+    """Has nothing for the page."""
+
+    def run(self, forward):
+        yield "median_rank", 3.0
+
+
+class Talkative(Evaluator):
+    """Has everything for the page, in its own words."""
+
+    labels = {"margin": "margin of the right one"}
+    headline = {"margin": "margin"}
+    charts = (Chart("Margin of {name}", {"margin": "margin"}, blind="chance", note="dashed: luck"),
+              Chart("Matching and masked words, %", {"hits": "hits"}, colour=3))
+
+    def beneath(self, name, values):
+        return [f"luck: {values['chance']}"]
+
+    def examples(self, forward, teacher):
+        assert forward.params and teacher is None
+        return {"rows": [{"pictures": [], "text": "a sound", "choices": [
+            {"text": "a bark", "share": 0.75, "right": False}], "truth": "a meow", "hit": False}]}
+
+
+class Unwilling(Stranger):
+    """Has nothing to show, and says why."""
+
+    def examples(self, forward, teacher):
+        raise UserError("The sounds are too loud to be shown.")
+
+
+@pytest.mark.parametrize("kind, found, absent", [
+    (Stranger, ["median rank", "3.0", "no evaluator whose held-out examples"], ["a bark"]),
+    (Unwilling, ["median rank", "too loud to be shown"], ["no evaluator whose"]),
+    (Talkative, ["margin of the right one", "luck: -2.0", "a bark", "answered wrongly",
+                 "Margin of held", "dashed: luck", "hits"], ["no evaluator whose"])])
+def test_evaluators_of_strangers(tmp_path, kind, found, absent):
+    config = load_config(CONFIG)
+    config.evals.held = dict(kind=f"{__name__}:{kind.__name__}", source=HELD_OUT)
+    evaluators = {"held": kind(HELD_OUT, {}, config, None)}
+    write_log(tmp_path / "metrics.jsonl", {"step": 3, "held/median_rank": 3.0} if kind is not
+              Talkative else {"step": 3, "held/margin": -1.5, "held/chance": -2.0, "held/hits": 7})
+    forward = Forward({"weight": np.ones(3)}, {}, make_mesh())
+    page = write_page(epath.Path(tmp_path), config, evaluators, forward, {}).read_text()
+    assert [text for text in found if text not in page] == []
+    assert [text for text in absent if text in page] == []
+
+
+def test_an_evaluator_whose_class_is_gone_keeps_its_numbers(tmp_path):
+    config = load_config(CONFIG)
+    config.evals.held = dict(kind="gone.py:Gone", source=HELD_OUT)
+    write_log(tmp_path / "metrics.jsonl", {"step": 3, "held/some_value": 12.34})
+    page = write_page(epath.Path(tmp_path), config, {}, None, None, ["gone.py is gone."])
+    assert "some value" in page.read_text() and "12.3" in page.read_text()
+
+
+def test_the_order_of_the_page_is_not_that_of_names():
+    """Names are sorted; the page starts with retrieval, and of a section the later one counts."""
+    config = load_config(CONFIG)
+    for number, kind in enumerate(reversed(KINDS)):
+        config.evals[f"e{number}"] = dict(kind=kind, source=HELD_OUT)
+    config.evals.a = dict(kind=f"{__name__}:Stranger", source=HELD_OUT)
+    classes = classes_of(config, {})
+    assert [*classes] == ["e5", "e4", "e3", "e2", "e1", "e0", "a"]
+    assert [*classes.values()] == [*map(evaluator_class, KINDS), Stranger]
+    rows = [(1, {f"e5/{way}_r1": 10.0 for way in ("i2t", "t2i", "itc_i2t", "itc_t2i")} | {
+        "e4/itm_accuracy_hard": 60.0, "e3/mlm_top1": 30.0, "e3/mlm_top5": 40.0,
+        "e2/accuracy": 50.0, "e2/majority": 35.0})]
+    drawn = panels.evaluation_panels(rows, classes)
+    assert [panel["title"] for panel in drawn] == [
+        "Image to text, R@K in %", "Text to image, R@K in %", "Matching and masked words, %",
+        "Held-out e2, %"]
+    assert [(entry["label"], entry["colour"]) for entry in drawn[2]["legend"]] == [
+        ("hard negatives", 1), ("words, top 1", 3), ("top 5", 4)]
+    assert [line["dashed"] for line in drawn[0]["lines"]] == [True, False]
+    assert drawn[3]["options"]["reference"] == 35.0 and drawn[2]["options"]["reference"] is None
+    assert drawn[3]["note"] and not drawn[2]["note"]
+    measured = panels.tables(rows, epath.Path("absent"), classes)
+    assert [tile["label"] for tile in panels.headline(measured, classes, {})] == [
+        "text to image, R@1", "image to text, R@1", "ITM, hard negatives", "masked words right",
+        "held-out accuracy"]
+
+
+def test_of_one_kind_the_first_is_drawn_and_asked(tmp_path):
+    class Counting(Evaluator):
+        charts = (Chart("One", {"value": "value"}), Chart("Each {name}", {"value": "value"}))
+        headline = {"value": "value"}
+        asked = []
+
+        def examples(self, forward, teacher):
+            self.asked.append(self.description)
+            if self.description == "first":
+                raise UserError("nothing here")
+            return {"rows": []}
+
+    evaluators = [Counting(HELD_OUT, {}, load_config(CONFIG), None) for _ in range(3)]
+    for evaluator, evaluator.description in zip(evaluators, ("first", "second", "third")):
+        pass
+    found = find_examples(evaluators, Forward({}, {}, None), None)
+    assert found == {"rows": [], "missing": ["nothing here"]}
+    assert Counting.asked == ["first", "second"]
+    rows = [(1, {"a/value": 1.0, "b/value": 2.0})]
+    classes = {"a": Counting, "b": Counting}
+    drawn = panels.evaluation_panels(rows, classes)
+    assert [(p["title"], len(p["lines"])) for p in drawn] == [("One", 1), ("Each a", 1),
+                                                             ("Each b", 1)]
+    assert drawn[0]["legend"][0]["last"] == 1.0
+    measured = panels.tables(rows, epath.Path(tmp_path), classes)
+    assert [tile["value"] for tile in panels.headline(measured, classes, {})] == [1.0]
+
+
+def test_metrics_of_a_task_are_drawn_as_it_says():
+    rows = [(step, {"loss": 2.0, "hidden": 1.0, "hits": 0.25}) for step in range(3)]
+    drawn = panels.loss_panels(rows, [
+        Shown("loss", "loss", "Loss", blind=1.5, note="dashed: blind"), Shown("hidden", "hidden"),
+        Shown("hits", "hits", "Hits, %", share=True, blind=0.1), Shown("absent", "no", "Absent")])
+    assert [(panel["title"], panel["note"]) for panel in drawn] == [
+        ("Loss", "dashed: blind"), ("Hits, %", "")]
+    assert drawn[0]["options"] == {"smooth": True, "reference": 1.5}
+    assert drawn[1]["legend"][0]["last"] == 25.0
+    assert drawn[1]["options"] == {"smooth": True, "reference": 10.0, "floor": 0, "top": 100}
+
+
+def test_values_below_zero_have_no_floor():
+    class Losing(Evaluator):
+        charts = (Chart("Likelihood", {"value": "value"}),)
+
+    (panel,) = panels.evaluation_panels([(1, {"a/value": -3.0})], {"a": Losing})
+    assert panel["options"]["floor"] is None
+
+
+def test_the_first_process_takes_what_was_encoded_along(run):
+    """On its own devices, with the same numbers, and nothing is encoded again."""
+    parts = build(read_config(run), make_mesh())
+    params = parts.create_state().params
+    forward = Forward(params, parts.task.predict_fns(), parts.mesh)
+    rows = jax.device_put(np.arange(6.0).reshape(3, 2), forward.mesh.devices.flat[0])
+    forward.once("encoded", lambda: (rows, np.arange(3)))
+    local, teacher = of_this_process(forward, parts.task.teacher_of(params))
+    assert local is not forward and local.functions is forward.functions
+    assert {*local.mesh.devices.flat} == {*jax.local_devices()}
+    kept_rows, kept_feats = local.once("encoded", lambda: pytest.fail("encoded again"))
+    np.testing.assert_array_equal(kept_rows, rows)
+    np.testing.assert_array_equal(kept_feats, np.arange(3))
+    assert kept_rows.sharding.mesh == local.mesh and kept_rows.is_fully_replicated
+    for ours, theirs in zip(jax.tree.leaves((params, parts.task.teacher_of(params))),
+                            jax.tree.leaves((local.params, teacher)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_page_of_one(tmp_path):
+    """With what both have encoded: it is the page that `albef report` makes from the checkpoint."""
+    workdir = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "launch/local_processes.py", "--processes", "2", "--devices-per-process",
+         "2", "--", sys.executable, "-c", "import sys; from albef_jax.cli import main; "
+         "sys.exit(main())", "train", "--config", "tests/tiny.py:learn", "--config.steps=4",
+         "--process-timeout", "60", "--workdir", str(workdir)],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, timeout=900,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("the report is ") == 1 and "no report was written" not in done.stdout
+    at_end = Page(workdir / "report.html")
+    again = Page(report(workdir))
+    assert again.text.keys() == at_end.text.keys()
+    for section in {"numbers", "curves", "words", "pictures", "teacher"}:
+        assert again.text[section] == at_end.text[section]

@@ -12,25 +12,28 @@ import termios
 import textwrap
 import time
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from albef_jax.run import metrics
 from albef_jax.errors import UserError
+from albef_jax.run import metrics
+from albef_jax.tasks.base import Shown
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ml_collections.ConfigDict({"wandb": ""})
+SHOWN = [Shown("loss", "loss"), Shown("itc", "itc"), Shown("itm", "itm"), Shown("mlm", "mlm"),
+         Shown("accuracy", "accuracy", share=True), Shown("alpha", "alpha")]
+FORMS = metrics.line_forms(SHOWN)
 LINE = {"loss": 7.25, "itc": 3.5, "itm": 0.625, "mlm": 3.125, "lr": 1e-4, "step_time": 0.5,
         "samples_per_sec_per_device": 412.3, "tflops_per_device": 119.0, "mfu": 0.12,
         "data_wait": 0.013, "mi_bound": 1.0}
 
 
 def write(workdir, entries, **arguments):
-    writer = metrics.MetricsWriter(workdir, 100, CONFIG, **arguments)
+    writer = metrics.MetricsWriter(workdir, 100, CONFIG, SHOWN, **arguments)
     for step, values in entries:
         writer.log(step, values)
     writer.close()
@@ -62,7 +65,7 @@ def test_jsonl_has_a_line_per_log(tmp_path):
 
 
 def test_jsonl_is_there_before_the_run_ends(tmp_path):
-    writer = metrics.MetricsWriter(tmp_path, 100, CONFIG)
+    writer = metrics.MetricsWriter(tmp_path, 100, CONFIG, SHOWN)
     writer.log(10, {"loss": 0.5})
     assert read(tmp_path) == [{"step": 10, "loss": 0.5}]
     writer.close()
@@ -105,7 +108,7 @@ def test_a_full_disk_is_told_and_does_not_hang(tmp_path):
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root")
     try:
-        writer = metrics.MetricsWriter(tmp_path, 100, CONFIG)
+        writer = metrics.MetricsWriter(tmp_path, 100, CONFIG, SHOWN)
         with pytest.raises(UserError, match="Could not write metrics to .* .No space left on "):
             for step in range(5000):
                 writer.log(step, {"loss": 1.0})
@@ -115,7 +118,7 @@ def test_a_full_disk_is_told_and_does_not_hang(tmp_path):
 
 
 def test_only_the_writer_writes(tmp_path, capfd):
-    writer = metrics.MetricsWriter(tmp_path / "run", 100, CONFIG, is_writer=False)
+    writer = metrics.MetricsWriter(tmp_path / "run", 100, CONFIG, SHOWN, is_writer=False)
     writer.log(10, {"loss": 0.5})
     writer.advance(11)
     writer.close()
@@ -132,14 +135,14 @@ def test_importing_needs_no_tensorflow():
 
 
 def test_the_line_says_what_matters():
-    assert metrics.training_line(40, 100, LINE) == (
+    assert metrics.training_line(40, 100, LINE, FORMS) == (
         "step 40/100  loss 7.2500  itc 3.5000  itm 0.6250  mlm 3.1250  lr 1.00e-04  "
         "412.3 samples/s/device  119 TFLOP/s/device  MFU 12.0%  data wait 1.3%  30s left")
     classes = {"loss": 1.0, "accuracy": 0.625, "alpha": 0.4}
-    assert metrics.training_line(40, 100, classes) == (
-        "step 40/100  loss 1.0000  accuracy 62.5%  alpha 0.40")
+    assert metrics.training_line(40, 100, classes, FORMS) == (
+        "step 40/100  loss 1.0000  accuracy 62.5%  alpha 0.4000")
     without = {name: LINE[name] for name in ("loss", "itm", "step_time")}
-    assert metrics.training_line(40, 100, without) == (
+    assert metrics.training_line(40, 100, without, FORMS) == (
         "step 40/100  loss 7.2500  itm 0.6250  30s left")
 
 
@@ -152,15 +155,15 @@ def test_duration(seconds, text):
 def test_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
     write(tmp_path, [(40, LINE), (40, {"dev/r_mean": 12.345, "dev/i2t_r1": 4.0})])
     lines = capfd.readouterr().err.splitlines()
-    assert lines == [metrics.training_line(40, 100, LINE),
+    assert lines == [metrics.training_line(40, 100, LINE, FORMS),
                      "dev at step 40", "             R@1", "  r_mean   12.35", "  i2t       4.00"]
 
 
 def test_a_bar_with_time_left_on_a_terminal(tmp_path):
     code = textwrap.dedent("""
         import sys, time
-        from test_metrics import CONFIG, LINE, metrics
-        writer = metrics.MetricsWriter(sys.argv[1], 100, CONFIG)
+        from test_metrics import CONFIG, LINE, SHOWN, metrics
+        writer = metrics.MetricsWriter(sys.argv[1], 100, CONFIG, SHOWN)
         for step in range(1, 41):
             time.sleep(0.01)
             writer.advance(step)
@@ -190,7 +193,7 @@ def test_a_bar_with_time_left_on_a_terminal(tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
 def test_wandb_asked_for_and_missing(tmp_path):
     with pytest.raises(UserError, match="config.wandb is 'mine' but .*pip install wandb"):
-        metrics.MetricsWriter(tmp_path, 100, ml_collections.ConfigDict({"wandb": "mine"}))
+        metrics.MetricsWriter(tmp_path, 100, ml_collections.ConfigDict({"wandb": "mine"}), SHOWN)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs wandb")
@@ -198,7 +201,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     config = ml_collections.ConfigDict({"wandb": "mine", "seed": 3})
-    writer = metrics.MetricsWriter(tmp_path, 100, config)
+    writer = metrics.MetricsWriter(tmp_path, 100, config, SHOWN)
     writer.log(10, {"loss": 0.5})
     writer.close()
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
@@ -244,6 +247,15 @@ def test_pending_is_one_log_late():
 
 
 def test_pending_fetches_nothing_when_it_takes():
-    pending = metrics.Pending()
-    with jax.transfer_guard_device_to_host("disallow"):
-        pending.push(10, {"loss": jnp.float32(0.5)})
+    class Loss:
+        """A scalar that knows whether it was fetched; guards against transfers ignore the CPU."""
+        fetched = False
+
+        def __array__(self, *args, **kwargs):
+            self.fetched = True
+            return np.array(0.5)
+
+    pending, loss = metrics.Pending(), Loss()
+    pending.push(10, {"loss": loss})
+    assert not loss.fetched
+    assert pending.flush() == (10, {"loss": 0.5}) and loss.fetched

@@ -10,9 +10,9 @@ import re
 import numpy as np
 import pytest
 
+from albef_jax.data.answers import answers_of
 from albef_jax.scenes.levels import get_level
 from albef_jax.scenes.proposals import PROPOSALS
-from albef_jax.data.sources import make_source
 
 SCENES = {("demo", "train"): 250, ("demo", "heldout"): 250, ("full", "heldout"): 64}
 COUNT_WORDS = ("zero", "one", "two", "three", "four", "five", "six")
@@ -162,37 +162,23 @@ def is_so_of(left, right, text):
 sets = pytest.mark.parametrize("level, split", SCENES)
 
 
-@pytest.fixture(scope="module")
-def make(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp("scenes"))
-
-    def make(task, level="demo", split="train", **options):
-        block = dict(kind=task, level=level, split=split, data_dir=folder)
-        return make_source(block | dict(size=SCENES[level, split]) | options)
-
-    return make
-
-
-def texts(source):
-    return [source.captions(index)[0] for index in range(len(source))]
-
-
 @sets
-def test_answers_are_right(make, level, split):
+def test_answers_are_right(make, level, split, texts):
     source = make("scenes_vqa", level, split)
+    choices = answers_of(source)
     for index, question in enumerate(texts(source)):
         graph = source.graph(source.image_id(index))
         assert source.answers(index) == [(answer(graph, question), 1.0)], (question, graph)
-        assert source.answers(index)[0][0] in source.answer_list()
+        assert source.answers(index)[0][0] in choices
 
 
 @sets
-def test_statements_are_once_true_and_once_false(make, level, split):
+def test_statements_are_once_true_and_once_false(make, level, split, texts):
     source = make("scenes_nlvr", level, split)
     for index, statement in enumerate(texts(source)):
         left, right = (source.graph(scene) for scene in source.scenes(index))
         assert is_so_of(left, right, statement) == source.label(index), (statement, left, right)
-        assert source.group(index) == statement == source.captions(index ^ 1)[0]
+        assert source.group(index) == statement == source.text(index ^ 1)[0]
         assert source.label(index) != source.label(index ^ 1)
 
 
@@ -213,7 +199,7 @@ def hidden_objects(level, curtain):
 def test_labels_of_hypotheses_follow_from_all_that_may_be_hidden(make, level, split):
     source = make("scenes_ve", level, split)
     for index in range(60):
-        (text,), graph, curtain = (source.captions(index), source.graph(source.image_id(index)),
+        (text,), graph, curtain = (source.text(index), source.graph(source.image_id(index)),
                                    source.curtain(index))
         seen = graph["objects"]
         if curtain:
@@ -230,7 +216,7 @@ def test_labels_of_hypotheses_follow_from_all_that_may_be_hidden(make, level, sp
 
 
 @sets
-def test_phrases_mean_one_object_and_one_proposal_finds_it(make, level, split):
+def test_phrases_mean_one_object_and_one_proposal_finds_it(make, level, split, texts):
     source = make("scenes_grounding", level, split)
     places, firsts = collections.Counter(), collections.Counter()
     for index, phrase in enumerate(texts(source)):

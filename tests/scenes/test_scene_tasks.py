@@ -8,10 +8,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from albef_jax.scenes.levels import get_level
-from albef_jax.data.sources import make_source
+from albef_jax.data.answers import answers_of
 from albef_jax.data.text import clean, make_tokenizer
 from albef_jax.errors import UserError
+from albef_jax.scenes.levels import get_level
 
 SCENES = {("demo", "train"): 600, ("demo", "heldout"): 300, ("full", "heldout"): 64}
 TASKS = ("scenes_vqa", "scenes_nlvr", "scenes_ve", "scenes_grounding")
@@ -19,21 +19,6 @@ TASKS = ("scenes_vqa", "scenes_nlvr", "scenes_ve", "scenes_grounding")
 DIGESTS = dict(zip(TASKS, ("2b2a78734a5a63c8", "cd07e5bd1bfe1c6c", "3eab22de6dea1b70",
                            "50dc9d06dd712807")))
 sets = pytest.mark.parametrize("level, split", SCENES)
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp("scenes"))
-
-    def make(task, level="demo", split="train", **options):
-        block = dict(kind=task, level=level, split=split, data_dir=folder)
-        return make_source(block | dict(size=SCENES[level, split]) | options)
-
-    return make
-
-
-def texts(source):
-    return [source.captions(index)[0] for index in range(len(source))]
 
 
 @sets
@@ -64,13 +49,13 @@ def test_curtains_cover_what_they_hide_wholly(make, level, split):
     assert covered > 10
 
 
-def test_shares_and_balance(make):
+def test_shares_and_balance(make, texts):
     vqa = make("scenes_vqa")
     kinds = collections.Counter(vqa.question_type(i) for i in range(len(vqa)))
     wanted = {"yes/no": 0.42, "colour": 0.28, "shape": 0.2, "count": 0.05, "relation": 0.05}
     shares = {kind: count / len(vqa) for kind, count in kinds.items()}
     assert shares == pytest.approx(wanted, abs=0.03)
-    assert len(set(vqa.answer_list())) == len(vqa.answer_list()) == 28
+    assert len(set(answers_of(vqa))) == len(answers_of(vqa)) == 28
     rows = [(text, vqa.answers(i)[0][0]) for i, text in enumerate(texts(vqa))
             if vqa.question_type(i) == "yes/no"]
     assert unbalanced(rows) == []
@@ -134,7 +119,7 @@ def learnt_guess(rows, asked, steps=60):
 
 
 @pytest.mark.parametrize("task", TASKS[:3])
-def test_text_alone_stays_within_ten_points_of_the_commonest_answer(make, task):
+def test_text_alone_stays_within_ten_points_of_the_commonest_answer(make, task, texts):
     def rows(source):
         return [(text, source.label(i) if "label" in source.fields else source.answers(i)[0][0])
                 for i, text in enumerate(texts(source))]
@@ -159,15 +144,15 @@ def test_the_guesses_find_what_can_be_found():
 def test_examples_are_a_function_of_seed_split_and_index(make, task):
     digest = hashlib.blake2b(digest_size=8)
     source = make(task)
-    reads = {"label": source.label, "answers": source.answers, "box": source.box,
-             "proposals": source.proposals}
+    read_too = [field for field in ("label", "answers", "box", "proposals")
+                if field in source.fields]
     for index in range(40):
-        read = [reads[field](index) for field in source.fields]
-        digest.update(json.dumps([source.captions(index), read]).encode())
+        read = [source.get(index, field) for field in read_too]
+        digest.update(json.dumps([source.text(index), read]).encode())
     assert digest.hexdigest() == DIGESTS[task]
     again = make(task)
-    assert [again.captions(i) for i in (39, 7)] == [source.captions(i) for i in (39, 7)]
-    assert make(task, seed=1, size=64).captions(7) != source.captions(7)
+    assert [again.text(i) for i in (39, 7)] == [source.text(i) for i in (39, 7)]
+    assert make(task, seed=1, size=64).text(7) != source.text(7)
     assert len({source.fingerprint, make(task, per_scene=2).fingerprint,
                 make(task, split="heldout").fingerprint}) == 3
 
@@ -179,8 +164,8 @@ def test_examples_of_a_scene_show_its_image(make):
     for index in (0, 3, 4, 99):
         assert vqa.image_id(index) == index // 4
         np.testing.assert_array_equal(vqa.image(index), scenes.image(index // 4))
-        for number, scene in enumerate(nlvr.scenes(index)):
-            np.testing.assert_array_equal(nlvr.view(index, number), scenes.image(scene))
+        for image, scene in zip(nlvr.image(index), nlvr.scenes(index), strict=True):
+            np.testing.assert_array_equal(image, scenes.image(scene))
     assert vqa.describes(4, 0, 5) and not vqa.describes(4, 0, 3)
     assert "heldout" in make("scenes_ve", split="heldout").name(9)
 
@@ -193,15 +178,16 @@ def test_one_vocabulary_for_all_tasks(make):
     known = tokenizer.vocabulary
     for task in TASKS:
         source = make(task)
-        said = [clean(source.captions(i)[0], source.cleaning, 30) for i in range(2000)]
-        said += source.answer_list() if task == "scenes_vqa" else []
+        cleaning = source.fields["text"]["cleaning"]
+        said = [clean(source.text(i)[0], cleaning, 30) for i in range(2000)]
+        said += answers_of(source) if task == "scenes_vqa" else []
         assert {word for text in said for word in text.split()} <= known.keys()
         assert max(len(text.split()) for text in said) <= get_level("demo").max_words
 
 
 @pytest.mark.parametrize("task, options, message", [
-    ("scenes_vqa", dict(per_scene=0), "per_scene >= 1, not 0"),
-    ("scenes_nlvr", dict(per_scene=3), "even per_scene .* not 3"),
+    ("scenes_vqa", dict(per_scene=0), "per_scene that is a multiple of 1 .* not 0"),
+    ("scenes_nlvr", dict(per_scene=3), "multiple of 2 .* not 3"),
     ("scenes_nlvr", dict(size=20), "size of at least 64, not 4 and 20"),
     ("scenes_ve", dict(swapped=0.5), "options of the data source of kind 'scenes_ve' are wrong"),
 ])

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from albef_jax.errors import UserError
 from albef_jax.scenes import __main__ as command
 from albef_jax.scenes.captions import is_true, matches, noun_phrase, say
 from albef_jax.scenes.generate import VERSION, generate, make_scene
@@ -14,7 +15,6 @@ from albef_jax.scenes.levels import COLOURS, LEVELS, get_level
 from albef_jax.scenes.render import background, render
 from albef_jax.scenes.shapes import DISTANCES, EXTENTS
 from albef_jax.scenes.survey import oracle
-from albef_jax.errors import UserError
 
 # Of captions and graphs; whoever changes what a seed gives raises VERSION and enters the new ones.
 CONTENT = {(1, "demo"): "d84e800a252de07b", (1, "full"): "023c696b9d080c91"}

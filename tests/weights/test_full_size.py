@@ -40,9 +40,9 @@ def write_checkpoint(kind, path):
         size = int(np.prod(shape))
         values = (rng.integers(-64, 64, size, np.int8) / np.float32(2048)).astype(np.float32)
         tensors[name] = values.reshape(shape)
-    model = default_config().model  # ViT-B/16 and BERT-base, as all of them
-    tensors |= KINDS[kind].buffers(model)
-    for second, first in KINDS[kind].tied(model).items():
+    config = default_config(kind)  # ViT-B/16 and BERT-base, as all of them
+    tensors |= KINDS[kind].buffers(config)
+    for second, first in KINDS[kind].tied(config).items():
         tensors[second] = tensors[first]
     if "queue_ptr" in tensors:
         tensors["queue_ptr"] = np.array([512])

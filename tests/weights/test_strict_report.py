@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from albef_jax.errors import UserError
-from albef_jax.weights.report import Report, fault, flatten, unflatten
+from albef_jax.weights.report import Report, fault
 
 SOURCES = ["blocks.0.weight", "blocks.1.weight", "head.weight", "ids"]
 TARGETS = [("params", "block_0", "kernel"), ("params", "block_1", "kernel"),
@@ -83,9 +83,3 @@ def test_faults(array, shape, dtype, what):
     (np.full(2, 3e38, np.float32), np.float32), (np.zeros(0, np.int64), np.int32)])
 def test_no_fault(array, dtype):
     assert fault(array, array.shape, dtype) is None  # a sum that overflows is no infinity
-
-
-def test_flatten():
-    tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
-    assert flatten(tree) == {("a", "b"): 1, ("a", "c", "d"): 2, ("e",): 3}
-    assert unflatten(flatten(tree)) == tree

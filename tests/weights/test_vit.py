@@ -2,6 +2,7 @@
 
 import json
 
+from flax.traverse_util import flatten_dict
 import jax
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from albef_jax.errors import UserError
 from albef_jax.tasks import make_task
 from albef_jax.weights import pretrained
 from albef_jax.models.resample import resize_positions
-from albef_jax.weights.report import flatten
 from albef_jax.weights.foreign.torch_writer import write_torch_file
 
 BLOCK = {  # timm's names and shapes of one block, width 32 and MLP 64
@@ -99,7 +99,7 @@ def give(tmp_path, fresh):
         params, report = pretrained.apply(config, fresh, tokenizer=None)
         for part in set(fresh) - {"visual_encoder"}:
             assert params[part] is fresh[part]
-        return flatten(params["visual_encoder"]), report
+        return flatten_dict(params["visual_encoder"]), report
 
     return make
 
@@ -167,7 +167,7 @@ def test_a_single_file(give, fresh, tmp_path):
     expected, _ = give(tensors)
     path = tmp_path / "vit" / "model.safetensors"
     config = load_config("tests/tiny.py", [f"--config.init.vit={path}"])
-    found = flatten(pretrained.apply(config, fresh, None)[0]["visual_encoder"])
+    found = flatten_dict(pretrained.apply(config, fresh, None)[0]["visual_encoder"])
     for leaf in expected:
         np.testing.assert_array_equal(found[leaf], expected[leaf])
 
@@ -178,7 +178,7 @@ def test_a_deit_file(give, fresh, tmp_path):
     expected, _ = give(tensors)
     write_torch_file(tmp_path / "deit.pth", tensors)
     config = load_config("tests/tiny.py", [f"--config.init.vit={tmp_path / 'deit.pth'}"])
-    found = flatten(pretrained.apply(config, fresh, None)[0]["visual_encoder"])
+    found = flatten_dict(pretrained.apply(config, fresh, None)[0]["visual_encoder"])
     for leaf in expected:
         np.testing.assert_array_equal(found[leaf], expected[leaf])
 

@@ -1,7 +1,7 @@
 """Images for training and evaluation: random draws, geometry, and the Pillow engine.
 
 Every random choice is drawn here, in numpy, from a generator that belongs to one example. Both
-engines (this file; `image_tf.py`) only carry the draw out, so they show the same picture.
+engines (this file; `tf.py`) only carry the draw out, so they show the same picture.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from albef_jax.data.images import randaugment
-from albef_jax.data.sources.base import Source
+from albef_jax.data.sources.base import Value, reason
 
 CROP_TRIES = 10
 ASPECT_RATIO = (3 / 4, 4 / 3)
@@ -23,7 +23,7 @@ REDUCTIONS = (8, 4, 2)  # what a JPEG decoder can shrink by at no cost
 REDUCING_GAP = 2.0  # shrink only while this much resolution is left over for the real resize
 
 
-class BrokenImage(Exception):
+class BrokenImage(OSError):
     """The image cannot be read; the message is the reason, in a few words."""
 
 
@@ -176,66 +176,57 @@ def load_eval(data: bytes | np.ndarray, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def read(source: Source, index: int) -> bytes | np.ndarray:
-    """The image of an example as stored.
+def read(value: Value) -> bytes | np.ndarray:
+    """An image as stored.
 
     Raises:
         BrokenImage: it is missing or cannot be read.
     """
     try:
-        return source.image(index)
-    except FileNotFoundError:
-        raise BrokenImage("missing") from None
+        return value()
     except OSError as error:
-        raise BrokenImage(error.strerror or str(error)) from None
+        raise BrokenImage(reason(error)) from None
 
 
 class BlindEngine:
     """Shows nothing: black images, to measure what the texts alone give away."""
 
-    name = "nothing (data.blind)"
-
     def __init__(self, size: int):
         self.size = size
 
-    def load(self, source, indices, draws, parallel_map=map):
+    def load(self, values, draws, parallel_map=map):
         """See `PillowEngine.load`."""
-        images = np.zeros((len(indices), self.size, self.size, 3), np.uint8)
-        return images, [None] * len(indices)
+        images = np.zeros((len(values), self.size, self.size, 3), np.uint8)
+        return images, [None] * len(values)
 
 
 class PillowEngine:
     """Loads images with Pillow; runs wherever Python runs."""
 
-    name = "pillow"
-
-    def __init__(self, size: int, workers: int):
-        del workers  # the threads are those of `parallel_map`
+    def __init__(self, size: int):
         self.size = size
 
     def load(
         self,
-        source: Source,
-        indices: Sequence[int],
+        values: Sequence[Value],
         draws: Sequence[Draw | None],
         parallel_map: Callable[..., Iterable] = map,
     ) -> tuple[np.ndarray, list[str | None]]:
-        """Loads the images of some examples.
+        """Loads some images.
 
         Args:
-            source: where they are.
-            indices: b examples.
+            values: b functions that read them.
             draws: the random choices of each, None for evaluation.
             parallel_map: `map`, or the ordered map of a thread pool (Pillow drops the GIL).
 
         Returns:
             images uint8 [b, size, size, 3], zero where broken; and per image None or what is wrong.
         """
-        images = np.zeros((len(indices), self.size, self.size, 3), np.uint8)
+        images = np.zeros((len(values), self.size, self.size, 3), np.uint8)
 
-        def load_row(row: int, index: int, draw: Draw | None) -> str | None:
+        def load_row(row: int, value: Value, draw: Draw | None) -> str | None:
             try:
-                data = read(source, index)
+                data = read(value)
                 if draw is None:
                     images[row] = load_eval(data, self.size)
                 else:
@@ -244,5 +235,4 @@ class PillowEngine:
                 return str(error)
             return None
 
-        problems = parallel_map(load_row, range(len(indices)), indices, draws)
-        return images, list(problems)
+        return images, list(parallel_map(load_row, range(len(values)), values, draws))

@@ -1,6 +1,6 @@
-"""The tf.data engine: the same pictures as `image.py`, made by TensorFlow's C++ threads.
+"""The tf.data engine: the same pictures as `pillow.py`, made by TensorFlow's C++ threads.
 
-Only `pipeline.make_engine` imports this file. One graph call does a whole batch, with a parallel
+Only `fields.image.make_engine` imports this file. One graph call does a whole batch, with a parallel
 tf.data map inside; all random choices and rectangles come ready-made from numpy. Decoding and
 resizing, where every image has another shape, are TensorFlow operations; what follows has one
 shape and is compiled by XLA, which makes one loop of the many passes over the pixels.
@@ -19,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its start-up notes are not
 import tensorflow as tf  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from albef_jax.data.fields.base import Value
 from albef_jax.data.images import randaugment
 from albef_jax.data.images.pillow import (
     Box,
@@ -32,7 +33,6 @@ from albef_jax.data.images.pillow import (
     reduce_box,
     reduction,
 )
-from albef_jax.data.sources.base import Source
 
 # What a reader thread hands to the graph for one image; `k` operations.
 _SIGNATURE = {
@@ -56,6 +56,10 @@ class TfEngine:
     Args:
         size: side of the images.
         workers: threads for decoding.
+
+    Attributes:
+        stages: what the graph does with the item of an image, see `prepare`: name -> a function
+            from an item, with the `image` of the stage before, to the next image.
     """
 
     name = "tf"
@@ -64,38 +68,40 @@ class TfEngine:
         _keep_to_cpu(workers)
         self.size, self._workers = size, workers
         with _own_xla_flags():
-            self._finish, self._operations = _compile(size)
+            finish, self._operations = _compile(size)
+        self.stages = {
+            "decode, crop": _decode,
+            "resize": lambda item: _resize(item["image"], item["box"], size),
+            "round, flip": lambda item: finish(item["image"], item["flip"]),
+            "RandAugment": self._augment,
+        }
         self._load_batch = functools.cache(self._make_load_batch)  # by number of operations
 
     def load(
         self,
-        source: Source,
-        indices: Sequence[int],
+        values: Sequence[Value],
         draws: Sequence[Draw | None],
         parallel_map: Callable[..., Iterable] = map,
     ) -> tuple[np.ndarray, list[str | None]]:
-        """Loads the images of some examples; as `image.PillowEngine.load`."""
+        """Loads some images; as `pillow.PillowEngine.load`."""
 
-        def prepare(row: int, index: int, draw: Draw | None) -> dict | str:
+        def item_of(row: int, value: Value, draw: Draw | None) -> dict | str:
             try:
-                return _prepare(row, read(source, index), draw, self.size)
+                return prepare(row, read(value), draw, self.size)
             except BrokenImage as error:
                 return str(error)
 
-        prepared = list(parallel_map(prepare, range(len(indices)), indices, draws))
+        prepared = list(parallel_map(item_of, range(len(values)), values, draws))
         problems = [item if isinstance(item, str) else None for item in prepared]
         items = [item for item in prepared if not isinstance(item, str)]
         if not items:
-            return np.zeros((len(indices), self.size, self.size, 3), np.uint8), problems
-        columns = {
-            name: np.array([item[name] for item in items], kind)
-            for name, (_, kind) in _SIGNATURE.items()
-        }
+            return np.zeros((len(values), self.size, self.size, 3), np.uint8), problems
+        columns = columns_of(items)
         load_batch = self._load_batch(columns["operations"].shape[1])
         rows, loaded = (tensor.numpy()[1:] for tensor in load_batch(columns))  # without the blank
-        if len(rows) == len(indices):
+        if len(rows) == len(values):
             return loaded, problems
-        images = np.zeros((len(indices), self.size, self.size, 3), np.uint8)
+        images = np.zeros((len(values), self.size, self.size, 3), np.uint8)
         images[rows] = loaded
         for row in set(columns["row"].tolist()) - set(rows.tolist()):
             problems[row] = "damaged or cut short"
@@ -127,17 +133,24 @@ class TfEngine:
         length = tf.shape(columns["row"], out_type=tf.int64)[0] + 1
         return blank.concatenate(good).batch(length).get_single_element()
 
+    def run(self, item: dict, stages: int | None = None) -> dict:
+        """An item with its `image` after the first so many stages; None: after all."""
+        for stage in list(self.stages.values())[:stages]:
+            item = item | {"image": stage(item)}
+        return item
+
     def _load_row(self, item: dict) -> tuple[tf.Tensor, tf.Tensor]:
-        forms = [functools.partial(_pixels, item["contents"], item["box"], form) for form in _FORMS]
-        image = _resize(tf.switch_case(item["form"], forms), item["box"], self.size)
-        image = self._finish(image, item["flip"])
+        return item["row"], tf.ensure_shape(self.run(item)["image"], (self.size, self.size, 3))
+
+    def _augment(self, item: dict) -> tf.Tensor:
+        image = item["image"]
         for i in range(item["operations"].shape[0]):
             apply = [
                 functools.partial(operation, image, item["arguments"][i])
                 for operation in self._operations
             ]
             image = tf.switch_case(item["operations"][i], apply)
-        return item["row"], tf.ensure_shape(image, (self.size, self.size, 3))
+        return image
 
 
 def _keep_to_cpu(workers: int) -> None:
@@ -180,8 +193,17 @@ def _compile(size: int) -> tuple[Callable, list[Callable]]:
     ]
 
 
-def _prepare(row: int, data: bytes | np.ndarray, draw: Draw | None, size: int) -> dict:
-    """What `_SIGNATURE` lists. Everything but plain JPEG is decoded here, by Pillow."""
+def columns_of(items: list[dict]) -> dict[str, np.ndarray]:
+    """What the graph takes for some images: their items, as arrays by name."""
+    return {name: np.array([item[name] for item in items], kind)
+            for name, (_, kind) in _SIGNATURE.items()}
+
+
+def prepare(row: int, data: bytes | np.ndarray, draw: Draw | None, size: int) -> dict:
+    """The item of an image, which `_SIGNATURE` describes.
+
+    Everything but plain JPEG is decoded here, by Pillow; raises BrokenImage.
+    """
     image = open_image(data)
     width, height = image.size
     is_jpeg = is_plain_jpeg(image) and _is_whole(data)
@@ -217,6 +239,11 @@ def _operation(name: str, value: float, size: int) -> tuple[int, tuple[float, ..
     if coefficients is not None:
         return _OPERATIONS.index("Affine"), coefficients
     return _OPERATIONS.index(name), (value,) + (0.0,) * 5
+
+
+def _decode(item: dict) -> tf.Tensor:
+    forms = [functools.partial(_pixels, item["contents"], item["box"], form) for form in _FORMS]
+    return tf.switch_case(item["form"], forms)
 
 
 def _pixels(contents: tf.Tensor, box: tf.Tensor, form: int | str) -> tf.Tensor:

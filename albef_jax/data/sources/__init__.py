@@ -1,44 +1,42 @@
-"""Data sources: where examples come from. One kind is one file and one line below."""
+"""Data sources: where examples come from. Others are named by their class; see `base.Source`."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
 
-from albef_jax.data.sources.arrays import ArraySource
 from albef_jax.data.sources.base import Source
-from albef_jax.data.sources.grounding_json import GroundingSource
-from albef_jax.data.sources.json_source import JsonSource
-from albef_jax.data.sources.mixture import Mixture
-from albef_jax.data.sources.nlvr_json import NlvrJsonSource
-from albef_jax.data.sources.scenes_source import ScenesSource
-from albef_jax.data.sources.scenes_tasks import (
-    ScenesGroundingSource, ScenesNlvrSource, ScenesVeSource, ScenesVqaSource,
-)
-from albef_jax.data.sources.synthetic import SyntheticSource
-from albef_jax.data.sources.tfds_source import TfdsSource
-from albef_jax.data.sources.ve_json import VeJsonSource
-from albef_jax.data.sources.vqa_json import VqaJsonSource
 from albef_jax.errors import UserError
+from albef_jax.files import find_class
 
-KINDS = {
-    "json": JsonSource,
-    "arrays": ArraySource,
-    "synthetic": SyntheticSource,
-    "scenes": ScenesSource,
-    "scenes_vqa": ScenesVqaSource,
-    "scenes_nlvr": ScenesNlvrSource,
-    "scenes_ve": ScenesVeSource,
-    "scenes_grounding": ScenesGroundingSource,
-    "tfds": TfdsSource,
-    "mixture": Mixture,
-    "grounding": GroundingSource,
-    "ve": VeJsonSource,
-    "nlvr": NlvrJsonSource,
-    "vqa": VqaJsonSource,
-}
+KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
+    "json": "json_source:JsonSource",
+    "arrays": "arrays:ArraySource",
+    "synthetic": "synthetic:SyntheticSource",
+    "scenes": "scenes_source:ScenesSource",
+    "scenes_vqa": "scenes_tasks:ScenesVqaSource",
+    "scenes_nlvr": "scenes_tasks:ScenesNlvrSource",
+    "scenes_ve": "scenes_tasks:ScenesVeSource",
+    "scenes_grounding": "scenes_tasks:ScenesGroundingSource",
+    "tfds": "tfds_source:TfdsSource",
+    "mixture": "mixture:Mixture",
+    "grounding": "grounding_json:GroundingSource",
+    "ve": "ve_json:VeJsonSource",
+    "nlvr": "nlvr_json:NlvrJsonSource",
+    "vqa": "vqa_json:VqaJsonSource",
+}.items()}
 
-__all__ = ["KINDS", "Source", "make_source", "parse_source", "resolve_source"]
+__all__ = ["KINDS", "Source", "make_source", "parse_source", "resolve_source", "source_class"]
+
+
+def source_class(kind) -> type[Source]:
+    """The class of a kind of source: one of `KINDS`, or named as `package.module:Class` or
+    `path/to/file.py:Class`.
+
+    Raises:
+        UserError: there is none.
+    """
+    return find_class(kind, KINDS, Source, "The kind of a data source")
 
 
 def parse_source(text: str) -> dict:
@@ -56,20 +54,19 @@ def parse_source(text: str) -> dict:
             f"{text!r} is no data source; write json:FILE, scenes:LEVEL or tfds:NAME, where a "
             "split may follow the last two, such as tfds:coco_captions:val."
         )
-    return {"kind": kind, **KINDS[kind].options(rest)}
+    return {"kind": kind, **source_class(kind).options(rest)}
 
 
 def resolve_source(config: Mapping | str) -> tuple[type[Source], dict]:
     """The class of a source and its options, checked but not opened; as `make_source`."""
     options = parse_source(config) if isinstance(config, str) else dict(config)
     kind = options.pop("kind", None)
-    if kind not in KINDS:
-        raise UserError(f"data source kind {kind!r} is unknown; use one of {sorted(KINDS)}.")
+    found = source_class(kind)
     try:
-        inspect.signature(KINDS[kind]).bind(**options)
+        inspect.signature(found).bind(**options)
     except TypeError as error:
         raise UserError(f"The options of the data source of kind {kind!r} are wrong: {error}.")
-    return KINDS[kind], options
+    return found, options
 
 
 def make_source(config: Mapping | str | Source) -> Source:

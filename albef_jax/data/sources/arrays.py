@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 
-from albef_jax.data.sources.base import Source
+from albef_jax.data.sources.base import Source, pairs
 from albef_jax.errors import UserError
 from albef_jax.files import local_copy
 
@@ -22,6 +22,8 @@ class ArraySource(Source):
     Raises:
         UserError: the file is missing, or an array is missing or has another shape or type.
     """
+
+    fields = pairs()
 
     def __init__(self, path: str):
         arrays = _load(path)
@@ -45,7 +47,7 @@ class ArraySource(Source):
     def name(self, index: int) -> str:
         return f"{self._path}[{index}]"
 
-    def captions(self, index: int) -> list[str]:
+    def text(self, index: int) -> list[str]:
         return self._captions[index].tolist()
 
     def image_id(self, index: int) -> int:

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from albef_jax.errors import UserError
 
+Value = Callable[[], Any]  # reads the raw value of an example; raises OSError where it cannot
+
 
 class Source(abc.ABC):
-    """`len(source)` examples, each one image with one or more captions.
+    """`len(source)` examples, each with the values of some fields, which are read one by one.
 
-    The parts of an example can be read one by one: captions cost nothing, images cost a disk read.
+    A subclass has a method for each of its fields, of the same name, from the number of an example
+    to its raw value. Names and raw values of the fields that this project reads:
+
+    | field | raw value | facts |
+    |---|---|---|
+    | image | an encoded file, or pixels uint8 [h, w, 3] | views: with several, a list of images |
+    | text | a list of texts, at least one, as written | cleaning: see `data.text.clean` |
+    | image_id | a number that two examples share if and only if they show the same image | |
+    | label | the number of a class | class_names |
+    | answers | a list of (right answer, weight) | choices, where not all right ones |
+    | annotators | every answer that a person gave, with repetitions | |
+    | question_id | the name of a question in a file of results | |
+    | question_type | what kind of question it is, to tell scores apart | |
+    | group | what an example is consistent with others about | |
+    | box | x, y (upper left corner), width, height in pixels of an image of `size` | |
+    | proposals | a list of boxes to choose from, maybe empty | |
+    | size | width and height of the image as it was annotated | |
 
     Attributes:
         fingerprint: hash of the contents and options; a resumed run compares it.
-        fields: what an example has besides image and text: 'label', 'answers', 'box', 'proposals'.
-        views: images of an example; with several, `view` gives them.
-        cleaning: of its texts, 'caption' or 'question' (see `data.text.clean`).
-        class_names: what the labels mean, for sources with the field 'label'.
+        fields: field name -> its facts, which hold for all examples; `views` is 1 and `cleaning`
+            'caption' where they are left out.
     """
 
     fingerprint: str
-    fields: tuple[str, ...] = ()
-    views: int = 1
-    cleaning: str = "caption"
-    class_names: tuple[str, ...] = ()
+    fields: Mapping[str, Mapping[str, Any]]
 
     @classmethod
     def options(cls, text: str) -> dict:
@@ -44,101 +59,46 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def name(self, index: int) -> str:
-        """A name of the image that a person can find it by."""
+        """A name that a person can find an example by."""
 
-    @abc.abstractmethod
-    def captions(self, index: int) -> list[str]:
-        """The captions of the image, at least one, as written (not cleaned)."""
+    def get(self, index: int, field: str) -> Any:
+        """The raw value of a field of an example; raises OSError if it cannot be read."""
+        return getattr(self, field)(index)
 
-    @abc.abstractmethod
-    def image_id(self, index: int) -> int:
-        """A number that two examples share if and only if they show the same image."""
+    def views(self, index: int) -> list[tuple[str, Value]]:
+        """The images of an example one by one: the name of each, by which it is known wherever it
+        is shown again, and what reads it."""
+        read, name = functools.partial(self.get, index, "image"), self.name(index)
+        count = self.fields["image"].get("views", 1)
+        if count == 1:
+            return [(name, read)]
+        read = functools.cache(read)
+        return [(f"{name} (image {number})", lambda number=number: read()[number])
+                for number in range(count)]
 
     def image_ids(self) -> np.ndarray:
-        """`image_id` of all examples, integer [n]."""
-        return np.fromiter(map(self.image_id, range(len(self))), np.int64, len(self))
-
-    @abc.abstractmethod
-    def image(self, index: int) -> bytes | np.ndarray:
-        """The encoded file, or pixels uint8 [h, w, 3]; raises OSError if it cannot be read."""
-
-    def view(self, index: int, number: int) -> bytes | np.ndarray:
-        """As `image`, of the image with this number, below `views`."""
-        del number
-        return self.image(index)
-
-    def view_name(self, index: int, number: int) -> str:
-        """A name of the image with this number."""
-        return f"{self.name(index)} (image {number})"
-
-    def label(self, index: int) -> int:
-        """The class of an example, for sources with the field 'label'."""
-        raise NotImplementedError
-
-    def group(self, index: int) -> str | None:
-        """What an example is consistent with others about; None if examples stand alone."""
-        del index
-
-    def answers(self, index: int) -> list[tuple[str, float]]:
-        """Right answers and their weights, for sources with the field 'answers'."""
-        raise NotImplementedError
-
-    def annotators(self, index: int) -> list[str]:
-        """Every answer that a person gave to a question, with repetitions; [] if unknown."""
-        del index
-        return []
-
-    def answer_list(self) -> list[str]:
-        """The answers to choose from, without repetition, for sources with the field 'answers'.
-
-        Here: all right answers, in order of first appearance.
-        """
-        return list(dict.fromkeys(
-            answer for index in range(len(self)) for answer, _ in self.answers(index)))
-
-    def question_type(self, index: int) -> str:
-        """What kind of question an example asks, to tell scores apart; '' if nothing is known."""
-        del index
-        return ""
-
-    def question_id(self, index: int) -> int | str:
-        """The name of a question in a file of results; here its number in the source."""
-        return index
-
-    def box(self, index: int) -> tuple[float, float, float, float]:
-        """What the text is about: x, y, width, height, in pixels of the image as it was annotated.
-
-        x and y are the upper left corner, counted from that of the image; for sources with the
-        field 'box'. The image at hand may have another size: see `size`.
-        """
-        raise NotImplementedError
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Width and height of the image that boxes are measured in, with the field 'box'."""
-        raise NotImplementedError
-
-    def proposals(self, index: int) -> list[tuple[float, float, float, float]]:
-        """Boxes to choose from, as `box`; may be empty; for sources with the field 'proposals'."""
-        raise NotImplementedError
+        """The field `image_id` of all examples, integer [n]."""
+        ids = (self.get(index, "image_id") for index in range(len(self)))
+        return np.fromiter(ids, np.int64, len(self))
 
     def words(self, step: int = 1) -> Iterator[str]:
         """Every text that a tokenizer should know, not cleaned; of every `step`-th example."""
         for index in range(0, len(self), step):
-            yield from self.captions(index)
+            yield from self.get(index, "text")
             if "answers" in self.fields:
-                yield from (answer for answer, _ in self.answers(index))
+                yield from (answer for answer, _ in self.get(index, "answers"))
 
-    def describes(self, owner: int, caption: int, index: int) -> bool:
-        """Whether a caption is true of an image, as far as the source knows.
+    def describes(self, owner: int, text: int, index: int) -> bool:
+        """Whether a text is true of an image, as far as the source knows.
 
         Here: if it is the image's own, or of another example with the same image.
 
         Args:
-            owner, caption: the example of the caption, and its number there.
+            owner, text: the example of the text, and its number there.
             index: the example of the image.
         """
-        del caption
-        return self.image_id(owner) == self.image_id(index)
+        del text
+        return self.get(owner, "image_id") == self.get(index, "image_id")
 
     def order(self, seed: int, epoch: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """The examples that an epoch shows, in order: a function, so that any step can be resumed.
@@ -157,9 +117,17 @@ class Source(abc.ABC):
         return generator.permutation(len(self))[:rows], np.broadcast_to(epoch, rows)
 
     def __getitem__(self, index: int) -> dict:
-        return {
-            "image": self.image(index),
-            "captions": self.captions(index),
-            "image_id": self.image_id(index),
-            "name": self.name(index),
-        }
+        return {"name": self.name(index)} | {field: self.get(index, field)
+                                             for field in self.fields}
+
+
+def reason(error: OSError) -> str:
+    """Why a value cannot be read, in a few words."""
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    return error.strerror or str(error) or type(error).__name__
+
+
+def pairs(cleaning: str = "caption", views: int = 1) -> dict[str, dict]:
+    """The fields of examples with an image and texts, and their facts."""
+    return {"image": {"views": views}, "text": {"cleaning": cleaning}, "image_id": {}}

@@ -8,6 +8,7 @@ import os
 import pickle
 from collections.abc import Sequence
 
+from albef_jax.data.sources.base import pairs
 from albef_jax.data.sources.manifest import ManifestSource, fields_of
 from albef_jax.errors import UserError
 from albef_jax.files import read_bytes
@@ -76,10 +77,12 @@ class GroundingSource(ManifestSource):
             raise ValueError(f"shows the image {image_id}, which the detections do not have")
 
     def finish(self) -> None:
-        if self._boxes and self._boxes[0] is not None:
-            self.fields = ("box",) if self._detections is None else ("box", "proposals")
+        has_boxes = self._boxes and self._boxes[0] is not None
+        boxes = {"box": {}, "size": {}} if has_boxes else {}
+        proposals = {"proposals": {}} if has_boxes and self._detections is not None else {}
+        self.fields = pairs() | boxes | proposals
 
-    def captions(self, index: int) -> list[str]:
+    def text(self, index: int) -> list[str]:
         return [self._texts[index]]
 
     def box(self, index: int) -> tuple[float, float, float, float]:

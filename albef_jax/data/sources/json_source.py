@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from albef_jax.data.sources.base import pairs
 from albef_jax.data.sources.index import Row, open_index
 from albef_jax.data.sources.manifest import ManifestSource
 
@@ -21,6 +22,7 @@ class JsonSource(ManifestSource):
     """
 
     row_format = '{"image": ..., "caption": ...}'
+    fields = pairs()
 
     def __init__(
         self,
@@ -46,15 +48,11 @@ class JsonSource(ManifestSource):
         return len(self._starts) - 1
 
     def name(self, index: int) -> str:
-        return self._index.names[self._order[self._starts[index]]]
+        return self._index.names[int(self._order[self._starts[index]])].as_py()
 
-    def captions(self, index: int) -> list[str]:
-        rows, texts = self._index.rows, self._index.captions
-        return [
-            texts[caption]
-            for row in self._order[self._starts[index] : self._starts[index + 1]]
-            for caption in range(rows[row], rows[row + 1])
-        ]
+    def text(self, index: int) -> list[str]:
+        rows = self._order[self._starts[index] : self._starts[index + 1]]
+        return [text for row in rows for text in self._index.captions[int(row)].as_py()]
 
     def image_id(self, index: int) -> int:
         return int(self._index.image_ids[self._order[self._starts[index]]])

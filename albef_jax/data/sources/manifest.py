@@ -10,7 +10,8 @@ import numpy as np
 from etils import epath
 
 from albef_jax.data.sources.base import Source
-from albef_jax.data.sources.json_rows import read_rows
+from albef_jax.data.sources.json_rows import Manifests
+from albef_jax.data.sources.numbering import hashed, number
 from albef_jax.data.sources.tar import TarFolder
 from albef_jax.errors import UserError
 from albef_jax.files import is_remote, read_bytes
@@ -79,17 +80,11 @@ class ManifestSource(Source):
             manifest and row that is wrong, which is left out.
         """
         self.names: list[Hashable] = []
-        digests, problems = {}, []
-        for path in files:
-            digest = hashlib.blake2b()
-            try:
-                blocks = read_rows(path, digest.update, self.row_format)
-                problems += self._add_rows(path, [row for rows in blocks for row in rows])
-                digests[path] = digest.digest()
-            except UserError as error:
-                problems.append(str(error))
-        self._image_ids = _number(self.names)
-        return digests, problems
+        manifests = Manifests(files, self.add, self.row_format)
+        for _ in manifests:
+            pass
+        self._image_ids = number(hashed(map(repr, self.names)))
+        return manifests.digests, manifests.problems
 
     def add(self, row) -> None:
         """Appends a row of a manifest to `names` and to the lists of the subclass.
@@ -139,16 +134,6 @@ class ManifestSource(Source):
                 continue
         raise FileNotFoundError("not found in any image root")
 
-    def _add_rows(self, path: str, rows: list) -> list[str]:
-        """Adds what the rows hold; returns a sentence about each wrong row, which is left out."""
-        problems = []
-        for number, row in enumerate(rows):
-            try:
-                self.add(row)
-            except ValueError as error:
-                problems.append(f"Row {number} (counted from 0) of {path} {error}.")
-        return problems
-
 
 class Folder:
     """Files under a directory."""
@@ -182,9 +167,3 @@ def _open_root(path: str) -> Folder | TarFolder:
     if root.exists():
         return TarFolder(path)
     raise UserError(f"The image root {path} does not exist; give a folder or a .tar file.")
-
-
-def _number(names: list[Hashable]) -> np.ndarray:
-    """Consecutive numbers int32 [n] for names, equal for equal names."""
-    seen: dict[Hashable, int] = {}
-    return np.fromiter((seen.setdefault(name, len(seen)) for name in names), np.int32, len(names))

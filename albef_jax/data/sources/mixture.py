@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from albef_jax.data.sources import numbering
 from albef_jax.data.sources.base import Source
 from albef_jax.errors import UserError
 
@@ -21,13 +23,15 @@ class Mixture(Source):
     one is shown again, whether its share makes that several passes per epoch or several epochs per
     pass. All of this is a function of the epoch; nothing needs to be remembered.
 
+    It has the fields that all parts have, and they must be of the same facts.
+
     Args:
         parts: blocks `dict(source=..., weight=...)`; `source` as for `make_source`, the weights
             are relative to each other.
 
     Raises:
         UserError: no parts, a wrong block, a weight that is no positive number or so small that it
-            gives no rows, or a part that cannot be used.
+            gives no rows, a part that cannot be used, or parts that do not fit each other.
     """
 
     def __init__(self, parts: Sequence[Mapping]):
@@ -50,7 +54,8 @@ class Mixture(Source):
                     f"Part {number} of the mixture (counted from 0) gets {share:.2g} of "
                     f"{len(self)} rows, less than two; raise its weight or leave it out."
                 )
-        self._image_ids = _number(self._parts)
+        self.fields = _shared_fields(self._parts)
+        self._image_ids = _number(self._parts) if "image_id" in self.fields else None
         self.fingerprint = _fingerprint(self._parts, self._shares)
 
     def __len__(self) -> int:
@@ -60,20 +65,29 @@ class Mixture(Source):
         part, local = self._locate(index)
         return self._parts[part].name(local)
 
-    def captions(self, index: int) -> list[str]:
-        part, local = self._locate(index)
-        return self._parts[part].captions(local)
-
     def image_id(self, index: int) -> int:
         return int(self._image_ids[index])
 
-    def image(self, index: int) -> bytes | np.ndarray:
+    def get(self, index: int, field: str):
+        if field == "image_id":
+            return self.image_id(index)
         part, local = self._locate(index)
-        return self._parts[part].image(local)
+        return self._parts[part].get(local, field)
 
-    def describes(self, owner: int, caption: int, index: int) -> bool:
+    def views(self, index: int) -> list:
+        part, local = self._locate(index)
+        return self._parts[part].views(local)
+
+    def image_ids(self) -> np.ndarray:
+        return self._image_ids
+
+    def words(self, step: int = 1) -> Iterator[str]:
+        for part in self._parts:
+            yield from part.words(step)
+
+    def describes(self, owner: int, text: int, index: int) -> bool:
         (part, local_owner), (other, local) = self._locate(owner), self._locate(index)
-        return part == other and self._parts[part].describes(local_owner, caption, local)
+        return part == other and self._parts[part].describes(local_owner, text, local)
 
     def order(self, seed: int, epoch: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
         counts = _split(self._shares, rows)
@@ -112,6 +126,28 @@ def _weight(number: int, part) -> float:
     return float(weight)
 
 
+def _shared_fields(parts: Sequence[Source]) -> dict[str, Mapping]:
+    """The fields of all parts with their facts.
+
+    Raises:
+        UserError: parts have none in common, or a field of other facts.
+    """
+    shared = [field for field in parts[0].fields
+              if all(field in part.fields for part in parts)]
+    if not shared:
+        raise UserError("The parts of the mixture have no field in common; mix sources of the "
+                        "same task.")
+    for field, (number, part) in itertools.product(shared, enumerate(parts)):
+        facts, other = parts[0].fields[field], part.fields[field]
+        for fact in {**facts, **other}:
+            if facts.get(fact) != other.get(fact):
+                raise UserError(
+                    f"Parts 0 and {number} of the mixture (counted from 0) do not fit each other: "
+                    f"{fact!r} of their field {field!r} is {facts.get(fact)!r} and "
+                    f"{other.get(fact)!r}; mix sources of the same task.")
+    return {field: parts[0].fields[field] for field in shared}
+
+
 def _split(shares: np.ndarray, rows: int) -> list[int]:
     """Whole numbers in these shares that sum to `rows`: the largest remainders are rounded up."""
     exact = shares * rows
@@ -125,10 +161,9 @@ def _number(parts: Sequence[Source]) -> np.ndarray:
     """Image ids int32 of all examples; those of different parts differ."""
     numbered, start = [], 0
     for part in parts:
-        unique, own = np.unique(part.image_ids(), return_inverse=True)
-        numbered.append(own + start)
-        start += len(unique)
-    return np.concatenate(numbered).astype(np.int32)
+        numbered.append(numbering.number(part.image_ids()) + start)
+        start = numbered[-1].max() + 1
+    return np.concatenate(numbered)
 
 
 def _fingerprint(parts: Sequence[Source], shares: np.ndarray) -> str:

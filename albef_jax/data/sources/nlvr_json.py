@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
+from albef_jax.data.images.pillow import decode, open_image
+from albef_jax.data.sources.base import pairs, reason
 from albef_jax.data.sources.manifest import ManifestSource, fields_of
 from albef_jax.errors import UserError
 
@@ -28,9 +30,7 @@ class NlvrJsonSource(ManifestSource):
     """
 
     row_format = '{"sentence": ..., "label": "True", "images": [..., ...]}'
-    fields = ("label",)
-    views = 2
-    class_names = ("false", "true")
+    fields = pairs(views=2) | {"label": {"class_names": ("false", "true")}, "group": {}}
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class NlvrJsonSource(ManifestSource):
         self._sentences.append(sentence)
         self._labels.append(LABELS[str(label)])
 
-    def captions(self, index: int) -> list[str]:
+    def text(self, index: int) -> list[str]:
         return [self._sentences[index]]
 
     def label(self, index: int) -> int:
@@ -66,15 +66,25 @@ class NlvrJsonSource(ManifestSource):
         """The sentence: NLVR2 asks whether it is judged rightly of all its pairs of images."""
         return self._sentences[index]
 
-    def image(self, index: int) -> bytes | np.ndarray:
-        return self.view(index, 0)
-
-    def view(self, index: int, number: int) -> bytes | np.ndarray:
+    def image(self, index: int) -> list[bytes | np.ndarray]:
+        """Both views."""
         names = self.names[index]
-        return self._cut(names, number) if self._crops else self.read(names[number])
+        if not self._crops:
+            return [self._read_named(name) for name in names]
+        picture = decode(open_image(self.read(names)))
+        return [_cut(picture, crop) for crop in self._crops]
 
-    def view_name(self, index: int, number: int) -> str:
-        return super().view_name(index, number) if self._crops else self.names[index][number]
+    def views(self, index: int) -> list:
+        if self._crops:
+            return super().views(index)
+        return [(name, functools.partial(self.read, name)) for name in self.names[index]]
+
+    def _read_named(self, name: str) -> bytes:
+        """As `read`; the reason why it cannot be read says of which image."""
+        try:
+            return self.read(name)
+        except OSError as error:
+            raise OSError(f"{name}: {reason(error)}") from None
 
     def _images_of(self, row) -> str | tuple[str, str]:
         if self._crops:
@@ -86,14 +96,12 @@ class NlvrJsonSource(ManifestSource):
             raise ValueError(f'must have the names of two images as "images", but has {images}')
         return tuple(images)
 
-    def _cut(self, name: str, number: int) -> np.ndarray:
-        """A part of the picture, uint8 [h, w, 3]; raises OSError."""
-        with Image.open(io.BytesIO(self.read(name))) as picture:
-            left, top, right, bottom = self._crops[number]
-            if right > picture.width or bottom > picture.height:
-                raise OSError(f"{self._crops[number]} is not inside its {picture.width} x "
-                              f"{picture.height} pixels")
-            return np.asarray(picture.convert("RGB").crop((left, top, right, bottom)))
+
+def _cut(picture: Image.Image, crop: tuple) -> np.ndarray:
+    """A part of a picture, uint8 [h, w, 3]; raises OSError."""
+    if crop[2] > picture.width or crop[3] > picture.height:
+        raise OSError(f"{crop} is not inside its {picture.width} x {picture.height} pixels")
+    return np.asarray(picture.crop(crop))
 
 
 def _are_two_rectangles(crops: tuple) -> bool:

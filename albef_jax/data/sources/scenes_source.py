@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from albef_jax.data.sources.base import Source, pairs
+from albef_jax.errors import UserError
 from albef_jax.scenes.captions import is_true
 from albef_jax.scenes.generate import CAPTIONS, VERSION
 from albef_jax.scenes.graph import SPLITS, pick, scene_rng
 from albef_jax.scenes.levels import get_level
 from albef_jax.scenes.noise import damage
 from albef_jax.scenes.vocabulary import task_words
-from albef_jax.data.sources.base import Source
-from albef_jax.errors import UserError
 
 WORD_COPIES = 100  # of the tasks' words, so that a tokenizer keeps them whole
 REMEMBERED = 4096  # scenes whose parsed captions and graphs are kept
@@ -40,6 +40,8 @@ class ScenesSource(Source):
     Raises:
         UserError: an option is unknown or out of range, or the scenes cannot be stored.
     """
+
+    fields = pairs()
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class ScenesSource(Source):
     def image(self, index: int) -> np.ndarray:
         return self._records[index]["image"]
 
-    def captions(self, index: int) -> list[str]:
+    def text(self, index: int) -> list[str]:
         return [text for text, _ in self._captions(index)]
 
     def form(self, index: int, caption: int) -> dict:

@@ -9,6 +9,9 @@ import functools
 
 import numpy as np
 
+from albef_jax.data.sources.base import Source, pairs
+from albef_jax.data.sources.scenes_source import REMEMBERED, ScenesSource
+from albef_jax.errors import UserError
 from albef_jax.scenes.curtains import draw_curtain
 from albef_jax.scenes.generate import VERSION
 from albef_jax.scenes.graph import pick, sample_graph, scene_rng
@@ -17,9 +20,6 @@ from albef_jax.scenes.phrases import kinds_of, point_out
 from albef_jax.scenes.proposals import propose, width_height
 from albef_jax.scenes.questions import answer_list, ask
 from albef_jax.scenes.statements import Statements
-from albef_jax.data.sources.base import Source
-from albef_jax.data.sources.scenes_source import REMEMBERED, ScenesSource
-from albef_jax.errors import UserError
 
 
 class SceneTask(ScenesSource):
@@ -35,6 +35,7 @@ class SceneTask(ScenesSource):
 
     task = ""
     stream = 0  # of random numbers, see `scenes.graph.scene_rng`
+    multiple, least = 1, 1  # what `per_scene` is a multiple of, and the least `size`
 
     def __init__(
         self,
@@ -45,14 +46,20 @@ class SceneTask(ScenesSource):
         per_scene: int = 4,
         data_dir: str = "",
     ):
+        if per_scene < 1 or per_scene % self.multiple or size < self.least:
+            raise UserError(f"A source {self.task} needs a per_scene that is a multiple of "
+                            f"{self.multiple} and a size of at least {self.least}, not {per_scene} "
+                            f"and {size}.")
         super().__init__(level, split, size, seed, data_dir=data_dir)
-        if per_scene < 1:
-            raise UserError(f"A scenes source needs per_scene >= 1, not {per_scene}.")
         self._per_scene = per_scene
         self._kinds = kinds_of(level, split)
         self._example = functools.lru_cache(REMEMBERED)(self._make)
         self.fingerprint = (f"{self.task} {VERSION} {level} {split} size={size} seed={seed} "
                             f"per_scene={per_scene}")
+        self._open()
+
+    def _open(self) -> None:
+        """Called once, when the scenes are there."""
 
     def _make(self, index: int) -> tuple:
         """What the example is made of, the text first."""
@@ -73,27 +80,29 @@ class SceneTask(ScenesSource):
     def image(self, index: int) -> np.ndarray:
         return super().image(self.image_id(index))
 
-    def captions(self, index: int) -> list[str]:
+    def text(self, index: int) -> list[str]:
         return [self._example(index)[0]]
 
-    def describes(self, owner: int, caption: int, index: int) -> bool:
-        return Source.describes(self, owner, caption, index)
+    def describes(self, owner: int, text: int, index: int) -> bool:
+        return Source.describes(self, owner, text, index)
 
 
 class ScenesVqaSource(SceneTask):
     """Questions with one answer each, see `scenes.questions`."""
 
-    task, stream, fields, cleaning = "scenes_vqa", 10, ("answers",), "question"
+    task, stream = "scenes_vqa", 10
 
     def _make(self, index):
         graph = self.graph(self.image_id(index))
         return ask(graph, self._level, self._kinds, self._rng(index))
 
+    @property
+    def fields(self):
+        return pairs("question") | {"answers": {"choices": answer_list(self._level)},
+                                    "question_type": {}}
+
     def answers(self, index: int) -> list[tuple[str, float]]:
         return [(self._example(index)[1], 1.0)]
-
-    def answer_list(self) -> list[str]:
-        return answer_list(self._level)
 
     def question_type(self, index: int) -> str:
         return self._example(index)[2]
@@ -102,7 +111,8 @@ class ScenesVqaSource(SceneTask):
 class ScenesVeSource(SceneTask):
     """Hypotheses about scenes with a curtain in some of them, see `scenes.hypotheses`."""
 
-    task, stream, fields, class_names = "scenes_ve", 11, ("label",), LABELS
+    task, stream = "scenes_ve", 11
+    fields = pairs() | {"label": {"class_names": LABELS}}
 
     def _make(self, index):
         graph = self.graph(self.image_id(index))
@@ -128,7 +138,8 @@ class ScenesVeSource(SceneTask):
 class ScenesGroundingSource(SceneTask):
     """Phrases that mean one object, its box, and boxes to choose from."""
 
-    task, stream, fields = "scenes_grounding", 12, ("box", "proposals")
+    task, stream = "scenes_grounding", 12
+    fields = pairs() | {"box": {}, "size": {}, "proposals": {}}
 
     def _make(self, index):
         graph, rng = self.graph(self.image_id(index)), self._rng(index)
@@ -154,28 +165,16 @@ class ScenesNlvrSource(SceneTask):
     """Statements about two scenes, see `scenes.statements`.
 
     Examples 2i and 2i + 1 share a statement, which is true of the one and false of the other.
-
-    Args:
-        per_scene: examples whose statement is about a scene and others; an even number.
+    `per_scene` examples have a statement about a scene and others.
     """
 
-    task, stream, fields, views, class_names = "scenes_nlvr", 13, ("label",), 2, ("false", "true")
+    task, stream = "scenes_nlvr", 13
+    fields = pairs(views=2) | {"label": {"class_names": ("false", "true")}, "group": {}}
+    multiple, least = 2, 64
 
-    def __init__(
-        self,
-        level: str = "demo",
-        split: str = "train",
-        size: int = 20000,
-        seed: int = 0,
-        per_scene: int = 4,
-        data_dir: str = "",
-    ):
-        super().__init__(level, split, size, seed, per_scene, data_dir)
-        if per_scene % 2 or size < 64:
-            raise UserError(f"A source scenes_nlvr needs an even per_scene and a size of at least "
-                            f"64, not {per_scene} and {size}.")
+    def _open(self):
         # Made again, not read: a statement looks for its scenes among all graphs.
-        graphs = [sample_graph(self._level, split, i, seed) for i in range(size)]
+        graphs = [sample_graph(self._level, self._split, i, self._seed) for i in range(self._size)]
         self._statements = Statements(graphs, self._level)
         self._made = functools.lru_cache(REMEMBERED)(self._make_statement)
 
@@ -206,8 +205,6 @@ class ScenesNlvrSource(SceneTask):
         """The scenes on the left and on the right."""
         return self._example(index)[2]
 
-    def view(self, index: int, number: int) -> np.ndarray:
-        return ScenesSource.image(self, self.scenes(index)[number])
-
-    def image(self, index: int) -> np.ndarray:
-        return self.view(index, 0)
+    def image(self, index: int) -> list[np.ndarray]:
+        """Both scenes."""
+        return [ScenesSource.image(self, scene) for scene in self.scenes(index)]

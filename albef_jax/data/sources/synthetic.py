@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from albef_jax.data.sources.base import Source
+from albef_jax.data.sources.base import Source, pairs
 from albef_jax.errors import UserError
 
 COLOURS = {
@@ -31,6 +31,8 @@ class SyntheticSource(Source):
         image_size: side in pixels.
     """
 
+    fields = pairs()
+
     def __init__(self, size: int, image_size: int = 64):
         if size < 1 or image_size < 16:
             raise UserError(
@@ -49,7 +51,7 @@ class SyntheticSource(Source):
     def image_id(self, index: int) -> int:
         return index
 
-    def captions(self, index: int) -> list[str]:
+    def text(self, index: int) -> list[str]:
         (first, second), relation, _ = self._scene(index)
         first, second = " ".join(first), " ".join(second)
         return [

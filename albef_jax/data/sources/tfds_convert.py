@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
-from tensorflow_datasets.core import dataset_info, file_adapters
 from tqdm import tqdm
 
-from albef_jax.errors import UserError
+from albef_jax.data.sources.tfds_private import ADAPTER_FOR_FORMAT
+from albef_jax.errors import UserError, first_line
+from albef_jax.files import completed, locked
 
-ARRAY_RECORD = file_adapters.FileFormat.ARRAY_RECORD
+ARRAY_RECORD = tfds.core.FileFormat.ARRAY_RECORD
+INFO = "dataset_info.json"
 
 
 def with_random_access(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
     """The builder, or that of a copy as ArrayRecord, which is made if it is not there.
 
     The copy of `.../1.0.0` is `.../1.0.0.array_record`, complete or absent; the original is only
-    read.
+    read. Of several processes one makes it.
 
     Raises:
         UserError: TensorFlow, which reads TFRecord, is missing; the original is damaged, or
@@ -32,8 +36,16 @@ def with_random_access(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBu
         return builder
     original = epath.Path(builder.data_dir)
     copy = original.parent / f"{original.name}.array_record"
-    if not copy.exists():
-        _convert(builder, original, copy)
+    try:
+        if not copy.exists():
+            with locked(copy, "converting the same data set"):
+                if not copy.exists():
+                    _convert(builder, original, copy)
+    except OSError as error:
+        raise UserError(
+            f"The copy {copy} cannot be written ({error.strerror or error}); free some space or "
+            "set data_dir to a copy of the data that may be written to."
+        ) from None
     converted = tfds.builder_from_directory(copy)
     if _sizes(converted) != _sizes(builder):
         raise UserError(
@@ -41,6 +53,27 @@ def with_random_access(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBu
             "anew."
         )
     return converted
+
+
+def write_records(path, records: Iterable[bytes]) -> int:
+    """Writes a shard as TFDS does; returns the bytes of its records.
+
+    Raises:
+        OSError: the disk is full or gone.
+    """
+    writer, size = ArrayRecordWriter(os.fspath(path), "group_size:1"), 0
+    for record in records:
+        _checked(writer.write, record)
+        size += len(record)
+    _checked(writer.close)
+    return size
+
+
+def _checked(write, *record: bytes) -> None:
+    try:
+        write(*record)
+    except RuntimeError as error:
+        raise OSError(first_line(error)) from None
 
 
 def _sizes(builder) -> dict:
@@ -60,25 +93,13 @@ def _convert(builder, original: epath.Path, copy: epath.Path) -> None:
         file=sys.stderr,
         flush=True,
     )
-    unfinished = copy.parent / f"{copy.name}.unfinished.{os.getpid()}"
-    try:
-        unfinished.mkdir()
-        _write(builder, original, unfinished)
-        if not copy.exists():  # another process may have been faster
-            unfinished.rename(copy)
-    except OSError as error:
-        raise UserError(
-            f"The copy {copy} cannot be written ({error.strerror or error}); free some space or "
-            "set data_dir to a copy of the data that may be written to."
-        ) from None
-    finally:
-        if unfinished.exists():
-            unfinished.rmtree()
+    with completed(copy) as folder:
+        _write(builder.info, original, epath.Path(folder))
 
 
-def _write(builder, original: epath.Path, folder: epath.Path) -> None:
+def _write(info: tfds.core.DatasetInfo, original: epath.Path, folder: epath.Path) -> None:
     """All shards under their names, the other files as they are, and the new format's name."""
-    info, write = builder.info, file_adapters.ADAPTER_FOR_FORMAT[ARRAY_RECORD].write_examples
+    folder.mkdir()
     total = sum(split.num_examples for split in info.splits.values())
     with tqdm(total=total, desc="convert", unit="example", disable=None) as bar:
         for split in info.splits.values():
@@ -87,17 +108,16 @@ def _write(builder, original: epath.Path, folder: epath.Path) -> None:
             )
             for shard, (path, length) in enumerate(zip(split.filepaths, split.shard_lengths)):
                 target = name.sharded_filepath(shard_index=shard, num_shards=split.num_shards)
-                write(target, _records(info.file_format, path, length, bar))
+                write_records(target, _records(info.file_format, path, length, bar))
     for path in original.iterdir():
         if f".{info.file_format.file_suffix}" not in path.name and not path.is_dir():
             path.copy(folder / path.name)
-    proto = dataset_info.read_proto_from_builder_dir(original)
-    proto.file_format = ARRAY_RECORD.value
-    dataset_info.write_dataset_info_proto(proto, folder)
+    described = json.loads((original / INFO).read_text())
+    (folder / INFO).write_text(json.dumps(described | {"fileFormat": ARRAY_RECORD.value}, indent=2))
 
 
-def _records(file_format, path: epath.Path, length: int, bar) -> Iterator[tuple[int, bytes]]:
-    """The numbered records of a shard.
+def _records(file_format, path: epath.Path, length: int, bar) -> Iterator[bytes]:
+    """The records of a shard.
 
     Raises:
         UserError: the shard is missing, damaged, or has another number of records.
@@ -108,13 +128,12 @@ def _records(file_format, path: epath.Path, length: int, bar) -> Iterator[tuple[
         tf.config.set_visible_devices([], "GPU")
     count = 0
     try:
-        for record in file_adapters.ADAPTER_FOR_FORMAT[file_format].make_tf_data(path):
-            yield count, record.numpy()
-            count += 1
+        for count, record in enumerate(ADAPTER_FOR_FORMAT[file_format].make_tf_data(path), 1):
+            yield record.numpy()
             bar.update()
         problem = f"it has {count} records" if count != length else ""
     except tf.errors.OpError as error:
-        problem = str(error.message).splitlines()[0]
+        problem = first_line(error)
     if problem:
         raise UserError(
             f"The shard {path} of {length} records cannot be converted ({problem}); prepare the "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
+import operator
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -11,8 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 from etils import epath
 
-from albef_jax.data.sources.base import Source
-from albef_jax.errors import UserError
+from albef_jax.data.sources.base import Source, pairs
+from albef_jax.errors import UserError, first_line
 
 REMEMBERED = 50_000  # examples whose captions are kept once their image was read
 # Texts that go with an image and are no captions.
@@ -44,10 +47,13 @@ class TfdsSource(Source):
             ambiguous, or the conversion fails.
     """
 
+    fields = pairs()
+
     def __init__(
         self, name: str, split: str = "train", image: str = "", text: str = "", data_dir: str = ""
     ):
-        import tensorflow_datasets as tfds  # takes a second
+        import tensorflow_datasets as tfds  # it and flax take a second
+        from flax.traverse_util import unflatten_dict
 
         from albef_jax.data.sources.tfds_convert import with_random_access
 
@@ -57,7 +63,7 @@ class TfdsSource(Source):
         captions = [path for path in texts if path[-1].split("/")[-1] not in NOT_CAPTIONS]
         self._text = _choose(name, "text", text, texts, captions)
         self._name = f"{name}[{split}]"
-        skip = _nest({path: tfds.decode.SkipDecoding() for path in images})
+        skip = unflatten_dict({path: tfds.decode.SkipDecoding() for path in images})
         _check_split(builder.info.splits, name, split)
         self._records = builder.as_data_source(split, decoders=skip)
         self._image_ids = _read_image_ids(builder, split, len(self._records))
@@ -84,7 +90,7 @@ class TfdsSource(Source):
     def image_ids(self) -> np.ndarray:
         return self._image_ids
 
-    def captions(self, index: int) -> list[str]:
+    def text(self, index: int) -> list[str]:
         with self._lock:
             captions = self._recent.get(index)
         try:
@@ -102,35 +108,37 @@ class TfdsSource(Source):
             while len(self._recent) >= REMEMBERED:
                 del self._recent[next(iter(self._recent))]
             self._recent[index] = captions
-        return _at(record, self._image)
+        return functools.reduce(operator.getitem, self._image, record)
 
     def _read(self, index: int) -> dict:
         try:
             return self._records[index]
         except (RuntimeError, ValueError) as error:  # what ArrayRecord raises on damaged files
-            raise OSError(_first_line(error)) from None
+            raise OSError(first_line(error)) from None
         except TypeError:  # it has no record there: the file ends too early
             raise OSError("the file is cut short") from None
 
     def _captions_of(self, record: dict) -> list[str]:
-        return list(_texts(_at(record, self._text))) or [""]
+        return list(_texts(functools.reduce(operator.getitem, self._text, record))) or [""]
 
 
 def _find(name: str, data_dir: str):
     """The builder of a set that is on disk; its code, if it has any, is not needed."""
-    from tensorflow_datasets.core import constants, read_only_builder, registered
+    import tensorflow_datasets as tfds
+
+    from albef_jax.data.sources.tfds_private import builder_from_files
 
     try:
         if (epath.Path(name) / "dataset_info.json").exists():
-            return read_only_builder.builder_from_directory(name)
+            return tfds.builder_from_directory(name)
         if (epath.Path(name) / SHARD_PLAN).exists():
             raise UserError(f"{name} is unfinished; the same `albef data shard` as before goes on.")
-        return read_only_builder.builder_from_files(name, data_dir=data_dir or None)
-    except (registered.DatasetNotFoundError, OSError):
-        raise UserError(_how_to_prepare(name, data_dir or constants.DATA_DIR, data_dir)) from None
+        return builder_from_files(name, data_dir=data_dir or None)
+    except (tfds.core.DatasetNotFoundError, OSError):
+        raise UserError(_how_to_prepare(name, data_dir)) from None
     except ValueError as error:
         raise UserError(
-            f"The TFDS data set {name!r} cannot be opened ({_first_line(error)}); a name looks "
+            f"The TFDS data set {name!r} cannot be opened ({first_line(error)}); a name looks "
             "like coco_captions, name/config or name/config:1.0.0."
         ) from None
 
@@ -144,9 +152,10 @@ def _read_image_ids(builder, split: str, count: int) -> np.ndarray:
         return np.load(file)
 
 
-def _how_to_prepare(name: str, place: str, data_dir: str) -> str:
+def _how_to_prepare(name: str, data_dir: str) -> str:
     import tensorflow_datasets as tfds
 
+    place = data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     known = tfds.list_builders(with_community_datasets=False)
     bare = re.split("[/:]", name)[0]
     if bare not in known:
@@ -168,7 +177,7 @@ def _check_split(splits, name: str, split: str) -> None:
     except (ValueError, KeyError) as error:
         raise UserError(
             f"The split {split!r} of the TFDS data set {name!r} is unknown "
-            f"({_first_line(error)}); its splits are {', '.join(splits)}."
+            f"({first_line(error)}); its splits are {', '.join(splits)}."
         ) from None
     if not count:
         raise UserError(f"The split {split!r} of the TFDS data set {name!r} is empty; give more.")
@@ -215,22 +224,6 @@ def _choose(name: str, kind: str, wanted: str, allowed, likely) -> tuple[str, ..
     return likely[0]
 
 
-def _nest(leaves: dict[tuple[str, ...], object]) -> dict:
-    nested: dict = {}
-    for path, leaf in leaves.items():
-        block = nested
-        for part in path[:-1]:
-            block = block.setdefault(part, {})
-        block[path[-1]] = leaf
-    return nested
-
-
-def _at(record: dict, path: tuple[str, ...]):
-    for part in path:
-        record = record[part]
-    return record
-
-
 def _texts(value) -> Iterator[str]:
     """All texts of a value: bytes, or lists of them, also lists of lists."""
     if isinstance(value, bytes):
@@ -247,7 +240,3 @@ def _fingerprint(info, split: str, *features) -> str:
     sizes = [(s.name, s.num_examples, s.num_bytes) for s in info.splits.values()]
     text = repr((info.full_name, sorted(sizes), split, features))
     return "tfds " + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from albef_jax.data.sources.base import pairs
 from albef_jax.data.sources.manifest import ManifestSource, fields_of
 
 CLASSES = ("contradiction", "neutral", "entailment")
@@ -20,8 +21,7 @@ class VeJsonSource(ManifestSource):
     """
 
     row_format = '{"image": ..., "sentence": ..., "label": "entailment"}'
-    fields = ("label",)
-    class_names = CLASSES
+    fields = pairs() | {"label": {"class_names": CLASSES}}
 
     def __init__(self, files: Sequence[str], image_roots: Sequence[str] = ()):
         self._sentences: list[str] = []
@@ -36,7 +36,7 @@ class VeJsonSource(ManifestSource):
         self._sentences.append(sentence)
         self._labels.append(CLASSES.index(label))
 
-    def captions(self, index: int) -> list[str]:
+    def text(self, index: int) -> list[str]:
         return [self._sentences[index]]
 
     def label(self, index: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from albef_jax.data.sources.base import pairs
 from albef_jax.data.sources.manifest import ManifestSource, fields_of
 
 VISUAL_GENOME_WEIGHT = 0.5  # of its only answer; the answers of a VQA question share 1
@@ -22,7 +23,6 @@ class VqaJsonSource(ManifestSource):
     """
 
     row_format = '{"image": ..., "question": ..., "answer": [...]}'
-    cleaning = "question"
 
     def __init__(self, files: Sequence[str], image_roots: Sequence[str] = ()):
         self._questions: list[str] = []
@@ -30,8 +30,6 @@ class VqaJsonSource(ManifestSource):
         self._given: list[list[str]] = []  # the annotators' answers, as they are
         self._weights: list[float] = []
         super().__init__(files, image_roots, "vqa")
-        if any(self._given):
-            self.fields = ("answers",)
 
     def add(self, row) -> None:
         name, question = fields_of(row, image=str, question=str)
@@ -47,7 +45,11 @@ class VqaJsonSource(ManifestSource):
         self._given.append(given)
         self._weights.append(VISUAL_GENOME_WEIGHT if row.get("dataset") == "vg" else 1.0)
 
-    def captions(self, index: int) -> list[str]:
+    def finish(self) -> None:
+        answered = {"answers": {}, "annotators": {}} if any(self._given) else {}
+        self.fields = pairs("question") | {"question_id": {}} | answered
+
+    def text(self, index: int) -> list[str]:
         return [self._questions[index]]
 
     def question_id(self, index: int) -> int | str:

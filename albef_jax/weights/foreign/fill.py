@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from flax.traverse_util import flatten_dict, unflatten_dict
 import numpy as np
 
 from albef_jax.errors import UserError
-from albef_jax.weights.report import Report, fault, flatten, unflatten
+from albef_jax.weights.report import Report, fault
 from albef_jax.weights.foreign.salesforce import Entry, shapes_there, to_leaf
 
 
@@ -37,7 +38,7 @@ class Plan:
         Raises:
           UserError: a tensor is missing, left over, broken or of another shape.
         """
-        leaves = flatten({encoder: tree})
+        leaves = flatten_dict({encoder: tree})
         filled = {}
         for entry in self.entries:
             self.report.use(entry.sources, entry.path)
@@ -52,7 +53,7 @@ class Plan:
                 if not any(what for _, what in faults):
                     filled[entry.path] = to_leaf(entry, parts)
         self.report.check(self.tensors, leaves)
-        return unflatten(leaves | filled)[encoder]
+        return unflatten_dict(leaves | filled)[encoder]
 
 
 def check_settings(title, model, found, known):

@@ -10,22 +10,12 @@
 | `ve` | SNLI-VE |
 """
 
-from collections.abc import Callable
 import dataclasses
-import functools
 import re
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-from ml_collections import FrozenConfigDict
 import numpy as np
 
 from albef_jax.errors import UserError
-from albef_jax.models.albef import Albef
-from albef_jax.models.classification import Entailment, Nlvr, TextAssignment
-from albef_jax.models.vqa import Vqa
-from albef_jax.weights.report import flatten
 from albef_jax.weights.foreign.salesforce import (
     Entry,
     bert_table,
@@ -34,8 +24,8 @@ from albef_jax.weights.foreign.salesforce import (
     momentum_name,
     vit_table,
 )
+from albef_jax.weights.stored import state_shapes
 
-TOWERS = ("visual_encoder", "text_encoder")
 PROJECTIONS = ("vision_proj", "text_proj")
 QUEUES = ("image_queue", "text_queue", "pointer")
 MEMORY = {
@@ -48,23 +38,20 @@ MEMORY = {
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """One kind of model.
+    """The public names of one kind of model; what a state holds is known by its task.
 
     Attributes:
       name: as in the module's table; also `config.task`.
-      module: linen module of a config's `model` block; its `__call__` touches every parameter.
       bert: what follows `text_encoder.` in official names.
       words: the text encoder has an MLM head.
       pairs: two fusion layers for each of the config, and two images.
       decoder: has a text decoder.
       heads: linear layers besides. classes: outputs of `cls_head`, 0: there is none.
       temp: has a temperature.
-      teacher: parts with a momentum copy.
       memory: names in `TrainState.memory` that the official layout has too.
     """
 
     name: str
-    module: Callable
     bert: str = ""
     words: bool = False
     pairs: bool = False
@@ -72,7 +59,6 @@ class Kind:
     heads: tuple[str, ...] = ()
     classes: int = 0
     temp: bool = False
-    teacher: tuple[str, ...] = ()
     memory: tuple[str, ...] = ()
 
     def params_table(self, model):
@@ -89,25 +75,17 @@ class Kind:
             table += linear(("cls_head", "fc2", "dense"), "cls_head.2")
         return table + ([Entry(("temp",), ("temp",), "copy")] if self.temp else [])
 
-    def memory_of(self, config):
-        """Names in `TrainState.memory` of a run with this config."""
-        o = config.objective
-        if not self.memory or not o.itc or not o.queue_size:
-            return ()
-        with_ids = o.positives == "image" or "id_queue" in self.memory
-        return (*QUEUES, "id_queue") if with_ids else QUEUES
-
     def table(self, config):
         """Entries of a whole state, with paths from `params`, `teacher` and `memory` down."""
-        online, memory = self.params_table(config.model), self.memory_of(config)
+        online, state = self.params_table(config.model), state_shapes(config)
         return [
             *(entry._replace(path=("params", *entry.path)) for entry in online),
             *(entry._replace(path=("teacher", *entry.path),
                              sources=tuple(map(momentum_name, entry.sources)))
-              for entry in online if entry.path[0] in self.teacher),
-            *(MEMORY[name] for name in self.memory if name in memory)]
+              for entry in online if ("teacher", *entry.path) in state),
+            *(MEMORY[name] for name in self.memory if ("memory", name) in state)]
 
-    def tied(self, model):
+    def tied(self, config):
         """Official name -> the name of the tensor that it is a second name of."""
         pairs = {}
         for part, has_words in (("text_encoder", self.words), ("text_decoder", self.decoder)):
@@ -115,66 +93,38 @@ class Kind:
                 words, head = f"{part}.bert.embeddings.word_embeddings", f"{part}.cls.predictions"
                 pairs[f"{head}.decoder.weight"] = f"{words}.weight"
                 pairs[f"{head}.decoder.bias"] = f"{head}.bias"
-        for i in range(model.fusion_layers if self.pairs else 0):
-            first = model.text_layers + 2 * i
+        for i in range(config.model.fusion_layers if self.pairs else 0):
+            first = config.model.text_layers + 2 * i
             for leaf in ("key.weight", "key.bias", "value.weight", "value.bias"):
                 one, two = (f"text_encoder.encoder.layer.{n}.crossattention.self.{leaf}"
                             for n in (first, first + 1))
                 pairs[two] = one
-        return pairs | {momentum_name(two): momentum_name(one) for two, one in pairs.items()
-                        if self._has_teacher(two)}
+        return pairs | {momentum_name(two): momentum_name(pairs[two])
+                        for two in with_momentum(pairs, config)}
 
-    def buffers(self, model):
+    def buffers(self, config):
         """Official name -> value of what is no parameter and always the same."""
         names = [f"text_encoder.{self.bert}embeddings.position_ids"]
         if self.decoder:
             names.append("text_decoder.bert.embeddings.position_ids")
-        names += [momentum_name(name) for name in names if self._has_teacher(name)]
-        return {name: np.arange(model.max_positions)[None] for name in names}
-
-    def _has_teacher(self, name):
-        return name.split(".")[0] in self.teacher
-
-    def init(self, model, rng):
-        """Fresh online parameters for a config's model block, the temperature at 0.07."""
-        image = jnp.zeros((1, model.image_size, model.image_size, 3), jnp.uint8)
-        ids_bl = jnp.zeros((1, 2), jnp.int32)
-        images = [image] * (2 if self.name == "nlvr" else 1)
-        params = nn.unbox(
-            self.module(model).init(rng, *images, ids_bl, jnp.ones_like(ids_bl))["params"])
-        return {**params, "temp": jnp.asarray(0.07)} if self.temp else params
-
-    def shapes(self, config):
-        """Path -> `jax.ShapeDtypeStruct` of every leaf of a whole state, without optimizer."""
-        size = config.objective.queue_size
-        params = _param_shapes(self, FrozenConfigDict(config.model))
-        rows = jax.ShapeDtypeStruct((size, config.model.embed_dim), jnp.float32)
-        memory = {"image_queue": rows, "text_queue": rows,
-                  "pointer": jax.ShapeDtypeStruct((), jnp.int32),
-                  "id_queue": jax.ShapeDtypeStruct((size,), jnp.int32)}
-        return flatten({
-            "params": params, "teacher": {part: params[part] for part in self.teacher},
-            "memory": {name: memory[name] for name in self.memory_of(config)}})
+        names += map(momentum_name, with_momentum(names, config))
+        return {name: np.arange(config.model.max_positions)[None] for name in names}
 
 
-@functools.lru_cache(maxsize=16)
-def _param_shapes(kind, model):
-    """Shapes of a kind's parameters; tracing a model takes longer than reading a small one."""
-    return jax.eval_shape(lambda: kind.init(model, jax.random.key(0)))
+def with_momentum(names, config):
+    """Those of some official names that have a momentum copy."""
+    parts = {path[1] for path in state_shapes(config) if path[0] == "teacher"}
+    return [name for name in names if name.split(".")[0] in parts]
 
 
 KINDS = {kind.name: kind for kind in (
-    Kind("pretrain", Albef, bert="bert.", words=True, heads=(*PROJECTIONS, "itm_head"),
-         temp=True, teacher=(*TOWERS, *PROJECTIONS),
+    Kind("pretrain", bert="bert.", words=True, heads=(*PROJECTIONS, "itm_head"), temp=True,
          memory=QUEUES),
-    Kind("retrieval", lambda model: Albef(model, words=False),
-         heads=(*PROJECTIONS, "itm_head"), temp=True, teacher=(*TOWERS, *PROJECTIONS),
-         memory=(*QUEUES, "id_queue")),
-    Kind("vqa", Vqa, decoder=True, teacher=(*TOWERS, "text_decoder")),
-    Kind("nlvr_pretrain", TextAssignment, pairs=True, heads=(*PROJECTIONS, "ta_head"),
-         temp=True),
-    Kind("nlvr", Nlvr, pairs=True, classes=2, teacher=(*TOWERS, "cls_head")),
-    Kind("ve", Entailment, classes=3, teacher=(*TOWERS, "cls_head")),
+    Kind("retrieval", heads=(*PROJECTIONS, "itm_head"), temp=True, memory=(*QUEUES, "id_queue")),
+    Kind("vqa", decoder=True),
+    Kind("nlvr_pretrain", pairs=True, heads=(*PROJECTIONS, "ta_head"), temp=True),
+    Kind("nlvr", pairs=True, classes=2),
+    Kind("ve", classes=3),
 )}
 
 
@@ -197,7 +147,7 @@ def detect(tensors, path):
       UserError: the names fit none, or more than one.
     """
     parts = {name.split(".")[0] for name in tensors}
-    if not set(TOWERS) <= parts:
+    if not {"visual_encoder", "text_encoder"} <= parts:
         raise UserError(f"{path} is no ALBEF checkpoint: it has no tensors visual_encoder.* and "
                         f"text_encoder.*, but {', '.join(sorted(parts)[:5])}; give one of the "
                         "published kinds.")

@@ -7,9 +7,9 @@ matrix here.
 
 from typing import NamedTuple
 
+from flax.traverse_util import flatten_dict, unflatten_dict
 import numpy as np
 
-from albef_jax.weights.report import flatten, unflatten
 
 EMPTY_HERE, EMPTY_THERE = -1, -100  # places of the id queue that hold no image id
 
@@ -167,14 +167,14 @@ def read_tree(table, tensors, rename=lambda name: name):
     Args:
       table: entries to fill. tensors: official name -> array. rename: applied to every name.
     """
-    return unflatten({entry.path: to_leaf(entry, [tensors[rename(name)]
+    return unflatten_dict({entry.path: to_leaf(entry, [tensors[rename(name)]
                                                   for name in entry.sources])
                       for entry in table})
 
 
 def write_tensors(table, tree, patch_size, rename=lambda name: name):
     """Our tree -> official name -> numpy array; the inverse of `read_tree`."""
-    flat, tensors = flatten(tree), {}
+    flat, tensors = flatten_dict(tree), {}
     for entry in table:
         parts = to_tensors(entry, np.asarray(flat[entry.path]), patch_size)
         tensors.update(zip((rename(name) for name in entry.sources), parts))

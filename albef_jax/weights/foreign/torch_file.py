@@ -18,7 +18,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, first_line
 from albef_jax.files import local_copy
 
 STORAGES = {
@@ -248,9 +248,8 @@ def _array(tensor, records, root, buffer):
 
 
 def _damaged(path, error):
-    reason = (str(error) or type(error).__name__).splitlines()[0][:120].rstrip(".")
-    return UserError(f"{path} is damaged or was not downloaded completely ({reason}); download "
-                     "it again.")
+    return UserError(f"{path} is damaged or was not downloaded completely ({first_line(error)}); "
+                     "download it again.")
 
 
 # ---- safetensors ---------------------------------------------------------------------------

@@ -1,0 +1,133 @@
+"""Images as uint8 pixels; the only field that knows engines and augmentation."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import threading
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from albef_jax.data.fields.base import Field
+from albef_jax.data.images.pillow import BlindEngine, PillowEngine, draw_train
+from albef_jax.data.prefetch import num_workers
+from albef_jax.data.sources.base import Value
+from albef_jax.errors import UserError
+
+ENGINES = ("tf", "pillow")
+
+
+class ImageField(Field):
+    """Array `image` uint8 `[s, s, 3]`; with several views of an example `[v, s, s, 3]`.
+
+    The raw value is an encoded file or pixels uint8 `[h, w, 3]`; of several views a list of them.
+
+    Args:
+        data: the `data` block of a config. size: s, side in pixels. views: images of an example.
+    """
+
+    defaults = dict(
+        engine="auto",  # 'tf' or 'pillow'; 'auto': tf if TensorFlow is installed
+        crop_scale=(0.2, 1.0), flip=0.5, randaugment=(2, 7),
+        blind=False)  # black images: what the rest alone gives away
+    limits = dict(flip=(0.0, 1.0))
+    light = False
+
+    def __init__(self, data, size: int, views: int = 1):
+        self._data, self._size, self._views = data, size, views
+        self._engine = None
+
+    def check(self):
+        """Engine and augmentation; see `Field.check`."""
+        check_engine(self._data.engine)
+        scale, randaugment = self._data.crop_scale, self._data.randaugment
+        if len(scale) and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
+            raise UserError(f"data.crop_scale is {scale}; give the least and the largest share of "
+                            "the image to keep, such as (0.2, 1.0), or () for whole images.")
+        if len(randaugment) != 2:
+            raise UserError(f"data.randaugment is {randaugment}; give the number of operations "
+                            "and the magnitude, such as (2, 7).")
+
+    def check_facts(self, facts, where):
+        """The source must have as many images per example (fact `views`)."""
+        views = facts.get("views", 1)
+        if views != self._views:
+            raise UserError(f"The task looks at {self._views} image(s) per example, but {where} "
+                            f"has {views}; give it a source that is made for the task.")
+
+    def open(self, facts, tokenizer):
+        self._engine = make_engine(self._data, self._size)
+
+    def spec(self):
+        views = (self._views,) if self._views > 1 else ()
+        return {"image": jax.ShapeDtypeStruct((*views, self._size, self._size, 3), np.uint8)}
+
+    def load(self, values, rngs, train, parallel_map=map):
+        """See `Field.load`."""
+        draws = [draw_train(rng, self._data) if train else None
+                 for rng in rngs for _ in range(self._views)]
+        readers = [reader for value in values for reader in of_views(value, self._views)]
+        images, problems = self._engine.load(readers, draws, parallel_map)
+        shape = len(values), *self.spec()["image"].shape
+        of_examples = np.array(problems, object).reshape(-1, self._views)
+        return {"image": images.reshape(shape)}, [first_problem(each) for each in of_examples]
+
+    def noise(self, rng, n):
+        one = self.spec()["image"]
+        return {"image": rng.integers(0, 256, (n, *one.shape), one.dtype)}
+
+
+def of_views(value: Value, views: int) -> list[Value]:
+    """Functions for the images of an example, which is read once, whichever is called first."""
+    if views == 1:
+        return [value]
+    lock, read = threading.Lock(), functools.cache(value)
+
+    def view(number: int):
+        with lock:
+            return read()[number]
+
+    return [functools.partial(view, number) for number in range(views)]
+
+
+def first_problem(problems: Sequence[str | None]) -> str | None:
+    """What is wrong with an example, from what is wrong with each of its images."""
+    wrong = [(number, why) for number, why in enumerate(problems, 1) if why]
+    if not wrong:
+        return None
+    number, why = wrong[0]
+    return why if len(wrong) == len(problems) else f"image {number}: {why}"
+
+
+def check_engine(name: str) -> None:
+    """Raises a UserError where `data.engine` is no name of an engine."""
+    if name not in ("auto", *ENGINES):
+        raise UserError(f"data.engine={name!r} is unknown; use 'auto', 'tf' or 'pillow'.")
+
+
+def engine_name(name: str) -> str:
+    """The engine that `data.engine` means on this machine.
+
+    Raises:
+        UserError: it is unknown, or TensorFlow is asked for and absent.
+    """
+    check_engine(name)
+    has_tf = importlib.util.find_spec("tensorflow") is not None
+    if name == "auto":
+        return "tf" if has_tf else "pillow"
+    if name == "tf" and not has_tf:
+        raise UserError("data.engine='tf' needs TensorFlow; install it or use 'pillow'.")
+    return name
+
+
+def make_engine(data, size: int):
+    """The image engine of a config's `data` block; see `engine_name`."""
+    if data.blind:
+        return BlindEngine(size)
+    if engine_name(data.engine) == "pillow":
+        return PillowEngine(size)
+    from albef_jax.data.images.tf import TfEngine  # TensorFlow is slow to import, and optional
+
+    return TfEngine(size, num_workers(data))
