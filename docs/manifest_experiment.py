@@ -51,11 +51,13 @@ def start(folder, images):
     """Opens everything as training does, and says what each step took."""
     begin = time.perf_counter()
     from albef_jax.config import default_config
+    from albef_jax.data.fields import open_fields
     from albef_jax.data.pipeline import TrainPipeline
     from albef_jax.data.sources import make_source
     from albef_jax.data.text import make_tokenizer
+    from albef_jax.tasks import task_class
 
-    config = default_config().data
+    config = default_config()
 
     def say(what):
         nonlocal begin
@@ -65,10 +67,11 @@ def start(folder, images):
     say("imports")
     source = make_source(dict(kind="json", files=(f"{folder}/rows.json",), image_roots=(images,)))
     say(f"source of {len(source)} rows")
-    tokenizer = make_tokenizer(config, source)
+    tokenizer = make_tokenizer(config.data, source)
     say("tokenizer, trained")
-    pipeline = TrainPipeline(source, tokenizer, config, BATCH, seed=0)
+    fields = open_fields(task_class(config.task).fields(config), source, tokenizer)
     say("image engine")
+    pipeline = TrainPipeline(source, fields, config.data, BATCH, seed=0)
     examples = pipeline.examples(0)[0].tolist()
     say("order of the first epoch")
     write_images([Path(images, source.name(index)) for index in examples])
