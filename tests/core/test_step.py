@@ -122,8 +122,8 @@ def test_the_queues_are_in_global_order_on_any_layout(layouts):
     assert_queues_in_global_order(layouts)
 
 
-@pytest.mark.parametrize("sizes", [
-    NO_QUEUE, pytest.param((), marks=pytest.mark.slow)], ids=["no_queues", "queues"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(), NO_QUEUE], ids=["queues", "no_queues"])
 def test_a_group_may_span_all_devices(tmp_path, sizes):
     """One group of the whole batch on eight devices, dropout on: the losses of one device."""
     assert_same_losses(run_layouts(SPAN, tmp_path, *sizes))

@@ -50,6 +50,7 @@ def test_it_trains_and_goes_on_after_a_signal(stopped_and_resumed):
     assert (workdir / "checkpoints" / str(max(measured, key=measured.get))).is_dir()  # the best
 
 
+@pytest.mark.slow
 def test_the_curve_is_that_of_an_unstopped_run(albef, stopped_and_resumed, tmp_path):
     workdir, *_ = stopped_and_resumed
     assert albef.run("train", "--config", CONFIG, "--workdir", tmp_path / "run").returncode == 0

@@ -235,7 +235,8 @@ allocation 3: size 900, color 1, preallocated-temp:
     (["--target", "gpu:0"], ["'gpu:0'"]),
     (["--target", "cpu:4096"], ["4096 CPU devices"]),
     (["--target", "gpu:3"], ["2 groups of 8", "3 device(s)", "set batch_size to 24"]),
-    (["--target", "gpu:8", "--config.group_size=2", "--config.batch_size=24"],
+    (["--target", "gpu:8", "--config.group_size=2", "--config.batch_size=24",
+      "--config.objective.queue_size=48"],
      ["12 groups of 2", "8 device(s)", "set batch_size to 16"]),
     (["--target", "gpu:6", "--config.mesh.fsdp=4"], ["x 4 x", "there are 6"]),
 ])
