@@ -20,8 +20,9 @@ import sys
 import threading
 import time
 
-# Exit codes of processes that ended because of another one: see `albef_jax/parallel/processes.py`, and
-# SIGABRT, with which JAX's runtime ends a process that has lost the others.
+# Exit codes of processes that ended because of another one: see
+# `albef_jax/parallel/processes.py`, and SIGABRT, with which JAX's runtime ends a process that has
+# lost the others.
 FOLLOWERS = (os.EX_TEMPFAIL, -signal.SIGABRT)
 
 

@@ -277,5 +277,6 @@ class HeadsDense(nn.Module):
         if self.parts == 1:
             projected = [projected]
         heads = [y.reshape(*y.shape[:-1], self.heads, -1) for y in projected]
-        return tuple(checkpoint_name(constrain(y, *[None] * (y.ndim - 4), ROWS, None, "heads", None), "qkv")
-                     for y in heads)
+        return tuple(checkpoint_name(
+            constrain(y, *[None] * (y.ndim - 4), ROWS, None, "heads", None), "qkv")
+            for y in heads)

@@ -21,7 +21,8 @@ def run_python(code, *arguments, **environment):
     """Runs a program with `sys.argv[1:] = arguments`."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}{os.pathsep}{Path(__file__).parent}",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(
+                              map(str, (TESTS.parent, TESTS, Path(__file__).parent))),
                           "JAX_PLATFORMS": "cpu"} | environment,
         capture_output=True, text=True, timeout=100)
 
