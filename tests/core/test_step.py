@@ -20,10 +20,10 @@ from albef_jax.parallel.mesh import make_mesh, replicated
 TESTS = Path(__file__).parents[1]
 SIZES = ("batch_size=32", "group_size=2", "optimizer.warmup_steps=1", "optimizer.peak_lr=1e-3")
 # name -> devices, overrides of the config beside SIZES
-FAST = {"one": (1, {}), "eight": (8, {}), "eight_accumulated": (8, {"accumulation": 2}),
-        "mixed": (8, {"mesh.fsdp": 2, "mesh.model": 2})}
+FAST = {"one": (1, {}), "eight": (8, {}), "mixed": (8, {"mesh.fsdp": 2, "mesh.model": 2})}
 SLOW = {"one": (1, {}), "one_accumulated": (1, {"accumulation": 4}),
-        "fsdp_2": (8, {"mesh.fsdp": 2}), "fsdp_8": (8, {"mesh.fsdp": 8}),
+        "eight_accumulated": (8, {"accumulation": 2}), "fsdp_2": (8, {"mesh.fsdp": 2}),
+        "fsdp_8": (8, {"mesh.fsdp": 8}),
         "model_2": (8, {"mesh.model": 2}),
         "fsdp_accumulated": (8, {"accumulation": 2, "mesh.fsdp": 4})}
 # Groups that span devices: one group of all, and two groups on eight devices.
@@ -173,10 +173,11 @@ def test_parameters_travel_and_activations_do_not(slow_layouts, tiny_run, name, 
     assert {size for _, sizes in moved for size in sizes} <= {*parameters, features, 1}
 
 
-@pytest.mark.parametrize("name", ["eight", "eight_accumulated"])
-def test_only_features_and_gradients_travel(layouts, tiny_run, name):
+@pytest.mark.parametrize("name, folder", [
+    ("eight", "layouts"), pytest.param("eight_accumulated", "slow_layouts", marks=pytest.mark.slow)])
+def test_only_features_and_gradients_travel(request, tiny_run, name, folder):
     """Two feature gathers and the gradients' all-reduce; nothing like image embeddings."""
-    moved = collectives((layouts / f"{name}.hlo").read_text())
+    moved = collectives((request.getfixturevalue(folder) / f"{name}.hlo").read_text())
     task, _, state, _ = tiny_run(*SIZES)
     model = task.model.config
     tokens = 1 + (model.image_size // model.patch_size) ** 2

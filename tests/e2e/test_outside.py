@@ -109,7 +109,7 @@ for path in {str(workdir)!r}, {str(out)!r}:
     ("--config.model.depth=3", "config.model.depth does not exist; the keys there are cls_id"),
     ("--config.checkpoint.best_metric=dev/kinds", "evals.dev has no value 'kinds'; it has kind, "
                                                   "chance"),
-    ("--config.data.source=scenes:demo", "has no field 'sound'"),
+    ("--config.data.source.kind=synthetic", "has no field 'sound'"),
 ])
 def test_mistakes_are_sentences(albef, tmp_path, override, sentence):
     done = albef.run("train", "--config", CONFIG, "--workdir", tmp_path / "run", override)

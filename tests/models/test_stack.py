@@ -41,7 +41,7 @@ DIRECTION = jax.random.normal(jax.random.key(4), (2, 4, 8))
 
 @functools.cache
 def parameters():
-    fresh = nn.unbox(Towers(Stacking()).init(jax.random.key(2), IMAGE, IDS)["params"])
+    fresh = nn.unbox(jax.jit(Towers(Stacking()).init)(jax.random.key(2), IMAGE, IDS)["params"])
     return jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, fresh)
 
 

@@ -69,16 +69,16 @@ def test_what_a_task_does_not_have(outside_config, capsys, argument, sentence):
 
 
 def test_the_parts_of_a_retrieval_evaluation(capsys):
-    sizes = ["--images", "6", "--texts", "14", "--k", "2", "--batch-size", "8"]
+    sizes = ["--images", "24", "--texts", "56", "--k", "8", "--batch-size", "8"]
     assert main(["bench", "--retrieval", "--config", str(TINY), *sizes]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("6 images, 14 texts, k=2, batch 8, float32 on 1 x cpu")
+    assert printed.startswith("24 images, 56 texts, k=8, batch 8, float32 on 1 x cpu")
     rows = dict(re.findall(r"^(\w[\w ,]*?) {2,}([\d.]+)", printed, re.MULTILINE))
     seconds = [float(rows[name]) for name in (
         "encode images", "encode texts", "similarities and candidates", "recalls by similarity",
         "scores of candidates", "recalls of candidates")]
     assert sum(seconds) == pytest.approx(float(rows["total"]), abs=0.01) and min(seconds) >= 0
-    # Two of each image and two of each text, some of them the same.
-    assert 2 * 14 <= int(rows["pairs"]) <= 2 * 6 + 2 * 14
+    # Eight of each image and eight of each text, some of them the same.
+    assert 8 * 56 <= int(rows["pairs"]) <= 8 * 24 + 8 * 56
     # Every call of the scoring function is repeated: there is something to compute.
     assert 0.001 < float(rows["scores, compute alone"])
