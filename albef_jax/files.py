@@ -1,8 +1,6 @@
-"""Files on object stores such as gs://, where epath alone will not do.
+"""Files on object stores such as gs://, where `epath` alone will not do, and classes by name.
 
-Everything that takes a path takes what `epath` knows. What is here is for libraries that want a
-local file (safetensors, zip files, tar files, traces), and for files that grow, which object
-stores do not have.
+Libraries want a local file (safetensors, zip and tar files), and object stores cannot append.
 """
 
 import contextlib
@@ -36,11 +34,7 @@ def absolute(path) -> str:
 
 
 def read_bytes(path) -> bytes:
-    """Contents of a file anywhere.
-
-    Raises:
-      OSError: with `strerror`, whatever the client of the object store raises.
-    """
+    """Contents of a file anywhere; raises OSError as of `readable_errors`."""
     with readable_errors(path):
         return epath.Path(path).read_bytes()
 
@@ -92,20 +86,19 @@ def _fetched(path):
 
 def _copy(source, target):
     """Copies a file or a folder."""
-    if not source.is_dir():
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+        for path in source.iterdir():
+            _copy(path, target / path.name)
+    else:
         source.copy(target, overwrite=True)
-        return
-    target.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        _copy(path, target / path.name)
 
 
 @contextlib.contextmanager
 def uploaded(path):
-    """Yields a local path to write a file or folder to: the path itself, or one that is copied.
+    """Yields a local path to write a file or folder to: the path itself, or of a copy to come.
 
-    Raises:
-      OSError: it cannot be copied there.
+    Copying may raise OSError.
     """
     if not is_remote(path):
         yield os.fspath(path)
@@ -161,10 +154,7 @@ def cache_folder(name: str) -> pathlib.Path:
 def locked(path, doing: str) -> contextlib.AbstractContextManager:
     """A context for one process at a time; the others say that they wait for one that is `doing`.
 
-    The lock is a file beside `path`. Object stores know none: there nobody waits.
-
-    Raises:
-      OSError: the lock cannot be made.
+    The lock is a file beside `path`; raises OSError. Object stores know none: there nobody waits.
     """
     if is_remote(path):
         return contextlib.nullcontext()
@@ -179,8 +169,8 @@ def locked(path, doing: str) -> contextlib.AbstractContextManager:
 class GrowingFile:
     """A file that is appended to.
 
-    Object stores cannot append: there the whole is written anew, when `REWRITE_SECONDS` have
-    passed since the last time and when the file is closed.
+    On an object store the whole is written anew, when `REWRITE_SECONDS` have passed since the last
+    time and when the file is closed.
     """
 
     def __init__(self, path):
@@ -217,12 +207,11 @@ def absolute_name(name) -> str:
 
 
 def find_class(name, known, base, key):
-    """The class that a config names.
+    """The class, derived from `base`, that a config names under `key`.
 
     Args:
       name: one of `known`, `package.module:Class` or `path/to/file.py:Class`.
       known: name -> `package.module:Class` of our own.
-      base: class that it must be derived from. key: of the config, for messages.
 
     Raises:
       UserError: there is no such class.
