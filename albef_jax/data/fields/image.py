@@ -12,8 +12,6 @@ from albef_jax.data.prefetch import num_workers
 from albef_jax.data.sources.base import of_views
 from albef_jax.errors import UserError
 
-ENGINES = ("tf", "pillow")
-
 
 class ImageField(Field):
     """Array `image` uint8 `[s, s, 3]`; with several views of an example `[v, s, s, 3]`.
@@ -88,7 +86,7 @@ def first_problem(problems: Sequence[str | None]) -> str | None:
 
 def check_engine(name: str) -> None:
     """Raises a UserError where `data.engine` is no name of an engine."""
-    if name not in ("auto", *ENGINES):
+    if name not in ("auto", "tf", "pillow"):
         raise UserError(f"data.engine={name!r} is unknown; use 'auto', 'tf' or 'pillow'.")
 
 

@@ -51,13 +51,14 @@ class JsonSource(ManifestSource):
 
 def _parse(row) -> Row:
     """Name and captions of a row; raises ValueError."""
-    match row:
-        case {"image": str(name), "caption": str(caption)}:
-            return name, [caption]
-        case {"image": str(name), "caption": [str(), *_] as captions} if (
-                all(isinstance(caption, str) for caption in captions)):
-            return name, captions
-        case {"caption": []}:
+    if isinstance(row, dict):
+        name, caption = row.get("image"), row.get("caption")
+        if caption == []:
             raise ValueError("has an empty caption list; give it a caption or remove the row")
+        if isinstance(name, str) and isinstance(caption, str):
+            return name, [caption]
+        if isinstance(name, str) and isinstance(caption, list) and all(
+                isinstance(text, str) for text in caption):
+            return name, caption
     raise ValueError('must be an object with "image" (a text) and "caption" (a text or a list of '
                      f"texts), but is {str(row)[:100]}")
