@@ -63,9 +63,12 @@ class Manifests:
 
 
 def read_rows(path: str, use: Callable[[bytes], object], example: str) -> Iterator:
-    """Yields the rows of a manifest in order; path and example are as of `Manifests`.
+    """Yields the rows of a manifest in order.
 
-    `use` is called with the bytes as they are read, for a digest or a progress bar.
+    Args:
+        path: a JSON list; local, or any path that epath knows.
+        use: called with the bytes as they are read, for a digest or a progress bar.
+        example: a row as it should be, for the message.
 
     Raises:
         UserError: the file cannot be read, is not valid JSON, or no list.

@@ -56,7 +56,6 @@ class ManifestSource(NumberedSource):
     def __init__(self, files: Sequence[str], image_roots: Sequence[str], kind: str):
         files = [files] if isinstance(files, str) else list(files)
         image_roots = [image_roots] if isinstance(image_roots, str) else list(image_roots)
-        self.names: list[Hashable] = []
         self.columns: dict[str, list] = collections.defaultdict(list)
         digests, problems = self.read_manifests(files)
         if not len(self) and not problems:
@@ -77,6 +76,7 @@ class ManifestSource(NumberedSource):
 
     def read_manifests(self, files: list[str]) -> tuple[dict[str, bytes], list[str]]:
         """Reads all rows; returns `digests` and `problems` as of `Manifests`."""
+        self.names: list[Hashable] = []
         manifests = Manifests(files, self.add, self.row_format)
         for _ in manifests:
             pass
