@@ -1,9 +1,7 @@
 """What is evaluated: the examples of a source row by row, or all its images and all its texts."""
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -25,6 +23,7 @@ class EvalRows:
         source: the examples. fields: field name -> field; they are opened here.
         tokenizer: of the run. data_config: the `data` block of the config.
         limit: only the first so many examples; 0: all.
+        examples: the example of each row; by default every example is a row.
 
     Attributes:
         source: the examples.
@@ -32,72 +31,67 @@ class EvalRows:
     """
 
     def __init__(self, source: Source, fields: Mapping[str, Field], tokenizer, data_config,
-                 limit: int = 0):
+                 limit: int = 0, examples: Sequence[int] | None = None):
         self.source = source
         self._fields = open_fields(fields, source, tokenizer, "The source of an evals block")
         self._workers = num_workers(data_config)
-        self._count = min(limit or len(source), len(source))
+        self._examples = (range(len(source)) if examples is None else examples)[:limit or None]
         self.light = {}
         for name, field in self._fields.items():
             if field.light:
-                self.light |= field.trimmed(self._load(name, range(self._count), map))
+                self.light |= field.trimmed(self._load(name, range(len(self)), map))
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._examples)
 
-    def some(self, examples: list[int], parallel_map=map) -> dict:
-        """The arrays `[b, ...]` of some examples by name.
+    def some(self, rows: list[int], parallel_map=map) -> dict:
+        """The arrays `[b, ...]` of some rows by name.
 
         Raises:
             UserError: one cannot be read; a score over the rest would be another score.
         """
-        batch = {name: array[examples] for name, array in self.light.items()}
+        batch = {name: array[rows] for name, array in self.light.items()}
         for name, field in self._fields.items():
             if not field.light:
-                batch |= self._load(name, examples, parallel_map)
+                batch |= self._load(name, rows, parallel_map)
         return batch
 
-    def text(self, example: int) -> str:
-        """The text of an example as the model reads it, cleaned."""
-        return self._fields["text"].clean(self.source.get(example, "text")[0], train=False)
+    def text(self, row: int) -> str:
+        """The text of a row as the model reads it, cleaned."""
+        written = self.source.get(self._examples[row], "text")
+        return self._fields["text"].clean(written[0], train=False)
 
-    def pictures(self, example: int) -> list[Image.Image]:
-        """The images of an example as a person looks at them: RGB, at their own size.
-
-        Raises:
-            BrokenImage: one cannot be read.
-        """
-        raw = read(functools.partial(self.source.get, example, "image"))
+    def pictures(self, row: int) -> list[Image.Image]:
+        """The images of a row as a person looks at them: RGB, own size; raises BrokenImage."""
+        raw = read(functools.partial(self.source.get, self._examples[row], "image"))
         return [decode(open_image(one)) for one in (raw if isinstance(raw, list) else [raw])]
 
     def batches(self, batch_size: int) -> Iterator[dict]:
-        """All examples in order, the last batch padded with copies of its first example.
+        """All rows in order, the last batch padded with copies of its first row; as `some`.
 
-        Yields:
-            The arrays of the fields `[b, ...]` by name, _mask float32 [b] (0 = padding), index
-            int32 [b] (the example).
-
-        Raises:
-            UserError: an example cannot be read; a score over the rest would be another score.
+        The arrays `[b, ...]` by name, `_mask` float32 `[b]` (0 = padding), `index` int32 `[b]` (the
+        row).
         """
-        make = functools.partial(self._batch, batch_size=batch_size)
-        return prefetch(make, range(0, len(self), batch_size), self._workers)
+        def batch(start: int, parallel_map) -> dict:
+            place = np.arange(start, start + batch_size, dtype=np.int32)
+            real = place < len(self)
+            arrays = self.some(place[real].tolist(), parallel_map) | {INDEX: place[real]}
+            copied = np.where(real, place - start, 0)
+            padded = {name: array[copied] for name, array in arrays.items()}
+            return padded | {MASK: real.astype(np.float32)}
 
-    def _batch(self, start: int, parallel_map, batch_size: int) -> dict:
-        examples = list(range(start, min(start + batch_size, len(self))))
-        batch = self.some(examples, parallel_map) | {INDEX: np.array(examples, np.int32)}
-        return padded(batch, batch_size)
+        return prefetch(batch, range(0, len(self), batch_size), self._workers)
 
-    def _load(self, name: str, examples, parallel_map) -> dict:
-        values = [functools.partial(self.source.get, i, name) for i in examples]
+    def _load(self, name: str, rows: Sequence[int], parallel_map) -> dict:
+        examples = [self._examples[row] for row in rows]
+        values = [functools.partial(self.source.get, example, name) for example in examples]
         arrays, problems = self._fields[name].load(values, [None] * len(values), False,
                                                    parallel_map)
         for example, problem in zip(examples, problems):
             if problem:
                 raise UserError(
                     f"The evaluation example {self.source.name(example)} cannot be read "
-                    f"({problem}); mend it or remove it from the evaluation data."
-                )
+                    f"({problem}); mend it or remove it from the evaluation data.")
         return arrays
 
 
@@ -135,42 +129,17 @@ class EvalSet:
         self.text_image = np.array(text_image, np.int32)
         encoded = text.encode(self.texts, train=False)
         self.text_ids, self.text_mask = encoded["text_ids"], encoded["text_mask"]
-        self._images = EvalRows(source, {"image": fields["image"]}, tokenizer, data_config)
-        self._workers = num_workers(data_config)
+        self._images = EvalRows(source, {"image": fields["image"]}, tokenizer, data_config,
+                                examples=self._examples)
 
     def describes(self, text: int, row: int) -> bool:
         """Whether a text is true of the image of a row, see `Source.describes`."""
         return self.source.describes(*self._owners[text], self._examples[row])
 
-    def picture(self, row: int) -> Image.Image:
-        """The image of a row as a person looks at it: RGB, at its own size.
-
-        Raises:
-            BrokenImage: it cannot be read.
-        """
-        return self._images.pictures(self._examples[row])[0]
-
     def images(self, batch_size: int) -> Iterator[dict]:
-        """All images in order, resized for evaluation, the last batch padded.
+        """All images in order, `image` uint8 [b, h, w, 3]; see `EvalRows.batches`."""
+        return self._images.batches(batch_size)
 
-        Yields:
-            image uint8 [b, h, w, 3], _mask float32 [b] (0 = padding), index int32 [b] (row).
-
-        Raises:
-            UserError: an image cannot be read; a score over the rest would be another score.
-        """
-        make = functools.partial(self._batch, batch_size=batch_size)
-        return prefetch(make, range(0, self.num_images, batch_size), self._workers)
-
-    def _batch(self, start: int, parallel_map, batch_size: int) -> dict:
-        examples = self._examples[start : start + batch_size]
-        rows = np.arange(start, start + len(examples), dtype=np.int32)
-        return padded(self._images.some(examples, parallel_map) | {INDEX: rows}, batch_size)
-
-
-def padded(batch: dict, batch_size: int) -> dict:
-    """A batch `[b, ...]` filled up with copies of its first row, and the `MASK` of what is real."""
-    row = np.arange(batch_size)
-    real = row < len(batch[INDEX])
-    row = np.where(real, row, 0)
-    return {name: array[row] for name, array in batch.items()} | {MASK: real.astype(np.float32)}
+    def picture(self, row: int) -> Image.Image:
+        """The image of a row, see `EvalRows.pictures`."""
+        return self._images.pictures(row)[0]

@@ -1,10 +1,7 @@
-"""From a step number to a batch: order, random draws, loading, replacement of what is broken.
+"""From (seed, step) to a batch: order, random draws, loading, replacement of what is broken.
 
-A batch is a pure function of (seed, step): there is no iterator state to save. A host makes
-the rows of the same global batch that its devices hold.
+There is no iterator state to save. A host makes the rows of the global batch that its devices hold.
 """
-
-from __future__ import annotations
 
 import functools
 import threading
@@ -42,15 +39,10 @@ def example_rng(seed: int, shown: int, index: int, field: str) -> np.random.Gene
 
 
 class Broken:
-    """Counts and names the examples that could not be read.
+    """Counts and names (name -> reason) the examples that could not be read.
 
     Of several processes each reads its own rows: counts are those of all, names those of this one.
-
-    Args:
-        max_share: above this share of all examples seen the run stops.
-
-    Attributes:
-        names: name -> reason.
+    The run stops above `max_share` of all examples seen.
     """
 
     def __init__(self, max_share: float):
@@ -100,7 +92,7 @@ class Broken:
     def _listed(self) -> str:
         listed = [f"{name} ({why})" for name, why in self.names.items()][:LISTED_BAD]
         others = self._different() - len(listed)
-        return " and ".join([", ".join(listed)] * bool(listed) + [f"{others} others"] * bool(others))
+        return " and ".join(filter(None, [", ".join(listed), others and f"{others} others"]))
 
 
 class TrainPipeline:
@@ -110,28 +102,18 @@ class TrainPipeline:
         source: the examples.
         fields: field name -> field, opened on the source (see `fields.open_fields`).
         data_config: the `data` block of the config.
-        batch_size: global batch size B.
-        seed: seed of order and random draws.
+        batch_size: global batch size B. seed: of order and random draws.
         rows: int array, which rows of the global batch to make; None: all.
 
     Raises:
         UserError: the source has fewer examples than one batch.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        fields: Mapping[str, Field],
-        data_config,
-        batch_size: int,
-        seed: int,
-        rows: np.ndarray | None = None,
-    ):
+    def __init__(self, source: Source, fields: Mapping[str, Field], data_config, batch_size: int,
+                 seed: int, rows: np.ndarray | None = None):
         if len(source) < batch_size:
-            raise UserError(
-                f"The data source has {len(source)} examples, fewer than one batch of "
-                f"{batch_size}; lower batch_size or give more data."
-            )
+            raise UserError(f"The data source has {len(source)} examples, fewer than one batch of "
+                            f"{batch_size}; lower batch_size or give more data.")
         self.broken = Broken(data_config.max_bad_share)
         self.steps_per_epoch = len(source) // batch_size
         self._source, self._fields = source, fields
@@ -139,8 +121,7 @@ class TrainPipeline:
         self._workers = num_workers(data_config)
         self._rows = slice(None) if rows is None else rows
         self._order = functools.lru_cache(maxsize=2)(
-            functools.partial(source.order, seed, rows=self.steps_per_epoch * batch_size)
-        )
+            functools.partial(source.order, seed, rows=self.steps_per_epoch * batch_size))
 
     def examples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The global batch of a step: examples int64 [B], and how often each was shown before [B].
@@ -153,16 +134,10 @@ class TrainPipeline:
         return indices[rows], passes[rows]
 
     def batch(self, step: int, parallel_map: Callable[..., Iterable] = map) -> dict:
-        """This process's rows of the batch of a step.
+        """This process's rows of the batch of a step: the arrays of all fields `[b, ...]` by name.
 
-        The next good example takes the place of one that cannot be read.
-
-        Args:
-            step: from 0.
-            parallel_map: `map`, or the ordered map of a thread pool.
-
-        Returns:
-            The arrays of all fields `[b, ...]` by name (see `Field.spec`).
+        The next good example takes the place of one that cannot be read. Steps count from 0;
+        `parallel_map` is `map`, or the ordered map of a thread pool.
 
         Raises:
             UserError: too many examples are broken.
@@ -174,20 +149,15 @@ class TrainPipeline:
                 return batch
             for row in broken:
                 indices[row] = (indices[row] + 1) % len(self._source)
-            again, still = self._load(
-                [passes[row] for row in broken], [indices[row] for row in broken], parallel_map
-            )
+            again, still = self._load([passes[row] for row in broken],
+                                      [indices[row] for row in broken], parallel_map)
             for name, array in again.items():
                 batch[name][broken] = array
             broken = [broken[i] for i in still]
         raise UserError("No example of the data source can be read; check data.source.")
 
     def iterate(self, start: int, stop: int) -> Iterator[dict]:
-        """Batches of the steps start..stop-1, made ahead in background threads.
-
-        The threads only ever do work that ends by itself, so nothing can block on a consumer that
-        went away. Closing the iterator (or an exception in its consumer's loop) ends them.
-        """
+        """Batches of the steps start..stop-1, made ahead in background threads, see `prefetch`."""
         return prefetch(self.batch, range(start, stop), self._workers)
 
     def notes(self) -> list[str]:

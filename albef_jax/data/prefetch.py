@@ -1,7 +1,5 @@
 """Work that is done ahead, in background threads."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import os
@@ -17,7 +15,11 @@ def num_workers(data_config) -> int:
 
 
 def prefetch(make: Callable, items: Iterable[int], workers: int) -> Iterator[dict]:
-    """Yields make(item, parallel_map) for each item in order, `PREFETCH` items ahead."""
+    """Yields make(item, parallel_map) for each item in order, `PREFETCH` items ahead.
+
+    The threads only ever do work that ends by itself, so nothing can block on a consumer that went
+    away. Closing the iterator (or an exception in its consumer's loop) ends them.
+    """
     items = iter(items)
     with contextlib.ExitStack() as stack:
         pool = ThreadPoolExecutor(workers, "albef-data")

@@ -1,7 +1,5 @@
 """`albef data shard`: a data source as ArrayRecord shards with small images, read by `tfds:`."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io
@@ -37,9 +35,7 @@ def shard(source: Source, out: str, short_side: int = 288, workers: int = 0) -> 
     complete shard. A pair whose image is broken is left out; `broken.json` lists them.
 
     Args:
-        source: image-text pairs, one image each; sources with other fields are small, and not for
-            shards.
-        out: a new folder, local or any that epath knows.
+        source: image-text pairs, one image each. out: a new folder, any that epath knows.
         short_side: larger images are resized to this short side, in pixels.
         workers: threads; 0: one per core.
 

@@ -1,14 +1,11 @@
-"""Captions to token ids: cleaning, word pieces, training a vocabulary.
+"""Captions to token ids: cleaning, word pieces, training a vocabulary."""
 
-Most of it needs the `tokenizers` library only: importing `transformers` takes seconds.
-"""
-
-from __future__ import annotations
-
+import itertools
 import json
 import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import tokenizers
@@ -51,17 +48,14 @@ def clean(text: str, cleaning: str, max_words: int) -> str:
 class Tokenizer:
     """BERT word pieces as ALBEF uses them: [CLS] and pieces, by default without [SEP].
 
-    Args:
-        pieces: a tokenizer of the `tokenizers` library that knows the five special tokens.
+    `pieces` of the `tokenizers` library must know the five special tokens.
     """
 
     def __init__(self, pieces: tokenizers.Tokenizer):
         missing = [token for token in SPECIAL_TOKENS if pieces.token_to_id(token) is None]
         if missing:
-            raise UserError(
-                f"The tokenizer has no {', '.join(missing)} in its vocabulary; use a BERT word "
-                "piece vocabulary."
-            )
+            raise UserError(f"The tokenizer has no {', '.join(missing)} in its vocabulary; use a "
+                            "BERT word piece vocabulary.")
         pieces.no_padding()
         pieces.no_truncation()
         self._pieces = pieces
@@ -87,12 +81,11 @@ class Tokenizer:
         """Token ids of cleaned texts, cut and padded on the right to one length.
 
         Args:
-            texts: b texts.
-            length: number of tokens l, [CLS] included.
+            texts: b texts. length: number of tokens l, [CLS] included.
             sep: end each text with [SEP], as stock BERT does.
 
         Returns:
-            ids int32 [b, l] and mask int32 [b, l], 1 for real tokens.
+            ids and mask int32 [b, l], 1 for real tokens.
         """
         ids_bl = np.full((len(texts), length), self.pad_id, np.int32)
         mask_bl = np.zeros((len(texts), length), np.int32)
@@ -106,8 +99,7 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids [l], special tokens left out."""
-        kept = (int(i) for i in ids)
-        tokens = [self._pieces.id_to_token(i) for i in kept if i not in self.special_ids]
+        tokens = (self._pieces.id_to_token(i) for i in map(int, ids) if i not in self.special_ids)
         return " ".join(tokens).replace(f" {PREFIX}", "")
 
     def save(self, folder: str) -> None:
@@ -124,28 +116,28 @@ def load_tokenizer(name_or_folder: str) -> Tokenizer:
     Raises:
         UserError: there is neither such a folder nor such a name.
     """
-    name_or_folder = local_copy(name_or_folder)
-    if not os.path.isdir(name_or_folder):
+    folder = Path(local_copy(name_or_folder))
+    if not folder.is_dir():
         return Tokenizer(_from_hub(name_or_folder))
-    path = os.path.join(name_or_folder, "tokenizer.json")
-    if os.path.isfile(path):
+    path = folder / "tokenizer.json"
+    if path.is_file():
         try:
-            return Tokenizer(tokenizers.Tokenizer.from_file(path))
+            return Tokenizer(tokenizers.Tokenizer.from_file(str(path)))
         except Exception as error:  # the library raises plain Exception
             raise UserError(f"{path} is not a readable tokenizer file: {error}.") from None
-    if os.path.isfile(os.path.join(name_or_folder, "vocab.txt")):
-        return Tokenizer(_from_vocab(name_or_folder))
-    raise UserError(
-        f"The tokenizer folder {name_or_folder} holds neither tokenizer.json nor vocab.txt."
-    )
+    if not (folder / "vocab.txt").is_file():
+        raise UserError(f"The tokenizer folder {name_or_folder} holds neither tokenizer.json nor "
+                        "vocab.txt.")
+    vocab, config = models.WordPiece.read_file(str(folder / "vocab.txt")), {}
+    if (folder / "tokenizer_config.json").is_file():
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+    return Tokenizer(_word_pieces(vocab, config.get("do_lower_case", True)))
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     """Trains word pieces on cleaned captions; the same captions give the same ids.
 
-    Args:
-        captions: cleaned texts.
-        vocab_size: upper limit; fewer pieces come out when the captions hold fewer.
+    `vocab_size` is an upper limit; fewer pieces come out when the captions hold fewer.
 
     Raises:
         UserError: `vocab_size` cannot even hold the single characters.
@@ -154,19 +146,14 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     captions = list(captions)
     # The trainer numbers continued characters in the order of a hash map, which differs from run
     # to run, and breaks ties by number. Naming them up front makes the outcome a function.
-    characters = _characters(pieces, captions)
+    found = set(itertools.chain.from_iterable(map(pieces.normalizer.normalize_str, captions)))
+    characters = sorted(character for character in found if not character.isspace())
     first = [*SPECIAL_TOKENS, *characters, *(PREFIX + c for c in characters)]
     if vocab_size < len(first):
-        raise UserError(
-            f"data.vocab_size={vocab_size} is too small: the captions need {len(first)} pieces for "
-            "their single characters alone."
-        )
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        special_tokens=first,
-        continuing_subword_prefix=PREFIX,
-        show_progress=False,
-    )
+        raise UserError(f"data.vocab_size={vocab_size} is too small: the captions need "
+                        f"{len(first)} pieces for their single characters alone.")
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=first,
+                                        continuing_subword_prefix=PREFIX, show_progress=False)
     pieces.train_from_iterator(captions, trainer)
     vocab = sorted(pieces.get_vocab().items(), key=lambda item: item[1])
     return Tokenizer(_word_pieces(dict(vocab)))
@@ -188,31 +175,12 @@ def make_tokenizer(data_config, source: Source) -> Tokenizer:
 def _word_pieces(vocab: dict[str, int], lower_case: bool = True) -> tokenizers.Tokenizer:
     """BERT's tokenizer: CJK characters and punctuation stand alone; accents are dropped."""
     pieces = tokenizers.Tokenizer(
-        models.WordPiece(vocab, unk_token=UNK, continuing_subword_prefix=PREFIX)
-    )
+        models.WordPiece(vocab, unk_token=UNK, continuing_subword_prefix=PREFIX))
     pieces.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
     pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     # Registered special tokens are found in the text: "yes[SEP]" ends with the [SEP] id.
     pieces.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocab])
     return pieces
-
-
-def _characters(pieces: tokenizers.Tokenizer, captions: Iterable[str]) -> list[str]:
-    """All characters that the pre-tokenized captions consist of, sorted."""
-    found: set[str] = set()
-    for caption in captions:
-        found.update(pieces.normalizer.normalize_str(caption))
-    return sorted(character for character in found if not character.isspace())
-
-
-def _from_vocab(folder: str) -> tokenizers.Tokenizer:
-    vocab = models.WordPiece.read_file(os.path.join(folder, "vocab.txt"))
-    lower_case = True
-    config = os.path.join(folder, "tokenizer_config.json")
-    if os.path.isfile(config):
-        with open(config) as file:
-            lower_case = json.load(file).get("do_lower_case", True)
-    return _word_pieces(vocab, lower_case)
 
 
 def _from_hub(name: str) -> tokenizers.Tokenizer:
@@ -223,8 +191,6 @@ def _from_hub(name: str) -> tokenizers.Tokenizer:
     try:
         return AutoTokenizer.from_pretrained(name).backend_tokenizer
     except Exception as error:  # the library raises anything
-        raise UserError(
-            f"The tokenizer {name!r} is neither a folder nor a name that the Hugging Face hub "
-            f"gives us ({first_line(error)}); check data.tokenizer, or copy its vocab.txt into a "
-            "folder."
-        ) from None
+        raise UserError(f"The tokenizer {name!r} is neither a folder nor a name that the Hugging "
+                        f"Face hub gives us ({first_line(error)}); check data.tokenizer, or copy "
+                        "its vocab.txt into a folder.") from None

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from albef_jax.data.answers import answers_of, encode_answers, read_answer_list
+from albef_jax.data.fields.answers import answers_of, encode_answers, read_answer_list
 from albef_jax.errors import UserError
 from albef_jax.evaluators.answer_scores import RightAnswers, answer_type, normalise_answer
 from albef_jax.evaluators.base import Chart, Evaluator

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from albef_jax.data.answers import encode_answers, read_answer_list
+from albef_jax.data.fields.answers import encode_answers, read_answer_list
 from albef_jax.data.fields.image import ImageField
 from albef_jax.data.fields.text import TextField
 from albef_jax.inference.inputs import as_images, as_texts, load_images, only

@@ -10,7 +10,7 @@ from PIL import Image
 
 from albef_jax.data.fields.image import ImageField
 from albef_jax.data.fields.text import TextField
-from albef_jax.data.images.pillow import PillowEngine, decode
+from albef_jax.data.images.pillow import WHOLE, PillowEngine, decode
 from albef_jax.data.sources.base import Source
 from albef_jax.errors import UserError
 from albef_jax.files import read_bytes
@@ -82,7 +82,7 @@ def load_images(images, size, first=0, broken=None):
     """
     values = [functools.partial(raw_image, image) for image in images]
     with ThreadPoolExecutor() as pool:
-        pixels, problems = PillowEngine(size).load(values, [None] * len(values), pool.map)
+        pixels, problems = PillowEngine(size).load(values, [WHOLE] * len(values), pool.map)
     for row, problem in enumerate(problems):
         if problem is None:
             continue

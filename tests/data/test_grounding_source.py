@@ -47,7 +47,7 @@ def ref(ref_id, split):
 
 def test_training_rows_have_no_boxes(folder):
     source = folder.source(PLAIN, {**PLAIN, "image": "a/2.jpg", "text": "A cat."}, PLAIN)
-    assert source.fields == pairs() and source.text(1) == ["A cat."]
+    assert source.fields == pairs() and source.get(1, "text") == ["A cat."]
     assert [source.image_id(i) for i in range(3)] == [0, 1, 0]
 
 
@@ -55,7 +55,7 @@ def test_boxes_and_proposals_of_rows(folder):
     detections = folder.write("dets.json", {"a/1.jpg": [[0, 0, 5, 5, 0.9], [1, 1, 2, 2]], "9": []})
     source = folder.source(ROW, {**ROW, "image_id": 9}, detections=detections)
     assert source.fields == pairs() | {"box": {}, "size": {}, "proposals": {}}
-    assert source.box(0) == (2, 3, 10.5, 4) and source.size(0) == (20, 10)
+    assert source.get(0, "box") == (2, 3, 10.5, 4) and source.get(0, "size") == (20, 10)
     assert source.proposals(0) == [(0, 0, 5, 5), (1, 1, 2, 2)] and source.proposals(1) == []
     assert folder.source(ROW).fields == pairs() | {"box": {}, "size": {}}
 
@@ -65,7 +65,8 @@ def test_official_files_load_unchanged(folder):
     data = folder.refer([ref(0, "val"), ref(1, "testA"), ref(2, "val")])
     detections = folder.write("dets.json", {"77": [[0, 0, 4, 4]]})
     source = folder.source(*rows, refer=data, split="val", detections=detections)
-    assert len(source) == 2 and source.box(1) == (1.5, 2, 3, 4) and source.size(0) == (20, 10)
+    assert len(source) == 2 and source.get(1, "box") == (1.5, 2, 3, 4)
+    assert source.get(0, "size") == (20, 10)
     assert source.proposals(0) == [(0, 0, 4, 4)]
     assert len(folder.source(*rows, refer=data)) == 3
     assert source.fingerprint != folder.source(*rows, refer=data).fingerprint

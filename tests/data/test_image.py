@@ -14,12 +14,12 @@ from PIL import Image
 from albef_jax.data.images import randaugment
 from albef_jax.data.images.pillow import (
     BrokenImage,
+    WHOLE,
     Draw,
     PillowEngine,
     crop_box,
     draw_train,
-    load_eval,
-    load_train,
+    load_image,
     reduce_box,
     reduction,
 )
@@ -115,7 +115,7 @@ def test_without_crop_the_whole_image_is_shown(engine, photo_jpeg, height, width
     drawn = draw_train(np.random.default_rng(0), whole)
     assert crop_box(drawn, height, width) == (0, 0, height, width)
     photo = readers([photo_jpeg(height, width)])
-    (shown, held_out), problems = zip(*(engine(64).load(photo, [d]) for d in (drawn, None)))
+    (shown, held_out), problems = zip(*(engine(64).load(photo, [d]) for d in (drawn, WHOLE)))
     assert problems == ([None], [None])
     np.testing.assert_array_equal(shown, held_out)
 
@@ -129,13 +129,13 @@ def test_draw_depends_on_the_generator_only():
 def test_eval_resize_is_the_plain_one():
     image = Image.fromarray(ARRAYS["image"])
     expected = image.resize((24, 24), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(load_eval(ARRAYS["image"], 24), np.asarray(expected))
+    np.testing.assert_array_equal(load_image(ARRAYS["image"], WHOLE, 24), np.asarray(expected))
 
 
 def test_flip_mirrors():
-    plain = load_train(ARRAYS["image"][:40], draw_of(), 40)
+    plain = load_image(ARRAYS["image"][:40], draw_of(), 40)
     np.testing.assert_array_equal(plain, ARRAYS["image"][:40])
-    flipped = load_train(ARRAYS["image"][:40], draw_of(flip=True), 40)
+    flipped = load_image(ARRAYS["image"][:40], draw_of(flip=True), 40)
     np.testing.assert_array_equal(flipped, plain[:, ::-1])
 
 
@@ -145,9 +145,9 @@ def test_shrinking_while_decoding_changes_little(photo_jpeg):
     assert reduction(box, 96) == 4 and reduction(box, 500) == 1
     small = reduce_box(box, 4, 900, 1203)
     assert small.left + small.width <= 301 and small.top + small.height <= 225
-    shrunk = load_train(data, draw_of(area=0.8), 96).astype(int)
+    shrunk = load_image(data, draw_of(area=0.8), 96).astype(int)
     pixels = np.asarray(Image.open(io.BytesIO(data)))
-    plain = load_train(pixels, draw_of(area=0.8), 96)
+    plain = load_image(pixels, draw_of(area=0.8), 96)
     assert 0 < np.abs(shrunk - plain).mean() < 1.5
 
 
@@ -158,7 +158,7 @@ def test_engines_show_the_same_picture(photo_jpeg, odd_files):
     files = [photo_jpeg(90, 120), photo_jpeg(333, 257), photo_jpeg(700, 900), ARRAYS["image"]]
     files += odd_files.values()
     images = readers(files * 4)
-    for drawn in (draws(len(images)), [None] * len(images)):
+    for drawn in (draws(len(images)), [WHOLE] * len(images)):
         with_pillow, none = PillowEngine(48).load(images, drawn)
         with_tf, none_tf = TfEngine(48, 2).load(images, drawn)
         assert none == none_tf == [None] * len(images)
@@ -169,17 +169,17 @@ def test_engines_show_the_same_picture(photo_jpeg, odd_files):
 
 
 def test_odd_images_load(engine, odd_files):
-    for drawn in (draws(len(odd_files)), [None] * len(odd_files)):
+    for drawn in (draws(len(odd_files)), [WHOLE] * len(odd_files)):
         images, problems = engine(16).load(readers(odd_files.values()), drawn)
         assert problems == [None] * len(odd_files)
         assert images.shape == (len(odd_files), 16, 16, 3) and images.dtype == np.uint8
 
 
 def test_transparency_is_dropped_and_gray_is_gray(odd_files):
-    gray = load_eval(odd_files["gray.jpg"], 16)
+    gray = load_image(odd_files["gray.jpg"], WHOLE, 16)
     assert (gray == gray[..., :1]).all()
-    colour = load_eval(odd_files["palette.png"], 16).astype(int)
-    cmyk = load_eval(odd_files["cmyk.jpg"], 16).astype(int)
+    colour = load_image(odd_files["palette.png"], WHOLE, 16).astype(int)
+    cmyk = load_image(odd_files["cmyk.jpg"], WHOLE, 16).astype(int)
     assert np.abs(colour - cmyk).mean() < 12, "the same photograph in two encodings"
 
 
@@ -199,10 +199,10 @@ def test_broken_images_are_named_and_the_others_unharmed(engine, broken_files, p
 
 def test_all_images_broken(engine, broken_files):
     values = readers(broken_files.values())
-    images, problems = engine(16).load(values, [None] * len(values))
+    images, problems = engine(16).load(values, [WHOLE] * len(values))
     assert all(problems) and not images.any()
 
 
 def test_pillow_says_what_is_wrong(broken_files):
     with pytest.raises(BrokenImage, match="truncated"):
-        load_eval(broken_files["cut.jpg"], 16)
+        load_image(broken_files["cut.jpg"], WHOLE, 16)

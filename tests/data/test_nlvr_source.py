@@ -44,10 +44,11 @@ def test_pairs(source_of, tmp_path):
     source = source_of(ROW, turned, {**ROW, "identifier": "dev-1", "label": "False"})
     assert source.fields == pairs(views=2) | {
         "label": {"class_names": ("false", "true")}, "group": {}}
-    assert [source.label(i) for i in range(3)] == [1, 0, 0]
+    assert [source.get(i, "label") for i in range(3)] == [1, 0, 0]
     assert source.image(1) == [b"BBB", b"AAA"] and source.name(1) == "b.png, a.png"
     assert [source.image_id(i) for i in range(3)] == [0, 1, 0]
-    assert source.text(0) == ["Both are red."] and source.group(0) == source.group(1)
+    assert source.get(0, "text") == ["Both are red."]
+    assert source.get(0, "group") == source.get(1, "group")
 
 
 def test_data_check_looks_at_every_image_once(source_of, tmp_path, capsys):

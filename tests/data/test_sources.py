@@ -35,7 +35,9 @@ def test_json_rows(manifest, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"AAA")
     source = make_source(manifest(ROWS))
     assert len(source) == 3
-    assert source[0] == {"image": b"AAA", "text": ["one"], "image_id": 0, "name": "a.jpg"}
+    assert {field: source.get(0, field) for field in source.fields} == {
+        "image": b"AAA", "text": ["one"], "image_id": 0}
+    assert source.name(0) == "a.jpg"
     assert source.fields == {"image": {"views": 1}, "text": {"cleaning": "caption"},
                              "image_id": {}}
     assert [source.image_id(i) for i in range(3)] == [0, 1, 0]

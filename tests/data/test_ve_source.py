@@ -26,9 +26,10 @@ def test_rows(source_of, tmp_path):
                        {**ROW, "label": "contradiction", "premise": "unused"})
     names = source.fields["label"]["class_names"]
     assert source.fields == pairs() | {"label": {"class_names": names}} and len(source) == 3
-    assert [names[source.label(i)] for i in range(3)] == ["neutral", "entailment", "contradiction"]
-    assert [source.label(i) for i in range(3)] == [1, 2, 0]
-    assert source.text(0) == ["A man sleeps."]
+    assert [names[source.get(i, "label")] for i in range(3)] == [
+        "neutral", "entailment", "contradiction"]
+    assert [source.get(i, "label") for i in range(3)] == [1, 2, 0]
+    assert source.get(0, "text") == ["A man sleeps."]
     assert [source.name(i) for i in range(3)] == ["a.jpg", "b.png", "a.jpg"]
     assert [source.image_id(i) for i in range(3)] == [0, 1, 0]
     assert source.image(0) == b"AAA"

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from albef_jax.config import default_config
-from albef_jax.data.answers import answers_of
 from albef_jax.data.fields import check_fields
-from albef_jax.data.fields.answers import AnswersField
+from albef_jax.data.fields.answers import AnswersField, answers_of
 from albef_jax.data.sources import make_source
 from albef_jax.data.sources.base import pairs
 from albef_jax.data.text import make_tokenizer
@@ -49,9 +48,10 @@ def test_official_rows(open_rows, tmp_path):
     assert source.answers(0) == [("cup", pytest.approx(.6)), ("a mug", pytest.approx(.3)),
                                  ("tea", pytest.approx(.1))]
     assert source.answers(1) == [("on the very long and soft sofa", .5)]
-    assert source.annotators(0) == OFFICIAL[0]["answer"] and source.annotators(2) == ["yes"]
-    assert [source.question_id(i) for i in range(3)] == [7, 8, "x9"]
-    assert source.text(0) == ["What's on the table?"]
+    assert source.get(0, "annotators") == OFFICIAL[0]["answer"]
+    assert source.get(2, "annotators") == ["yes"]
+    assert [source.get(i, "question_id") for i in range(3)] == [7, 8, "x9"]
+    assert source.get(0, "text") == ["What's on the table?"]
     assert answers_of(source) == ["cup", "a mug", "tea", OFFICIAL[1]["answer"], "yes"]
     assert source.image(1) == (tmp_path / "2.jpg").read_bytes()
     assert source.image_id(0) == source.image_id(2) != source.image_id(1)
@@ -67,7 +67,7 @@ def vqa_fields():
 
 def test_a_test_split_has_no_answers(open_rows):
     source = open_rows([{k: v for k, v in row.items() if k != "answer"} for row in OFFICIAL])
-    assert source.fields == QUESTIONS and source.question_id(0) == 7
+    assert source.fields == QUESTIONS and source.get(0, "question_id") == 7
     assert list(source.words()) == [row["question"] for row in OFFICIAL]
     with pytest.raises(UserError, match="data.source has no field 'answers', which the task asks "
                                         "for; it has image, text, image_id, question_id: give"):

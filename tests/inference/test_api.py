@@ -12,7 +12,7 @@ from PIL import Image
 import pytest
 
 import albef_jax
-from albef_jax.data.images.pillow import load_eval
+from albef_jax.data.images.pillow import WHOLE, load_image
 from albef_jax.data.text import SPECIAL_TOKENS, clean_caption
 from albef_jax.errors import UserError
 from albef_jax.evaluators.pairs import in_steps
@@ -41,7 +41,7 @@ def expected(model, source, captions):
     """Tokens, features and match logits of all pairs by the task's functions, in one batch."""
     functions = make_task(model.config).predict_fns()
     size = model.config.model.image_size
-    pixels = np.stack([load_eval(source.get(i, "image"), size) for i in range(len(source))])
+    pixels = np.stack([load_image(source.get(i, "image"), WHOLE, size) for i in range(len(source))])
     ids, mask = model.tokenizer.encode([clean_caption(c, 30) for c in captions], 16)
     tokens, image_features = functions["encode_image"](model.params, pixels)
     states, text_features = functions["encode_text"](model.params, ids, mask)
@@ -231,7 +231,7 @@ def test_an_imported_retrieval_model(paths, tmp_path):
                 tokenizer=str(tmp_path / "words"))
     model = albef_jax.load(tmp_path / "run", batch_size=4)
     module, text = Albef(model.config.model, words=False), "word1 word7"
-    pixels = np.stack([load_eval(path.read_bytes(), 32) for path in paths[:3]])
+    pixels = np.stack([load_image(path.read_bytes(), WHOLE, 32) for path in paths[:3]])
     _, expected = module.apply({"params": model.params}, pixels, method=Albef.encode_image)
     np.testing.assert_allclose(model.encode_image(paths[:3]), expected, atol=2e-6)
     assert model.encode_text(text).shape == (1, 16)

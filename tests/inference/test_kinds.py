@@ -8,8 +8,8 @@ import pytest
 
 import albef_jax
 from albef_jax.cli import main
-from albef_jax.data.answers import encode_answers
-from albef_jax.data.images.pillow import load_eval
+from albef_jax.data.fields.answers import encode_answers
+from albef_jax.data.images.pillow import WHOLE, load_image
 from albef_jax.errors import UserError
 from albef_jax.inference.answers import AnswerModel
 from albef_jax.inference.api import model_class
@@ -33,7 +33,7 @@ def test_answers_are_those_of_the_task(vqa_run, scenes):
     model, image = albef_jax.load(vqa_run), scenes / "a" / "00.png"
     functions = make_task(model.config).predict_fns()
     ids, mask = model.tokenizer.encode(["what colour is the circle"], 20)
-    pixels = load_eval(image.read_bytes(), 32)[None]
+    pixels = load_image(image.read_bytes(), WHOLE, 32)[None]
     candidates = encode_answers(ANSWERS, model.tokenizer, 8)
 
     @jax.jit
@@ -93,7 +93,7 @@ def test_classify(config_of, tokenizer, scenes, task_name, views, classes):
     paths = sorted((scenes / "a").glob("*.png"))[:views]
     found = model.classify(paths if views > 1 else paths[0], "A red circle.")
     ids, mask = tokenizer.encode(["a red circle"], 20)
-    pixels = np.stack([load_eval(path.read_bytes(), 32) for path in paths])
+    pixels = np.stack([load_image(path.read_bytes(), WHOLE, 32) for path in paths])
     logits = jax.jit(task.predict_fns()["classify"])(
         model.params, pixels if views == 1 else pixels[None], ids, mask)
     assert list(found) == classes
@@ -139,7 +139,7 @@ def test_predict_reads_as_the_task_does(vqa_run, config_of, tokenizer, scenes):
     ids, mask = model.tokenizer.encode(["what is <person>"], 20)
     assert mask.sum() > model.tokenizer.encode(["what is person"], 20)[1].sum()  # as of a caption
     expected = model.forward.compiled(model.forward["encode"])(
-        model.params, image=load_eval(paths[0].read_bytes(), 32)[None], text_ids=ids,
+        model.params, image=load_image(paths[0].read_bytes(), WHOLE, 32)[None], text_ids=ids,
         text_mask=mask)
     np.testing.assert_array_equal(states, expected)
 

@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 
-from albef_jax.data.answers import answers_of
+from albef_jax.data.fields.answers import answers_of
 from albef_jax.scenes.levels import get_level
 from albef_jax.scenes.proposals import PROPOSALS
 

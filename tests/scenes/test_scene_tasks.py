@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from albef_jax.data.answers import answers_of
+from albef_jax.data.fields.answers import answers_of
 from albef_jax.data.text import clean, make_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.scenes.levels import get_level

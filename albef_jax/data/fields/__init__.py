@@ -1,7 +1,5 @@
 """Fields: what examples have (an image, a text, a label), as fixed-shape arrays of a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from albef_jax.data.fields.base import Field
@@ -11,29 +9,22 @@ __all__ = ["Field", "check_fields", "open_fields"]
 
 
 def check_fields(fields: Mapping[str, Field], source, where: str = "data.source") -> None:
-    """Checks that a source has these fields, and that its facts fit them.
-
-    Args:
-        fields: field name -> field. source: where their values are.
-        where: what the source is called in messages.
+    """Checks that a source has these fields, by name, and that its facts fit them.
 
     Raises:
-        UserError: naming the field.
+        UserError: naming the field; the source is called `where`.
     """
     for name, field in fields.items():
         if name not in source.fields:
             raise UserError(f"{where} has no field {name!r}, which the task asks for; it has "
-                            f"{', '.join(source.fields)}: give a source that is made for the "
-                            "task.")
+                            f"{', '.join(source.fields)}: give a source that is made for the task.")
         field.check_facts(source.fields[name], where)
 
 
 def open_fields(fields: Mapping[str, Field], source, tokenizer, where: str = "data.source"):
-    """Checks fields, connects them with a source and a tokenizer, and returns them.
+    """Checks fields, connects them with a source and the tokenizer of the run, and returns them.
 
-    Args:
-        fields, source, where: see `check_fields`.
-        tokenizer: of the run; None where no field reads texts.
+    The tokenizer may be None where no field reads texts.
     """
     check_fields(fields, source, where)
     for name, field in fields.items():

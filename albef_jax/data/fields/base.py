@@ -1,7 +1,5 @@
 """What every field offers: raw values of examples in, fixed-shape arrays of a batch out."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -33,20 +31,12 @@ class Field(abc.ABC):
     light = True
 
     def check(self) -> None:
-        """Checks its settings, before anything is read.
-
-        Raises:
-            UserError: naming the setting and what it may be.
-        """
+        """Checks its settings, before anything is read; raises a UserError that names one."""
 
     def check_facts(self, facts: Mapping[str, Any], where: str) -> None:
-        """Checks what a source says about this field.
+        """Checks the facts of the field in `Source.fields`; raises a UserError if they do not fit.
 
-        Args:
-            facts: of the field in `Source.fields`. where: what the source is called in messages.
-
-        Raises:
-            UserError: they do not fit.
+        `where` is what the source is called in messages.
         """
 
     def open(self, facts: Mapping[str, Any], tokenizer) -> None:
@@ -56,13 +46,8 @@ class Field(abc.ABC):
     def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Its arrays of one example: name -> shape and dtype."""
 
-    def load(
-        self,
-        values: Sequence[Value],
-        rngs: Iterable[np.random.Generator | None],
-        train: bool,
-        parallel_map: Callable[..., Iterable] = map,
-    ) -> tuple[Arrays, Problems]:
+    def load(self, values: Sequence[Value], rngs: Iterable[np.random.Generator | None],
+             train: bool, parallel_map: Callable[..., Iterable] = map) -> tuple[Arrays, Problems]:
         """The arrays of some examples.
 
         Args:

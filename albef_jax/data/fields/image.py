@@ -1,22 +1,16 @@
 """Images as uint8 pixels; the only field that knows engines and augmentation."""
 
-from __future__ import annotations
-
-import functools
 import importlib.util
-import threading
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from albef_jax.data.fields.base import Field
-from albef_jax.data.images.pillow import BlindEngine, PillowEngine, draw_train
+from albef_jax.data.images.pillow import WHOLE, PillowEngine, draw_train
 from albef_jax.data.prefetch import num_workers
-from albef_jax.data.sources.base import Value
+from albef_jax.data.sources.base import of_views
 from albef_jax.errors import UserError
-
-ENGINES = ("tf", "pillow")
 
 
 class ImageField(Field):
@@ -52,13 +46,13 @@ class ImageField(Field):
 
     def check_facts(self, facts, where):
         """The source must have as many images per example (fact `views`)."""
-        views = facts.get("views", 1)
-        if views != self._views:
+        if (views := facts.get("views", 1)) != self._views:
             raise UserError(f"The task looks at {self._views} image(s) per example, but {where} "
                             f"has {views}; give it a source that is made for the task.")
 
     def open(self, facts, tokenizer):
-        self._engine = make_engine(self._data, self._size)
+        if not self._data.blind:
+            self._engine = make_engine(self._data, self._size)
 
     def spec(self):
         views = (self._views,) if self._views > 1 else ()
@@ -66,30 +60,19 @@ class ImageField(Field):
 
     def load(self, values, rngs, train, parallel_map=map):
         """See `Field.load`."""
-        draws = [draw_train(rng, self._data) if train else None
+        shape = len(values), *self.spec()["image"].shape
+        if self._data.blind:
+            return {"image": np.zeros(shape, np.uint8)}, [None] * len(values)
+        draws = [draw_train(rng, self._data) if train else WHOLE
                  for rng in rngs for _ in range(self._views)]
         readers = [reader for value in values for reader in of_views(value, self._views)]
         images, problems = self._engine.load(readers, draws, parallel_map)
-        shape = len(values), *self.spec()["image"].shape
         of_examples = np.array(problems, object).reshape(-1, self._views)
         return {"image": images.reshape(shape)}, [first_problem(each) for each in of_examples]
 
     def noise(self, rng, n):
         one = self.spec()["image"]
         return {"image": rng.integers(0, 256, (n, *one.shape), one.dtype)}
-
-
-def of_views(value: Value, views: int) -> list[Value]:
-    """Functions for the images of an example, which is read once, whichever is called first."""
-    if views == 1:
-        return [value]
-    lock, read = threading.Lock(), functools.cache(value)
-
-    def view(number: int):
-        with lock:
-            return read()[number]
-
-    return [functools.partial(view, number) for number in range(views)]
 
 
 def first_problem(problems: Sequence[str | None]) -> str | None:
@@ -103,7 +86,7 @@ def first_problem(problems: Sequence[str | None]) -> str | None:
 
 def check_engine(name: str) -> None:
     """Raises a UserError where `data.engine` is no name of an engine."""
-    if name not in ("auto", *ENGINES):
+    if name not in ("auto", "tf", "pillow"):
         raise UserError(f"data.engine={name!r} is unknown; use 'auto', 'tf' or 'pillow'.")
 
 
@@ -124,8 +107,6 @@ def engine_name(name: str) -> str:
 
 def make_engine(data, size: int):
     """The image engine of a config's `data` block; see `engine_name`."""
-    if data.blind:
-        return BlindEngine(size)
     if engine_name(data.engine) == "pillow":
         return PillowEngine(size)
     from albef_jax.data.images.tf import TfEngine  # TensorFlow is slow to import, and optional

@@ -1,7 +1,5 @@
 """The class of an example."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from albef_jax.data.fields.number import NumberField

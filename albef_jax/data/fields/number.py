@@ -1,7 +1,5 @@
 """Whole numbers that tell examples apart or together, such as which image an example shows."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 

@@ -1,7 +1,5 @@
 """Texts as token ids: one of an example's texts, cleaned as the public ALBEF code does."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 

@@ -1,10 +1,7 @@
 """Images for training and evaluation: random draws, geometry, and the Pillow engine.
 
-Every random choice is drawn here, in numpy, from a generator that belongs to one example. Both
-engines (this file; `tf.py`) only carry the draw out, so they show the same picture.
+Choices are drawn here from a generator of one example; both engines (this; `tf.py`) carry them out.
 """
-
-from __future__ import annotations
 
 import io
 import warnings
@@ -33,6 +30,7 @@ class Draw(NamedTuple):
     areas, ratios: share of the image area and width / height of each crop try, [10]; [0] where the
         whole image is shown.
     corner: place of the crop in [0, 1), (y, x).
+    exact: no shrinking while a JPEG is decoded.
     """
 
     areas: np.ndarray
@@ -40,6 +38,10 @@ class Draw(NamedTuple):
     corner: tuple[float, float]
     flip: bool
     operations: tuple[randaugment.Operation, ...]
+    exact: bool = False
+
+
+WHOLE = Draw(np.array([]), np.array([]), (0.0, 0.0), False, (), exact=True)  # in evaluation
 
 
 class Box(NamedTuple):
@@ -49,6 +51,11 @@ class Box(NamedTuple):
     left: int
     height: int
     width: int
+
+    @property
+    def corners(self) -> tuple[int, int, int, int]:
+        """As Pillow takes it: left, top, right, bottom."""
+        return self.left, self.top, self.left + self.width, self.top + self.height
 
 
 def draw_train(rng: np.random.Generator, data_config) -> Draw:
@@ -90,20 +97,12 @@ def reduction(box: Box, size: int) -> int:
 def reduce_box(box: Box, factor: int, height: int, width: int) -> Box:
     """The same rectangle on an image [height, width] that was decoded `factor` times smaller."""
     top, left = round(box.top / factor), round(box.left / factor)
-    return Box(
-        top,
-        left,
-        min(round(box.height / factor), -(-height // factor) - top),
-        min(round(box.width / factor), -(-width // factor) - left),
-    )
+    return Box(top, left, min(round(box.height / factor), -(-height // factor) - top),
+               min(round(box.width / factor), -(-width // factor) - left))
 
 
 def open_image(data: bytes | np.ndarray) -> Image.Image:
-    """Reads the header of an encoded image, or wraps pixels uint8 [h, w, 3].
-
-    Raises:
-        BrokenImage: it is empty or in no known format.
-    """
+    """Reads the header of an encoded image, or wraps pixels uint8 [h, w, 3]; raises BrokenImage."""
     if isinstance(data, np.ndarray):
         return Image.fromarray(data)
     if not data:
@@ -124,41 +123,23 @@ def is_plain_jpeg(image: Image.Image) -> bool:
 
 
 def decode(image: Image.Image) -> Image.Image:
-    """Decodes an opened image to RGB; transparency is dropped.
-
-    Raises:
-        BrokenImage: the data is damaged or ends too early.
-    """
+    """Decodes an opened image to RGB, transparency is dropped; raises BrokenImage."""
     try:
         return image.convert("RGB")
     except Exception as error:  # decoders raise anything on damaged data
         raise BrokenImage(str(error) or type(error).__name__) from None
 
 
-def load_train(data: bytes | np.ndarray, draw: Draw, size: int) -> np.ndarray:
-    """Decodes, crops, resizes and augments one image as drawn.
-
-    Args:
-        data: encoded image or pixels uint8 [h, w, 3].
-        draw: the random choices.
-        size: side of the result.
-
-    Returns:
-        uint8 [size, size, 3].
-
-    Raises:
-        BrokenImage: the image cannot be decoded.
-    """
+def load_image(data: bytes | np.ndarray, draw: Draw, size: int) -> np.ndarray:
+    """One image as drawn, uint8 [size, size, 3]; raises BrokenImage if it cannot be decoded."""
     image = open_image(data)
     width, height = image.size
     box = crop_box(draw, height, width)
-    factor = reduction(box, size) if is_plain_jpeg(image) else 1
+    factor = reduction(box, size) if is_plain_jpeg(image) and not draw.exact else 1
     if factor > 1:
         image.draft(None, (width // factor, height // factor))
         box = reduce_box(box, factor, height, width)
-    image = decode(image)
-    image = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
-    image = image.resize((size, size), Image.Resampling.BICUBIC)
+    image = decode(image).crop(box.corners).resize((size, size), Image.Resampling.BICUBIC)
     if draw.flip:
         image = ImageOps.mirror(image)
     for name, value in draw.operations:
@@ -166,38 +147,12 @@ def load_train(data: bytes | np.ndarray, draw: Draw, size: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def load_eval(data: bytes | np.ndarray, size: int) -> np.ndarray:
-    """Decodes one image and resizes it to uint8 [size, size, 3]; the aspect ratio is not kept.
-
-    Raises:
-        BrokenImage: the image cannot be decoded.
-    """
-    image = decode(open_image(data))
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-
-
 def read(value: Value) -> bytes | np.ndarray:
-    """An image as stored.
-
-    Raises:
-        BrokenImage: it is missing or cannot be read.
-    """
+    """An image as stored; raises BrokenImage if it is missing or cannot be read."""
     try:
         return value()
     except OSError as error:
         raise BrokenImage(reason(error)) from None
-
-
-class BlindEngine:
-    """Shows nothing: black images, to measure what the texts alone give away."""
-
-    def __init__(self, size: int):
-        self.size = size
-
-    def load(self, values, draws, parallel_map=map):
-        """See `PillowEngine.load`."""
-        images = np.zeros((len(values), self.size, self.size, 3), np.uint8)
-        return images, [None] * len(values)
 
 
 class PillowEngine:
@@ -206,31 +161,19 @@ class PillowEngine:
     def __init__(self, size: int):
         self.size = size
 
-    def load(
-        self,
-        values: Sequence[Value],
-        draws: Sequence[Draw | None],
-        parallel_map: Callable[..., Iterable] = map,
-    ) -> tuple[np.ndarray, list[str | None]]:
-        """Loads some images.
+    def load(self, values: Sequence[Value], draws: Sequence[Draw],
+             parallel_map: Callable[..., Iterable] = map) -> tuple[np.ndarray, list[str | None]]:
+        """Images uint8 [b, size, size, 3], zero where broken; and per image None or what is wrong.
 
         Args:
-            values: b functions that read them.
-            draws: the random choices of each, None for evaluation.
+            values: b functions that read them. draws: the random choices of each.
             parallel_map: `map`, or the ordered map of a thread pool (Pillow drops the GIL).
-
-        Returns:
-            images uint8 [b, size, size, 3], zero where broken; and per image None or what is wrong.
         """
         images = np.zeros((len(values), self.size, self.size, 3), np.uint8)
 
-        def load_row(row: int, value: Value, draw: Draw | None) -> str | None:
+        def load_row(row: int, value: Value, draw: Draw) -> str | None:
             try:
-                data = read(value)
-                if draw is None:
-                    images[row] = load_eval(data, self.size)
-                else:
-                    images[row] = load_train(data, draw, self.size)
+                images[row] = load_image(read(value), draw, self.size)
             except BrokenImage as error:
                 return str(error)
             return None

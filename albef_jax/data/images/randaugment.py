@@ -1,10 +1,8 @@
-"""RandAugment with the ten operations of the public ALBEF code.
+"""RandAugment (Cubuk et al., arXiv:1909.13719) with the ten operations of the public ALBEF code.
 
 Draws are plain values, made once in numpy; the operations here work on Pillow images, those in
-`image_tf.py` on tensors. Method: Cubuk et al., RandAugment, arXiv:1909.13719.
+`tf.py` on tensors.
 """
-
-from __future__ import annotations
 
 import math
 
@@ -15,48 +13,30 @@ FILL = 128  # grey level of pixels that come from outside the image
 APPLY_PROBABILITY = 0.5
 MAX_MAGNITUDE = 10
 
-OPERATIONS = (
-    "Identity",
-    "AutoContrast",
-    "Equalize",
-    "Brightness",
-    "Sharpness",
-    "ShearX",
-    "ShearY",
-    "TranslateX",
-    "TranslateY",
-    "Rotate",
-)
+OPERATIONS = ("Identity", "AutoContrast", "Equalize", "Brightness", "Sharpness", "ShearX", "ShearY",
+              "TranslateX", "TranslateY", "Rotate")
 
 Operation = tuple[str, float]
 """Name and value: a factor, a shear, an offset in pixels or an angle in degrees."""
 
 
-def draw_operations(
-    rng: np.random.Generator, count: int, magnitude: float
-) -> tuple[Operation, ...]:
+def draw_operations(rng: np.random.Generator, count: int,
+                    magnitude: float) -> tuple[Operation, ...]:
     """Draws `count` operations with replacement; one that is skipped becomes Identity."""
     names = rng.integers(len(OPERATIONS), size=count)
     skipped, signs = rng.random((2, count))
     return tuple(
         ("Identity", 0.0) if u > APPLY_PROBABILITY else operation(OPERATIONS[name], magnitude, sign)
-        for name, u, sign in zip(names, skipped, signs)
-    )
+        for name, u, sign in zip(names, skipped, signs))
 
 
 def operation(name: str, magnitude: float, sign: float) -> Operation:
     """An operation at a magnitude of 0..10; `sign` in [0, 1) decides the direction."""
     level = magnitude / MAX_MAGNITUDE
-    negative_above_half = -1.0 if sign > 0.5 else 1.0
     if name in ("Brightness", "Sharpness"):
         return name, level * 1.8 + 0.1
-    if name in ("ShearX", "ShearY"):
-        return name, negative_above_half * level * 0.3
-    if name in ("TranslateX", "TranslateY"):
-        return name, negative_above_half * level * 10
-    if name == "Rotate":
-        return name, -1.0 * negative_above_half * level * 30
-    return name, 0.0
+    most = {"ShearX": 0.3, "ShearY": 0.3, "TranslateX": 10, "TranslateY": 10, "Rotate": -30}
+    return name, (-1.0 if sign > 0.5 else 1.0) * level * most.get(name, 0.0)
 
 
 def affine(name: str, value: float, width: int, height: int) -> tuple[float, ...] | None:
@@ -66,19 +46,14 @@ def affine(name: str, value: float, width: int, height: int) -> tuple[float, ...
         (a, b, c, d, e, f): the output pixel with index (x, y) shows the input at index
         (a x + b y + c, d x + e y + f).
     """
-    if name == "ShearX":
-        return (1.0, -value, 0.0, 0.0, 1.0, 0.0)
-    if name == "ShearY":
-        return (1.0, 0.0, 0.0, -value, 1.0, 0.0)
-    if name == "TranslateX":
-        return (1.0, 0.0, value, 0.0, 1.0, 0.0)
-    if name == "TranslateY":
-        return (1.0, 0.0, 0.0, 0.0, 1.0, value)
     if name == "Rotate":
         cos, sin = math.cos(math.radians(value)), math.sin(math.radians(value))
         x, y = width / 2, height / 2
         return (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
-    return None
+    return {"ShearX": (1.0, -value, 0.0, 0.0, 1.0, 0.0),
+            "ShearY": (1.0, 0.0, 0.0, -value, 1.0, 0.0),
+            "TranslateX": (1.0, 0.0, value, 0.0, 1.0, 0.0),
+            "TranslateY": (1.0, 0.0, 0.0, 0.0, 1.0, value)}.get(name)
 
 
 def apply_operation(image: Image.Image, name: str, value: float) -> Image.Image:
@@ -123,10 +98,5 @@ def _warp(image: Image.Image, coefficients: tuple[float, ...]) -> Image.Image:
     shift_x = c + margin + 0.5 - 0.5 * (a + b)
     shift_y = f + margin + 0.5 - 0.5 * (d + e)
     framed = ImageOps.expand(image, margin, (FILL,) * 3)
-    return framed.transform(
-        image.size,
-        Image.Transform.AFFINE,
-        (a, b, shift_x, d, e, shift_y),
-        Image.Resampling.BILINEAR,
-        fillcolor=(FILL,) * 3,
-    )
+    return framed.transform(image.size, Image.Transform.AFFINE, (a, b, shift_x, d, e, shift_y),
+                            Image.Resampling.BILINEAR, fillcolor=(FILL,) * 3)

@@ -1,12 +1,9 @@
 """The tf.data engine: the same pictures as `pillow.py`, made by TensorFlow's C++ threads.
 
-Only `fields.image.make_engine` imports this file. One graph call does a whole batch, with a parallel
-tf.data map inside; all random choices and rectangles come ready-made from numpy. Decoding and
-resizing, where every image has another shape, are TensorFlow operations; what follows has one
-shape and is compiled by XLA, which makes one loop of the many passes over the pixels.
+One graph call does a whole batch, with a parallel tf.data map inside. Decoding and resizing, where
+every image has another shape, are TensorFlow operations; what follows has one shape and is
+compiled by XLA, which makes one loop of the many passes over the pixels.
 """
-
-from __future__ import annotations
 
 import contextlib
 import functools
@@ -17,22 +14,11 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its start-up notes are not for our console
 import tensorflow as tf  # noqa: E402
-from PIL import Image  # noqa: E402
 
-from albef_jax.data.fields.base import Value
 from albef_jax.data.images import randaugment
 from albef_jax.data.images.pillow import (
-    Box,
-    BrokenImage,
-    Draw,
-    crop_box,
-    decode,
-    is_plain_jpeg,
-    open_image,
-    read,
-    reduce_box,
-    reduction,
-)
+    BrokenImage, Draw, crop_box, decode, is_plain_jpeg, open_image, read, reduce_box, reduction)
+from albef_jax.data.sources.base import Value
 
 # What a reader thread hands to the graph for one image; `k` operations.
 _SIGNATURE = {
@@ -54,15 +40,12 @@ class TfEngine:
     """Loads images with tf.data on at most `workers` threads, and never on a GPU.
 
     Args:
-        size: side of the images.
-        workers: threads for decoding.
+        size: side of the images. workers: threads for decoding.
 
     Attributes:
         stages: what the graph does with the item of an image, see `prepare`: name -> a function
             from an item, with the `image` of the stage before, to the next image.
     """
-
-    name = "tf"
 
     def __init__(self, size: int, workers: int):
         _keep_to_cpu(workers)
@@ -77,15 +60,11 @@ class TfEngine:
         }
         self._load_batch = functools.cache(self._make_load_batch)  # by number of operations
 
-    def load(
-        self,
-        values: Sequence[Value],
-        draws: Sequence[Draw | None],
-        parallel_map: Callable[..., Iterable] = map,
-    ) -> tuple[np.ndarray, list[str | None]]:
+    def load(self, values: Sequence[Value], draws: Sequence[Draw],
+             parallel_map: Callable[..., Iterable] = map) -> tuple[np.ndarray, list[str | None]]:
         """Loads some images; as `pillow.PillowEngine.load`."""
 
-        def item_of(row: int, value: Value, draw: Draw | None) -> dict | str:
+        def item_of(row: int, value: Value, draw: Draw) -> dict | str:
             try:
                 return prepare(row, read(value), draw, self.size)
             except BrokenImage as error:
@@ -109,13 +88,10 @@ class TfEngine:
 
     def _make_load_batch(self, operations: int) -> Callable:
         """The graph of a batch whose images get this number of operations."""
-        signature = {
-            name: tf.TensorSpec(
-                [None, *(operations if side == "k" else side for side in shape)],
-                tf.string if kind is object else kind,
-            )
-            for name, (shape, kind) in _SIGNATURE.items()
-        }
+        signature = {name: tf.TensorSpec([None, *(operations if side == "k" else side
+                                                  for side in shape)],
+                                         tf.string if kind is object else kind)
+                     for name, (shape, kind) in _SIGNATURE.items()}
         return tf.function(self._load_rows, input_signature=[signature])
 
     def _load_rows(self, columns: dict) -> tuple[tf.Tensor, tf.Tensor]:
@@ -125,11 +101,8 @@ class TfEngine:
         is something to return.
         """
         blank = tf.data.Dataset.from_tensors((-1, tf.zeros((self.size, self.size, 3), tf.uint8)))
-        good = (
-            tf.data.Dataset.from_tensor_slices(columns)
-            .map(self._load_row, num_parallel_calls=self._workers)
-            .ignore_errors()
-        )
+        good = tf.data.Dataset.from_tensor_slices(columns).map(
+            self._load_row, num_parallel_calls=self._workers).ignore_errors()
         length = tf.shape(columns["row"], out_type=tf.int64)[0] + 1
         return blank.concatenate(good).batch(length).get_single_element()
 
@@ -145,10 +118,8 @@ class TfEngine:
     def _augment(self, item: dict) -> tf.Tensor:
         image = item["image"]
         for i in range(item["operations"].shape[0]):
-            apply = [
-                functools.partial(operation, image, item["arguments"][i])
-                for operation in self._operations
-            ]
+            apply = [functools.partial(operation, image, item["arguments"][i])
+                     for operation in self._operations]
             image = tf.switch_case(item["operations"][i], apply)
         return image
 
@@ -188,9 +159,8 @@ def _compile(size: int) -> tuple[Callable, list[Callable]]:
     resized = tf.TensorSpec((size, size, 3), tf.float32)
     finish = compiled(_finish, resized, tf.TensorSpec((), tf.bool))
     changes = (_autocontrast, _equalize, _brightness, _sharpness, _warp)
-    return finish, [
-        lambda image, arguments: image, *(compiled(change, image, arguments) for change in changes)
-    ]
+    return finish, [lambda image, arguments: image,
+                    *(compiled(change, image, arguments) for change in changes)]
 
 
 def columns_of(items: list[dict]) -> dict[str, np.ndarray]:
@@ -199,7 +169,7 @@ def columns_of(items: list[dict]) -> dict[str, np.ndarray]:
             for name, (_, kind) in _SIGNATURE.items()}
 
 
-def prepare(row: int, data: bytes | np.ndarray, draw: Draw | None, size: int) -> dict:
+def prepare(row: int, data: bytes | np.ndarray, draw: Draw, size: int) -> dict:
     """The item of an image, which `_SIGNATURE` describes.
 
     Everything but plain JPEG is decoded here, by Pillow; raises BrokenImage.
@@ -207,18 +177,17 @@ def prepare(row: int, data: bytes | np.ndarray, draw: Draw | None, size: int) ->
     image = open_image(data)
     width, height = image.size
     is_jpeg = is_plain_jpeg(image) and _is_whole(data)
-    box = Box(0, 0, height, width) if draw is None else crop_box(draw, height, width)
-    factor = reduction(box, size) if is_jpeg and draw is not None else 1
-    operations = () if draw is None else draw.operations
-    kinds, arguments = zip(*(_operation(*o, size) for o in operations)) if operations else ((), ())
+    box = crop_box(draw, height, width)
+    factor = reduction(box, size) if is_jpeg and not draw.exact else 1
+    operations = [_operation(*operation, size) for operation in draw.operations]
     return {
         "row": row,
-        "contents": data if is_jpeg else _crop(decode(image), box).tobytes(),
+        "contents": data if is_jpeg else decode(image).crop(box.corners).tobytes(),
         "form": _FORMS.index(factor if is_jpeg else "raw"),
         "box": box if factor == 1 else reduce_box(box, factor, height, width),
-        "flip": draw is not None and draw.flip,
-        "operations": np.array(kinds, np.int32),
-        "arguments": np.array(arguments, np.float64).reshape(-1, 6),
+        "flip": draw.flip,
+        "operations": np.array([kind for kind, _ in operations], np.int32),
+        "arguments": np.array([a for _, a in operations], np.float64).reshape(-1, 6),
     }
 
 
@@ -228,10 +197,6 @@ def _is_whole(jpeg: bytes) -> bool:
     TensorFlow decodes no further than the lower edge of the box and would not notice.
     """
     return jpeg[-_TAIL:].rstrip(b"\0\r\n ").endswith(_END_OF_JPEG)
-
-
-def _crop(image: Image.Image, box: Box) -> Image.Image:
-    return image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
 
 
 def _operation(name: str, value: float, size: int) -> tuple[int, tuple[float, ...]]:
@@ -250,9 +215,8 @@ def _pixels(contents: tf.Tensor, box: tf.Tensor, form: int | str) -> tf.Tensor:
     """The box of an image, uint8 [h, w, 3]."""
     if form == "raw":
         return tf.reshape(tf.io.decode_raw(contents, tf.uint8), [box[2], box[3], 3])
-    return tf.io.decode_and_crop_jpeg(
-        contents, box, channels=3, ratio=form, dct_method="INTEGER_ACCURATE"
-    )
+    return tf.io.decode_and_crop_jpeg(contents, box, channels=3, ratio=form,
+                                      dct_method="INTEGER_ACCURATE")
 
 
 def _resize(pixels: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
@@ -270,13 +234,9 @@ def _resize_rows(image: tf.Tensor, size: int) -> tf.Tensor:
     """[h, n] to float32 [size, n]; the n values of a row count as the channels of one pixel."""
     height, channels = tf.unstack(tf.shape(image))
     return tf.raw_ops.ScaleAndTranslate(
-        images=tf.reshape(image, [1, height, 1, channels]),
-        size=[size, 1],
-        scale=tf.stack([size / tf.cast(height, tf.float32), 1.0]),
-        translation=[0.0, 0.0],
-        kernel_type="keyscubic",
-        antialias=True,
-    )[0, :, 0]
+        images=tf.reshape(image, [1, height, 1, channels]), size=[size, 1],
+        scale=tf.stack([size / tf.cast(height, tf.float32), 1.0]), translation=[0.0, 0.0],
+        kernel_type="keyscubic", antialias=True)[0, :, 0]
 
 
 def _finish(image: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
@@ -300,7 +260,6 @@ def _rows(image: tf.Tensor) -> tf.Tensor:
 
 def _autocontrast(image: tf.Tensor, unused: tf.Tensor) -> tf.Tensor:
     """As `randaugment.autocontrast_table`, also where that differs from a plain stretch."""
-    del unused
     height, width, _ = image.shape
     rows = _rows(image)
 
@@ -316,7 +275,6 @@ def _autocontrast(image: tf.Tensor, unused: tf.Tensor) -> tf.Tensor:
 
 def _equalize(image: tf.Tensor, unused: tf.Tensor) -> tf.Tensor:
     """As Pillow's ImageOps.equalize."""
-    del unused
     levels = tf.range(256)
     values = tf.reshape(tf.cast(image, tf.int32), [-1, 3])
     places = tf.reshape(values + 256 * tf.range(3), [-1])  # in the three tables, end to end

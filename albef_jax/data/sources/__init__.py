@@ -1,7 +1,5 @@
 """Data sources: where examples come from. Others are named by their class; see `base.Source`."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 
@@ -26,42 +24,27 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
     "vqa": "vqa_json:VqaJsonSource",
 }.items()}
 
-__all__ = ["KINDS", "Source", "make_source", "parse_source", "resolve_source", "source_class"]
-
-
-def source_class(kind) -> type[Source]:
-    """The class of a kind of source: one of `KINDS`, or named as `package.module:Class` or
-    `path/to/file.py:Class`.
-
-    Raises:
-        UserError: there is none.
-    """
-    return find_class(kind, KINDS, Source, "The kind of a data source")
+__all__ = ["KINDS", "Source", "make_source", "parse_source", "resolve_source"]
 
 
 def parse_source(text: str) -> dict:
-    """The block that a short form stands for.
-
-    Args:
-        text: `json:FILE`, `scenes:LEVEL[:SPLIT]` or `tfds:NAME[:VERSION][:SPLIT]`.
+    """The block of `json:FILE`, `scenes:LEVEL[:SPLIT]` or `tfds:NAME[:VERSION][:SPLIT]`.
 
     Raises:
         UserError: the text is none of these.
     """
     kind, colon, rest = text.partition(":")
     if kind not in KINDS or not colon:
-        raise UserError(
-            f"{text!r} is no data source; write json:FILE, scenes:LEVEL or tfds:NAME, where a "
-            "split may follow the last two, such as tfds:coco_captions:val."
-        )
-    return {"kind": kind, **source_class(kind).options(rest)}
+        raise UserError(f"{text!r} is no data source; write json:FILE, scenes:LEVEL or tfds:NAME, "
+                        "where a split may follow the last two, such as tfds:coco_captions:val.")
+    return {"kind": kind, **_class_of(kind).options(rest)}
 
 
 def resolve_source(config: Mapping | str) -> tuple[type[Source], dict]:
     """The class of a source and its options, checked but not opened; as `make_source`."""
     options = parse_source(config) if isinstance(config, str) else dict(config)
     kind = options.pop("kind", None)
-    found = source_class(kind)
+    found = _class_of(kind)
     try:
         inspect.signature(found).bind(**options)
     except TypeError as error:
@@ -70,12 +53,9 @@ def resolve_source(config: Mapping | str) -> tuple[type[Source], dict]:
 
 
 def make_source(config: Mapping | str | Source) -> Source:
-    """Builds a source from its config block.
-
-    Args:
-        config: `kind` and the options of that kind, for example
-            `dict(kind="json", files=("train.json",), image_roots=("images.tar",))`; or a short
-            form, see `parse_source`; or a source, which is returned.
+    """The source of a config block: `kind` and the options of that kind, for example
+    `dict(kind="json", files=("train.json",), image_roots=("images.tar",))`; or of a short form, see
+    `parse_source`. A source is returned as it is.
 
     Raises:
         UserError: the kind is unknown, an option is missing or unknown, or the data is unusable.
@@ -84,3 +64,7 @@ def make_source(config: Mapping | str | Source) -> Source:
         return config
     kind, options = resolve_source(config)
     return kind(**options)
+
+
+def _class_of(kind) -> type[Source]:
+    return find_class(kind, KINDS, Source, "The kind of a data source")

@@ -1,18 +1,17 @@
 """Image-text pairs in one .npz file: small data sets, tests, notebooks."""
 
-from __future__ import annotations
-
 import zipfile
 import zlib
 
 import numpy as np
 
-from albef_jax.data.sources.base import Source, pairs
+from albef_jax.data.sources.base import pairs
+from albef_jax.data.sources.numbering import NumberedSource
 from albef_jax.errors import UserError
 from albef_jax.files import local_copy
 
 
-class ArraySource(Source):
+class ArraySource(NumberedSource):
     """Arrays of a .npz file, held in memory.
 
     Args:
@@ -28,18 +27,22 @@ class ArraySource(Source):
     def __init__(self, path: str):
         arrays = _load(path)
         self._path = path
-        self._images = _require(arrays, path, "image", "uint8 [n, h, w, 3]", _is_images)
-        captions = _require(arrays, path, "caption", "unicode [n] or [n, k]", _is_captions)
+        self._images = _require(
+            arrays, path, "image", "uint8 [n, h, w, 3]",
+            lambda array: array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] == 3)
+        captions = _require(
+            arrays, path, "caption", "unicode [n] or [n, k]",
+            lambda array: array.dtype.kind == "U" and array.ndim in (1, 2))
         numbers = arrays.get("image_id", np.arange(len(self._images)))
         self._captions = captions.reshape(len(captions), -1) if captions.size else captions
         self._image_ids = np.asarray(numbers, np.int32)
         if not len(self._images) == len(self._captions) == len(self._image_ids) > 0:
-            raise UserError(
-                f"The arrays of {path} must have the same length, at least 1, but have "
-                f"{len(self._images)} images, {len(self._captions)} captions and "
-                f"{len(self._image_ids)} image ids."
-            )
-        self.fingerprint = _checksum(path)
+            raise UserError(f"The arrays of {path} must have the same length, at least 1, but "
+                            f"have {len(self._images)} images, {len(self._captions)} captions "
+                            f"and {len(self._image_ids)} image ids.")
+        with zipfile.ZipFile(local_copy(path)) as file:  # it holds a checksum of every array
+            self.fingerprint = "npz " + " ".join(f"{member.filename}:{member.CRC:08x}"
+                                                 for member in file.infolist())
 
     def __len__(self) -> int:
         return len(self._images)
@@ -50,19 +53,8 @@ class ArraySource(Source):
     def text(self, index: int) -> list[str]:
         return self._captions[index].tolist()
 
-    def image_id(self, index: int) -> int:
-        return int(self._image_ids[index])
-
     def image(self, index: int) -> np.ndarray:
         return self._images[index]
-
-
-def _is_images(array: np.ndarray) -> bool:
-    return array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] == 3
-
-
-def _is_captions(array: np.ndarray) -> bool:
-    return array.dtype.kind == "U" and array.ndim in (1, 2)
 
 
 def _load(path: str) -> dict[str, np.ndarray]:
@@ -70,10 +62,9 @@ def _load(path: str) -> dict[str, np.ndarray]:
         with np.load(local_copy(path), allow_pickle=False) as file:
             return dict(file)
     except OSError as error:
-        raise UserError(
-            f"The array file {path} cannot be read ({error.strerror or 'not an .npz file'}); "
-            "check data.source.path."
-        ) from None
+        why = error.strerror or "not an .npz file"
+        raise UserError(f"The array file {path} cannot be read ({why}); check "
+                        "data.source.path.") from None
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is not an .npz file of plain arrays: {error}.") from None
 
@@ -84,9 +75,3 @@ def _require(arrays: dict, path: str, name: str, what: str, is_right) -> np.ndar
         found = "absent" if array is None else f"{array.dtype} {list(array.shape)}"
         raise UserError(f"The array {name!r} of {path} must be {what}, but is {found}.")
     return array
-
-
-def _checksum(path: str) -> str:
-    """The zip directory already holds a checksum of every array."""
-    with zipfile.ZipFile(path) as file:
-        return "npz " + " ".join(f"{m.filename}:{m.CRC:08x}" for m in file.infolist())

@@ -1,9 +1,8 @@
 """What every data source offers: random access, so that order is a function and not a history."""
 
-from __future__ import annotations
-
 import abc
 import functools
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -72,9 +71,8 @@ class Source(abc.ABC):
         count = self.fields["image"].get("views", 1)
         if count == 1:
             return [(name, read)]
-        read = functools.cache(read)
-        return [(f"{name} (image {number})", lambda number=number: read()[number])
-                for number in range(count)]
+        return [(f"{name} (image {number})", view)
+                for number, view in enumerate(of_views(read, count))]
 
     def image_ids(self) -> np.ndarray:
         """The field `image_id` of all examples, integer [n]."""
@@ -89,15 +87,10 @@ class Source(abc.ABC):
                 yield from (answer for answer, _ in self.get(index, "answers"))
 
     def describes(self, owner: int, text: int, index: int) -> bool:
-        """Whether a text is true of an image, as far as the source knows.
+        """Whether text number `text` of an example `owner` is true of the image of another.
 
         Here: if it is the image's own, or of another example with the same image.
-
-        Args:
-            owner, text: the example of the text, and its number there.
-            index: the example of the image.
         """
-        del text
         return self.get(owner, "image_id") == self.get(index, "image_id")
 
     def order(self, seed: int, epoch: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,9 +109,18 @@ class Source(abc.ABC):
         generator = np.random.Generator(np.random.Philox([seed, epoch]))
         return generator.permutation(len(self))[:rows], np.broadcast_to(epoch, rows)
 
-    def __getitem__(self, index: int) -> dict:
-        return {"name": self.name(index)} | {field: self.get(index, field)
-                                             for field in self.fields}
+
+def of_views(value: Value, views: int) -> list[Value]:
+    """Functions for the images of an example, which is read once, whichever is called first."""
+    if views == 1:
+        return [value]
+    lock, read = threading.Lock(), functools.cache(value)
+
+    def view(number: int):
+        with lock:
+            return read()[number]
+
+    return [functools.partial(view, number) for number in range(views)]
 
 
 def reason(error: OSError) -> str:

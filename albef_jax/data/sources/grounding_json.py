@@ -1,7 +1,5 @@
 """Phrases and the boxes they are about, listed in JSON manifests; official files load unchanged."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -35,24 +33,14 @@ class GroundingSource(ManifestSource):
 
     row_format = '{"image": ..., "text": ..., "bbox": [x, y, w, h], "width": ..., "height": ...}'
 
-    def __init__(
-        self,
-        files: Sequence[str],
-        image_roots: Sequence[str] = (),
-        refer: str = "",
-        split: str = "",
-        detections: str = "",
-    ):
+    def __init__(self, files: Sequence[str], image_roots: Sequence[str] = (), refer: str = "",
+                 split: str = "", detections: str = ""):
         if split and not refer:
-            raise UserError(
-                f"The data source of kind 'grounding' has split={split!r} but no refer, where "
-                "the splits are listed; give it, or leave the split out."
-            )
+            raise UserError(f"The data source of kind 'grounding' has split={split!r} but no "
+                            "refer, where the splits are listed; give it, or leave the split out.")
         self._refer = _read_refer(refer) if refer else None
         self._split = split
         self._detections = _read_json(detections) if detections else None
-        self._texts: list[str] = []
-        self._boxes: list[tuple[tuple, tuple, str] | None] = []  # box, size, image id
         super().__init__(files, image_roots, f"grounding split={split}")
 
     def add(self, row) -> None:
@@ -60,39 +48,30 @@ class GroundingSource(ManifestSource):
         if self._refer is None:
             found = _box_of_row(row) if "bbox" in row else None
         else:
-            split, *found = _box_of_ref(row, self._refer)
+            (ref_id,) = fields_of(row, ref_id=int)
+            if ref_id not in self._refer:
+                raise ValueError(f"has ref_id {ref_id}, which the refs of REFER do not have")
+            split, *found = self._refer[ref_id]
             if self._split and split != self._split:
                 return
-        if self._boxes and (found is None) != (self._boxes[0] is None):
+        if self.names and (found is None) != ("box" not in self.columns):
             raise ValueError('has "bbox" unlike the rows before it, or lacks it unlike them')
-        if found is not None:
-            _check_box(*found[:2])
-            self._check_detections(found[2])
-        self.names.append(name)
-        self._texts.append(text)
-        self._boxes.append(found)
-
-    def _check_detections(self, image_id: str) -> None:
-        if self._detections is not None and image_id not in self._detections:
-            raise ValueError(f"shows the image {image_id}, which the detections do not have")
+        if found is None:
+            self.append(name, text=[text])
+            return
+        box, size, detected = found
+        _check_box(box, size)
+        if self._detections is not None and detected not in self._detections:
+            raise ValueError(f"shows the image {detected}, which the detections do not have")
+        self.append(name, text=[text], box=box, size=size, detected=detected)
 
     def finish(self) -> None:
-        has_boxes = self._boxes and self._boxes[0] is not None
-        boxes = {"box": {}, "size": {}} if has_boxes else {}
-        proposals = {"proposals": {}} if has_boxes and self._detections is not None else {}
+        boxes = {"box": {}, "size": {}} if "box" in self.columns else {}
+        proposals = {"proposals": {}} if boxes and self._detections is not None else {}
         self.fields = pairs() | boxes | proposals
 
-    def text(self, index: int) -> list[str]:
-        return [self._texts[index]]
-
-    def box(self, index: int) -> tuple[float, float, float, float]:
-        return self._boxes[index][0]
-
-    def size(self, index: int) -> tuple[int, int]:
-        return self._boxes[index][1]
-
     def proposals(self, index: int) -> list[tuple[float, float, float, float]]:
-        return [tuple(box[:4]) for box in self._detections[self._boxes[index][2]]]
+        return [tuple(box[:4]) for box in self._detections[self.columns["detected"][index]]]
 
 
 def _box_of_row(row) -> tuple[tuple, tuple, str]:
@@ -103,22 +82,12 @@ def _box_of_row(row) -> tuple[tuple, tuple, str]:
     return tuple(box), (width, height), str(row.get("image_id", row["image"]))
 
 
-def _box_of_ref(row, refer: dict) -> tuple[str, tuple, tuple, str]:
-    """Split, box, size and image id of a reference; raises ValueError."""
-    (ref_id,) = fields_of(row, ref_id=int)
-    if ref_id not in refer:
-        raise ValueError(f"has ref_id {ref_id}, which the refs of REFER do not have")
-    return refer[ref_id]
-
-
 def _check_box(box: tuple, size: tuple) -> None:
     x, y, w, h = box
     over = max(-x, -y, x + w - size[0], y + h - size[1])
     if min(w, h) <= 0 or over > TOLERANCE:
-        raise ValueError(
-            f"has the box {list(box)}, which is empty or reaches out of its image of "
-            f"{size[0]} x {size[1]} pixels"
-        )
+        raise ValueError(f"has the box {list(box)}, which is empty or reaches out of its image of "
+                         f"{size[0]} x {size[1]} pixels")
 
 
 def _read_refer(folder: str) -> dict[int, tuple[str, tuple, tuple, str]]:
@@ -128,17 +97,11 @@ def _read_refer(folder: str) -> dict[int, tuple[str, tuple, tuple, str]]:
     try:
         boxes = {row["id"]: tuple(row["bbox"]) for row in instances["annotations"]}
         sizes = {row["id"]: (row["width"], row["height"]) for row in instances["images"]}
-        return {
-            ref["ref_id"]: (
-                ref["split"], boxes[ref["ann_id"]], sizes[ref["image_id"]], str(ref["image_id"]),
-            )
-            for ref in refs
-        }
+        return {ref["ref_id"]: (ref["split"], boxes[ref["ann_id"]], sizes[ref["image_id"]],
+                                str(ref["image_id"])) for ref in refs}
     except (KeyError, TypeError) as error:
-        raise UserError(
-            f"The REFER data in {folder} is incomplete (no {error}); take refs(unc).p and "
-            "instances.json of the same data set."
-        ) from None
+        raise UserError(f"The REFER data in {folder} is incomplete (no {error}); take refs(unc).p "
+                        "and instances.json of the same data set.") from None
 
 
 class _Plain(pickle.Unpickler):
@@ -153,10 +116,8 @@ def _read_refs(folder: str) -> list:
     try:
         return _Plain(io.BytesIO(read_bytes(path)), encoding="latin1").load()
     except (OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise UserError(
-            f"The references {path} cannot be read ({error}); give the folder of a REFER data "
-            "set, such as refcoco+."
-        ) from None
+        raise UserError(f"The references {path} cannot be read ({error}); give the folder of a "
+                        "REFER data set, such as refcoco+.") from None
 
 
 def _read_json(path: str) -> dict:

@@ -7,8 +7,7 @@ Large manifests are parsed once; the columns are kept in the user's cache. Folde
     index.json        digests of the manifests, and a checksum of both files above
 """
 
-from __future__ import annotations
-
+import functools
 import hashlib
 import itertools
 import json
@@ -56,26 +55,23 @@ class Index(NamedTuple):
 
 
 def open_index(files: Sequence[str], parse: Callable[[object], Row], example: str) -> Index:
-    """The columns of manifests; large ones from the cache, which is made if it is not there.
-
-    Args:
-        files, parse, example: as of `Manifests`.
-    """
+    """The columns of `Manifests`; large ones from the cache, which is made if it is not there."""
     try:
         size = sum(epath.Path(path).stat().length for path in files)
     except OSError:  # `read_rows` says which, and why
         size = 0
+    write = functools.partial(_write, files, parse, example, size)
     if size < CACHED_FROM:
-        return _build_for_now(files, size, parse, example)
+        return _build_for_now(write)
     folder = cache_folder("manifests") / _key(files)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder, "indexing the same manifests"):
-            return _open(folder) or _build(folder, files, size, parse, example)
+            return _open(folder) or _build(folder, size, write)
     except OSError as error:
         print(f"the index of the manifests cannot be kept in {folder} "
               f"({error.strerror or error}); they are parsed at every start", file=sys.stderr)
-        return _build_for_now(files, size, parse, example)
+        return _build_for_now(write)
 
 
 def _key(files: Sequence[str]) -> str:
@@ -121,21 +117,19 @@ def _map(folder: Path, digests: dict[str, bytes], problems: list[str]) -> Index:
     return Index(table["name"], table["captions"], image_ids, digests, problems)
 
 
-def _build_for_now(files, size: int, parse, example: str) -> Index:
+def _build_for_now(write: Callable[[Path], Index]) -> Index:
     with tempfile.TemporaryDirectory(prefix="albef-index-") as folder:
-        manifests = _write(Path(folder), files, size, parse, example)
-        return _map(Path(folder), manifests.digests, manifests.problems)
+        return write(Path(folder))
 
 
-def _build(folder: Path, files, size: int, parse, example: str) -> Index:
+def _build(folder: Path, size: int, write: Callable[[Path], Index]) -> Index:
     """Makes the index of a folder, complete or not at all; with problems only for now."""
     print(f"indexing {size / 1e9:.2f} GB of manifests, once; the index is {folder}",
           file=sys.stderr, flush=True)
     with completed(folder) as unfinished:
         unfinished = Path(unfinished)
         unfinished.mkdir()
-        manifests = _write(unfinished, files, size, parse, example)
-        index = _map(unfinished, manifests.digests, manifests.problems)
+        index = write(unfinished)
         if not index.problems:
             header = {"digests": {path: digest.hex() for path, digest in index.digests.items()},
                       "sums": {path.name: _sum(path) for path in unfinished.iterdir()}}
@@ -145,8 +139,8 @@ def _build(folder: Path, files, size: int, parse, example: str) -> Index:
     return index
 
 
-def _write(folder: Path, files, size: int, parse, example: str) -> Manifests:
-    """Writes the columns; returns the manifests, read."""
+def _write(files, parse, example: str, size: int, folder: Path) -> Index:
+    """Writes the columns."""
     hashes = [hashed(())]
     with (
         pa.ipc.new_file(str(folder / "rows.arrow"), SCHEMA) as table,
@@ -160,4 +154,4 @@ def _write(folder: Path, files, size: int, parse, example: str) -> Manifests:
             hashes.append(hashed(columns[0]))
             table.write(pa.record_batch(columns, SCHEMA))
     np.save(folder / "image_ids.npy", number(np.concatenate(hashes)))
-    return manifests
+    return _map(folder, manifests.digests, manifests.problems)

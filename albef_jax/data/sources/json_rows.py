@@ -1,7 +1,5 @@
 """The rows of JSON lists, however long, in bounded memory."""
 
-from __future__ import annotations
-
 import codecs
 import hashlib
 import json
@@ -90,10 +88,8 @@ def read_rows(path: str, use: Callable[[bytes], object], example: str) -> Iterat
                 rows.clear()
         parser.close()
     except OSError as error:
-        raise UserError(
-            f"The manifest {path} cannot be read ({error.strerror or error}); check "
-            "data.source.files."
-        ) from None
+        raise UserError(f"The manifest {path} cannot be read ({error.strerror or error}); check "
+                        "data.source.files.") from None
     except (ijson.JSONError, UnicodeDecodeError) as error:
         near = [f" near {line.strip()!r}" for line in str(error).splitlines()[1:2] if line.strip()]
         raise UserError(f"The manifest {path} is not valid JSON: {first_line(error)}"
@@ -102,10 +98,8 @@ def read_rows(path: str, use: Callable[[bytes], object], example: str) -> Iterat
 
 def _texts(file, use: Callable[[bytes], object]) -> Iterator[str]:
     """The text of a file in pieces, in any encoding that JSON may have."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
     contents = file.read(BLOCK)
-    if contents:
-        decoder = codecs.getincrementaldecoder(json.detect_encoding(contents))()
+    decoder = codecs.getincrementaldecoder(json.detect_encoding(contents))()
     while contents:
         use(contents)
         yield decoder.decode(contents)

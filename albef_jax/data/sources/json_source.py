@@ -1,7 +1,5 @@
 """Image-text pairs listed in JSON manifests, the format of the public ALBEF code."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,24 +22,20 @@ class JsonSource(ManifestSource):
     row_format = '{"image": ..., "caption": ...}'
     fields = pairs()
 
-    def __init__(
-        self,
-        files: Sequence[str],
-        image_roots: Sequence[str] = (),
-        merge_images: bool = False,
-    ):
+    def __init__(self, files: Sequence[str], image_roots: Sequence[str] = (),
+                 merge_images: bool = False):
         self._merge_images = merge_images
         super().__init__(files, image_roots, f"json merge={bool(merge_images)}")
 
     def read_manifests(self, files: list[str]) -> tuple[dict[str, bytes], list[str]]:
         self._index = open_index(files, _parse, self.row_format)
         # The rows of example i are _order[_starts[i] : _starts[i + 1]].
-        image_ids = self._index.image_ids
+        self._image_ids = image_ids = self._index.image_ids
+        self._order = self._starts = range(len(image_ids) + 1)
         if self._merge_images:
             self._order = np.argsort(image_ids, kind="stable")
             self._starts = np.concatenate([[0], np.cumsum(np.bincount(image_ids))])
-        else:
-            self._order = self._starts = range(len(image_ids) + 1)
+            self._image_ids = np.arange(len(self), dtype=np.int32)
         return self._index.digests, list(self._index.problems)
 
     def __len__(self) -> int:
@@ -54,38 +48,17 @@ class JsonSource(ManifestSource):
         rows = self._order[self._starts[index] : self._starts[index + 1]]
         return [text for row in rows for text in self._index.captions[int(row)].as_py()]
 
-    def image_id(self, index: int) -> int:
-        return int(self._index.image_ids[self._order[self._starts[index]]])
-
-    def image_ids(self) -> np.ndarray:
-        return np.arange(len(self), dtype=np.int32) if self._merge_images else self._index.image_ids
-
-    def image(self, index: int) -> bytes:
-        return self.read(self.name(index))
-
 
 def _parse(row) -> Row:
     """Name and captions of a row; raises ValueError."""
-    try:
-        name, caption = row["image"], row["caption"]
-    except (TypeError, KeyError):
-        name = caption = None
-    if isinstance(name, str):
-        if isinstance(caption, str):
+    if isinstance(row, dict):
+        name, caption = row.get("image"), row.get("caption")
+        if caption == []:
+            raise ValueError("has an empty caption list; give it a caption or remove the row")
+        if isinstance(name, str) and isinstance(caption, str):
             return name, [caption]
-        if _is_list_of_texts(caption):
+        if isinstance(name, str) and isinstance(caption, list) and all(
+                isinstance(text, str) for text in caption):
             return name, caption
-    raise ValueError(_what_is_wrong(row))
-
-
-def _is_list_of_texts(value) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(t, str) for t in value)
-
-
-def _what_is_wrong(row) -> str:
-    if isinstance(row, dict) and row.get("caption") == []:
-        return "has an empty caption list; give it a caption or remove the row"
-    return (
-        'must be an object with "image" (a text) and "caption" (a text or a list of texts), '
-        f"but is {str(row)[:100]}"
-    )
+    raise ValueError('must be an object with "image" (a text) and "caption" (a text or a list of '
+                     f"texts), but is {str(row)[:100]}")

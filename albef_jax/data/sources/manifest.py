@@ -1,20 +1,19 @@
 """JSON manifests with images in folders and tar files: what the sources that read them share."""
 
-from __future__ import annotations
-
+import collections
 import hashlib
 import os
-from collections.abc import Hashable, Sequence
+import posixpath
+import tarfile
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
-import numpy as np
 from etils import epath
 
-from albef_jax.data.sources.base import Source
 from albef_jax.data.sources.json_rows import Manifests
-from albef_jax.data.sources.numbering import hashed, number
-from albef_jax.data.sources.tar import TarFolder
+from albef_jax.data.sources.numbering import NumberedSource, hashed, number
 from albef_jax.errors import UserError
-from albef_jax.files import is_remote, read_bytes
+from albef_jax.files import is_remote, local_copy, read_bytes
 
 
 class WrongManifest(UserError):
@@ -25,16 +24,17 @@ class WrongManifest(UserError):
         source: what can be read.
     """
 
-    def __init__(self, problems: list[str], source: ManifestSource):
+    def __init__(self, problems: list[str], source: "ManifestSource"):
         more = f"; `albef data check` lists {len(problems) - 1} more." if problems[1:] else "."
         super().__init__(problems[0].rstrip(".") + more)
         self.problems, self.source = problems, source
 
 
-class ManifestSource(Source):
+class ManifestSource(NumberedSource):
     """Rows of one or several manifests, each a JSON list.
 
-    A subclass sets `row_format` and what its `add` fills, then calls this constructor.
+    A subclass sets `row_format`, appends an example for each row in `add`, and has methods for the
+    fields that it does not append.
 
     Args:
         files: manifests, read in this order.
@@ -45,6 +45,7 @@ class ManifestSource(Source):
     Attributes:
         row_format: a row as an example, for messages.
         names: the image of each example; of several views, a tuple of names.
+        columns: name of a field -> its raw values.
 
     Raises:
         WrongManifest: a manifest, a row or an image root is unusable; names the file and the row.
@@ -55,14 +56,15 @@ class ManifestSource(Source):
     def __init__(self, files: Sequence[str], image_roots: Sequence[str], kind: str):
         files = [files] if isinstance(files, str) else list(files)
         image_roots = [image_roots] if isinstance(image_roots, str) else list(image_roots)
+        self.columns: dict[str, list] = collections.defaultdict(list)
         digests, problems = self.read_manifests(files)
         if not len(self) and not problems:
             problems.append(f"The manifest {files} holds no rows; give one with {self.row_format}.")
         self.finish()
-        self._folders: list[Folder | TarFolder] = []
+        self._roots: list[Callable[[str], bytes]] = []  # each reads a name
         for root in image_roots or dict.fromkeys(os.path.dirname(path) or "." for path in digests):
             try:
-                self._folders.append(_open_root(root))
+                self._roots.append(_open_root(root))
             except UserError as error:
                 problems.append(str(error))
         digest = hashlib.blake2b(kind.encode(), digest_size=16)
@@ -73,12 +75,7 @@ class ManifestSource(Source):
             raise WrongManifest(problems, self)
 
     def read_manifests(self, files: list[str]) -> tuple[dict[str, bytes], list[str]]:
-        """Reads all rows.
-
-        Returns:
-            The digest of each manifest that can be read, by path; and a sentence about each
-            manifest and row that is wrong, which is left out.
-        """
+        """Reads all rows; returns `digests` and `problems` as of `Manifests`."""
         self.names: list[Hashable] = []
         manifests = Manifests(files, self.add, self.row_format)
         for _ in manifests:
@@ -87,18 +84,24 @@ class ManifestSource(Source):
         return manifests.digests, manifests.problems
 
     def add(self, row) -> None:
-        """Appends a row of a manifest to `names` and to the lists of the subclass.
+        """Appends what a row of a manifest holds.
 
         Raises:
             ValueError: the row is wrong; the message goes on after "Row 3 of rows.json".
         """
         raise NotImplementedError
 
+    def append(self, name: Hashable, **values: Any) -> None:
+        """Appends an example: its image, and a raw value for each of its columns."""
+        self.names.append(name)
+        for field, value in values.items():
+            self.columns[field].append(value)
+
     def finish(self) -> None:
         """Called once when all rows are there; before the image roots are opened."""
 
     @classmethod
-    def checked(cls, **options) -> tuple[ManifestSource, list[str]]:
+    def checked(cls, **options) -> tuple["ManifestSource", list[str]]:
         """The source without what is wrong, and a sentence about each manifest, row and root."""
         try:
             return cls(**options), []
@@ -116,34 +119,53 @@ class ManifestSource(Source):
         names = self.names[index]
         return names if isinstance(names, str) else ", ".join(names)
 
-    def image_id(self, index: int) -> int:
-        return int(self._image_ids[index])
-
-    def image_ids(self) -> np.ndarray:
-        return self._image_ids
+    def get(self, index: int, field: str) -> Any:
+        if field in self.columns:
+            return self.columns[field][index]
+        return super().get(index, field)
 
     def image(self, index: int) -> bytes:
-        return self.read(self.names[index])
+        return self.read(self.name(index))
 
     def read(self, name: str) -> bytes:
         """The file of an image; raises OSError."""
-        for folder in self._folders:
+        for read in self._roots:
             try:
-                return folder.read(name)
+                return read(name)
             except FileNotFoundError:
                 continue
         raise FileNotFoundError("not found in any image root")
 
 
-class Folder:
-    """Files under a directory."""
+class TarFolder:
+    """Reads members of an uncompressed tar, on an object store after it was copied to this machine.
+
+    Reads use `os.pread`, which has no file position to share: any number of threads or forked
+    processes can read at the same time. Raises a UserError if the file is not a plain tar.
+    """
 
     def __init__(self, path: str):
         self.path = path
+        try:
+            local = local_copy(path)
+            with tarfile.open(local, "r:") as tar:
+                self._members = {posixpath.normpath(member.name): (member.offset_data, member.size)
+                                 for member in tar if member.isreg()}
+        except (tarfile.TarError, EOFError):
+            raise UserError(f"{path} is not a readable, uncompressed tar file; give a folder or a "
+                            "plain .tar (unpack a compressed one first).")
+        self._file = open(local, "rb", buffering=0)
 
     def read(self, name: str) -> bytes:
-        """Contents of one file; raises OSError."""
-        return read_bytes(name if is_remote(name) else os.path.join(self.path, name))
+        """Contents of one member; raises FileNotFoundError without it, OSError where it is cut."""
+        try:
+            offset, size = self._members[posixpath.normpath(name)]
+        except KeyError:
+            raise FileNotFoundError(f"{name} is not in {self.path}") from None
+        data = os.pread(self._file.fileno(), size, offset)
+        if len(data) != size:
+            raise OSError(f"{self.path} ends inside {name}")
+        return data
 
 
 def fields_of(row, **types: type | tuple[type, ...]) -> list:
@@ -160,10 +182,11 @@ def fields_of(row, **types: type | tuple[type, ...]) -> list:
     return [row[name] for name in types]
 
 
-def _open_root(path: str) -> Folder | TarFolder:
+def _open_root(path: str) -> Callable[[str], bytes]:
+    """What reads the file of a name in a folder or tar; raises OSError."""
     root = epath.Path(path)
     if root.is_dir():
-        return Folder(path)
+        return lambda name: read_bytes(name if is_remote(name) else os.path.join(path, name))
     if root.exists():
-        return TarFolder(path)
+        return TarFolder(path).read
     raise UserError(f"The image root {path} does not exist; give a folder or a .tar file.")

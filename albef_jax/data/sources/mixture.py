@@ -1,7 +1,5 @@
 """Several sources in fixed shares."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import math
@@ -9,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from albef_jax.data.sources import numbering
 from albef_jax.data.sources.base import Source
+from albef_jax.data.sources.numbering import NumberedSource, number
 from albef_jax.errors import UserError
 
 
-class Mixture(Source):
+class Mixture(NumberedSource):
     """The examples of all parts, one part after the other; an epoch shows them in shares.
 
     An epoch has as many rows as there are examples. The rows of a part are spread evenly over it,
@@ -39,24 +37,24 @@ class Mixture(Source):
 
         parts = list(parts)
         if not parts:
-            raise UserError(
-                "A mixture has no parts; give it some, such as "
-                "parts=(dict(source='json:a.json', weight=1.0),)."
-            )
-        weights = np.array([_weight(number, part) for number, part in enumerate(parts)])
+            raise UserError("A mixture has no parts; give it some, such as "
+                            "parts=(dict(source='json:a.json', weight=1.0),).")
+        weights = np.array([_weight(place, part) for place, part in enumerate(parts)])
         self._parts = [make_source(part["source"]) for part in parts]
         self._shares = weights / weights.sum()
         self._ends = np.cumsum([len(part) for part in self._parts])
         self._starts = self._ends - [len(part) for part in self._parts]
-        for number, share in enumerate(self._shares):
+        for place, share in enumerate(self._shares):
             if share * len(self) < 2:  # an epoch cut to whole batches has at least half its rows
-                raise UserError(
-                    f"Part {number} of the mixture (counted from 0) gets {share:.2g} of "
-                    f"{len(self)} rows, less than two; raise its weight or leave it out."
-                )
+                raise UserError(f"Part {place} of the mixture (counted from 0) gets {share:.2g} of "
+                                f"{len(self)} rows, less than two; raise its weight or leave it "
+                                "out.")
         self.fields = _shared_fields(self._parts)
         self._image_ids = _number(self._parts) if "image_id" in self.fields else None
-        self.fingerprint = _fingerprint(self._parts, self._shares)
+        digest = hashlib.blake2b(b"mixture", digest_size=16)
+        for part, share in zip(self._parts, self._shares):
+            digest.update(f" {float(share)!r} {part.fingerprint}".encode())
+        self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -64,9 +62,6 @@ class Mixture(Source):
     def name(self, index: int) -> str:
         part, local = self._locate(index)
         return self._parts[part].name(local)
-
-    def image_id(self, index: int) -> int:
-        return int(self._image_ids[index])
 
     def get(self, index: int, field: str):
         if field == "image_id":
@@ -78,9 +73,6 @@ class Mixture(Source):
         part, local = self._locate(index)
         return self._parts[part].views(local)
 
-    def image_ids(self) -> np.ndarray:
-        return self._image_ids
-
     def words(self, step: int = 1) -> Iterator[str]:
         for part in self._parts:
             yield from part.words(step)
@@ -91,9 +83,8 @@ class Mixture(Source):
 
     def order(self, seed: int, epoch: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
         counts = _split(self._shares, rows)
-        streams = [
-            self._stream(seed, part, epoch * count, count) for part, count in enumerate(counts)
-        ]
+        streams = [self._stream(seed, part, epoch * count, count)
+                   for part, count in enumerate(counts)]
         place = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
         mixed = np.argsort(place, kind="stable")
         indices, passes = (np.concatenate(columns)[mixed] for columns in zip(*streams))
@@ -109,14 +100,14 @@ class Mixture(Source):
         source = self._parts[part]
         size, own_seed = len(source), (seed << 16) + part + 1  # parts of one size differ in order
         first, last = start // size, (start + count - 1) // size
-        orders = [source.order(own_seed, number, size) for number in range(first, last + 1)]
+        orders = [source.order(own_seed, epoch, size) for epoch in range(first, last + 1)]
         rows = slice(start - first * size, start - first * size + count)
         indices, passes = (np.concatenate(columns)[rows] for columns in zip(*orders))
         return indices + self._starts[part], passes
 
 
-def _weight(number: int, part) -> float:
-    where = f"Part {number} of the mixture (counted from 0)"
+def _weight(place: int, part) -> float:
+    where = f"Part {place} of the mixture (counted from 0)"
     if not isinstance(part, Mapping) or set(part) != {"source", "weight"}:
         raise UserError(f"{where} must be dict(source=..., weight=...), but is {part!r}.")
     weight = part["weight"]
@@ -127,22 +118,17 @@ def _weight(number: int, part) -> float:
 
 
 def _shared_fields(parts: Sequence[Source]) -> dict[str, Mapping]:
-    """The fields of all parts with their facts.
-
-    Raises:
-        UserError: parts have none in common, or a field of other facts.
-    """
-    shared = [field for field in parts[0].fields
-              if all(field in part.fields for part in parts)]
+    """The fields that all parts have, with their facts."""
+    shared = [field for field in parts[0].fields if all(field in part.fields for part in parts)]
     if not shared:
         raise UserError("The parts of the mixture have no field in common; mix sources of the "
                         "same task.")
-    for field, (number, part) in itertools.product(shared, enumerate(parts)):
+    for field, (place, part) in itertools.product(shared, enumerate(parts)):
         facts, other = parts[0].fields[field], part.fields[field]
         for fact in {**facts, **other}:
             if facts.get(fact) != other.get(fact):
                 raise UserError(
-                    f"Parts 0 and {number} of the mixture (counted from 0) do not fit each other: "
+                    f"Parts 0 and {place} of the mixture (counted from 0) do not fit each other: "
                     f"{fact!r} of their field {field!r} is {facts.get(fact)!r} and "
                     f"{other.get(fact)!r}; mix sources of the same task.")
     return {field: parts[0].fields[field] for field in shared}
@@ -161,13 +147,6 @@ def _number(parts: Sequence[Source]) -> np.ndarray:
     """Image ids int32 of all examples; those of different parts differ."""
     numbered, start = [], 0
     for part in parts:
-        numbered.append(numbering.number(part.image_ids()) + start)
+        numbered.append(number(part.image_ids()) + start)
         start = numbered[-1].max() + 1
     return np.concatenate(numbered)
-
-
-def _fingerprint(parts: Sequence[Source], shares: np.ndarray) -> str:
-    digest = hashlib.blake2b(b"mixture", digest_size=16)
-    for part, share in zip(parts, shares):
-        digest.update(f" {float(share)!r} {part.fingerprint}".encode())
-    return digest.hexdigest()

@@ -1,7 +1,5 @@
 """Texts about two images (NLVR2) in the JSON format of the public ALBEF code."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 
@@ -19,7 +17,8 @@ LABELS = {"False": 0, "True": 1}
 class NlvrJsonSource(ManifestSource):
     """Rows `{"sentence": text, "label": "True" or "False", "images": [name, name]}`.
 
-    With `crops`, rows have one picture, as those of NLVR version 1: `"image": name`.
+    With `crops`, rows have one picture, as those of NLVR version 1: `"image": name`. An example's
+    group is its sentence: NLVR2 asks whether it is judged rightly of all its pairs of images.
 
     Args:
         files, image_roots: see `ManifestSource`.
@@ -32,39 +31,20 @@ class NlvrJsonSource(ManifestSource):
     row_format = '{"sentence": ..., "label": "True", "images": [..., ...]}'
     fields = pairs(views=2) | {"label": {"class_names": ("false", "true")}, "group": {}}
 
-    def __init__(
-        self,
-        files: Sequence[str],
-        image_roots: Sequence[str] = (),
-        crops: Sequence[Sequence[int]] = (),
-    ):
+    def __init__(self, files: Sequence[str], image_roots: Sequence[str] = (),
+                 crops: Sequence[Sequence[int]] = ()):
         self._crops = tuple(map(tuple, crops))
         if self._crops and not _are_two_rectangles(self._crops):
-            raise UserError(
-                f"data.source.crops is {self._crops}; give two rectangles (left, top, right, "
-                "bottom) in pixels, such as ((0, 0, 250, 100), (150, 0, 400, 100))."
-            )
-        self._sentences: list[str] = []
-        self._labels: list[int] = []
+            raise UserError(f"data.source.crops is {self._crops}; give two rectangles (left, top, "
+                            "right, bottom) in pixels, such as ((0, 0, 250, 100), (150, 0, 400, "
+                            "100)).")
         super().__init__(files, image_roots, f"nlvr crops={self._crops}")
 
     def add(self, row) -> None:
         sentence, label = fields_of(row, sentence=str, label=(str, bool))
         if str(label) not in LABELS:
             raise ValueError(f'has the label {label!r}; use "True" or "False"')
-        self.names.append(self._images_of(row))
-        self._sentences.append(sentence)
-        self._labels.append(LABELS[str(label)])
-
-    def text(self, index: int) -> list[str]:
-        return [self._sentences[index]]
-
-    def label(self, index: int) -> int:
-        return self._labels[index]
-
-    def group(self, index: int) -> str:
-        """The sentence: NLVR2 asks whether it is judged rightly of all its pairs of images."""
-        return self._sentences[index]
+        self.append(self._images_of(row), text=[sentence], label=LABELS[str(label)], group=sentence)
 
     def image(self, index: int) -> list[bytes | np.ndarray]:
         """Both views."""
@@ -106,5 +86,4 @@ def _cut(picture: Image.Image, crop: tuple) -> np.ndarray:
 
 def _are_two_rectangles(crops: tuple) -> bool:
     return len(crops) == 2 and all(
-        len(box) == 4 and 0 <= box[0] < box[2] and 0 <= box[1] < box[3] for box in crops
-    )
+        len(box) == 4 and 0 <= box[0] < box[2] and 0 <= box[1] < box[3] for box in crops)

@@ -1,11 +1,26 @@
 """Numbers for things that are equal or not, such as the images of examples."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 
 import numpy as np
+
+from albef_jax.data.sources.base import Source
+
+
+class NumberedSource(Source):
+    """A source that knows which images are the same of all its examples at once.
+
+    A subclass sets `_image_ids`, integers [n].
+    """
+
+    _image_ids: np.ndarray
+
+    def image_id(self, index: int) -> int:
+        return int(self._image_ids[index])
+
+    def image_ids(self) -> np.ndarray:
+        return self._image_ids
 
 
 def number(keys: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """The embedded data set of rendered scenes as a source."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Iterator
@@ -31,10 +29,8 @@ class ScenesSource(Source):
         level: "demo" or "full".
         split: "train", or "heldout": kinds of objects (colour, shape, texture) that training never
             shows.
-        size: number of scenes.
-        seed: of the scenes.
-        swapped: share of captions that belong to another scene.
-        damaged: share of captions with a wrong or with missing words.
+        size: number of scenes. seed: of the scenes.
+        swapped, damaged: shares of captions of another scene, and with wrong or missing words.
         data_dir: where they are stored; by default `albef_jax/tfds` in the user's cache.
 
     Raises:
@@ -43,39 +39,26 @@ class ScenesSource(Source):
 
     fields = pairs()
 
-    def __init__(
-        self,
-        level: str = "demo",
-        split: str = "train",
-        size: int = 20000,
-        seed: int = 0,
-        swapped: float = 0.0,
-        damaged: float = 0.0,
-        data_dir: str = "",
-    ):
+    def __init__(self, level: str = "demo", split: str = "train", size: int = 20000, seed: int = 0,
+                 swapped: float = 0.0, damaged: float = 0.0, data_dir: str = ""):
         self._level = get_level(level)
         if split not in SPLITS:
             raise UserError(f"The scenes split {split!r} is unknown; use one of {list(SPLITS)}.")
         if size < 1 or not 0 <= seed < 2**32:
-            raise UserError(
-                f"A scenes source needs size >= 1 and a seed of 32 bits, not {size} and {seed}."
-            )
+            raise UserError(f"A scenes source needs size >= 1 and a seed of 32 bits, not {size} "
+                            f"and {seed}.")
         if min(swapped, damaged) < 0 or swapped + damaged > 1:
-            raise UserError(
-                f"A scenes source needs shares of noise between 0 and 1 with a sum of at most 1, "
-                f"not swapped={swapped} and damaged={damaged}."
-            )
+            raise UserError("A scenes source needs shares of noise between 0 and 1 with a sum of "
+                            f"at most 1, not swapped={swapped} and damaged={damaged}.")
         self._split, self._size, self._seed = split, size, seed
         self._swapped, self._damaged = swapped, damaged
         self._captions = functools.lru_cache(REMEMBERED)(self._read_captions)
-        self._graph = functools.lru_cache(REMEMBERED)(self._read_graph)
+        self.graph = functools.lru_cache(REMEMBERED)(self._read_graph)
         from albef_jax.scenes.builder import open_scenes  # TFDS takes a second to import
 
         self._records = open_scenes(level, split, size, seed, data_dir)
-        self.fingerprint = (
-            f"scenes {VERSION} {level} {split} size={size} seed={seed} swapped={swapped} "
-            f"damaged={damaged}"
-        )
+        self.fingerprint = (f"scenes {VERSION} {level} {split} size={size} seed={seed} "
+                            f"swapped={swapped} damaged={damaged}")
 
     @classmethod
     def options(cls, text: str) -> dict:
@@ -101,10 +84,6 @@ class ScenesSource(Source):
         """What a caption claims, see `scenes.captions`; also of a wrong one."""
         return self._captions(index)[caption][1]
 
-    def graph(self, index: int) -> dict:
-        """The scene graph, see `scenes.graph`."""
-        return self._graph(index)
-
     def describes(self, owner: int, caption: int, index: int) -> bool:
         return is_true(self.form(owner, caption), self.graph(index))
 
@@ -115,6 +94,7 @@ class ScenesSource(Source):
         yield from WORD_COPIES * task_words(self._level)
 
     def _read_graph(self, index: int) -> dict:
+        """The scene graph, see `scenes.graph`."""
         return json.loads(self._records[index]["graph"])
 
     def _read_clean(self, index: int) -> list[tuple[str, dict]]:

@@ -1,9 +1,4 @@
-"""Downstream tasks on rendered scenes: the images of `ScenesSource`, other texts and labels.
-
-Texts, labels and derived images are functions of the seed, the split and the index.
-"""
-
-from __future__ import annotations
+"""Downstream tasks on rendered scenes: the images of `ScenesSource`, other texts and labels."""
 
 import functools
 
@@ -22,8 +17,15 @@ from albef_jax.scenes.questions import answer_list, ask
 from albef_jax.scenes.statements import Statements
 
 
+def part(number: int):
+    """A method for that part of what `SceneTask._make` makes."""
+    return lambda self, index: self._example(index)[number]
+
+
 class SceneTask(ScenesSource):
     """`per_scene` examples of each scene: example `scene * per_scene + number`.
+
+    Texts, labels and derived images are functions of the seed, the split and the index.
 
     Args:
         level, split, size, seed, data_dir: see `ScenesSource`; `size` counts scenes.
@@ -37,15 +39,8 @@ class SceneTask(ScenesSource):
     stream = 0  # of random numbers, see `scenes.graph.scene_rng`
     multiple, least = 1, 1  # what `per_scene` is a multiple of, and the least `size`
 
-    def __init__(
-        self,
-        level: str = "demo",
-        split: str = "train",
-        size: int = 20000,
-        seed: int = 0,
-        per_scene: int = 4,
-        data_dir: str = "",
-    ):
+    def __init__(self, level: str = "demo", split: str = "train", size: int = 20000, seed: int = 0,
+                 per_scene: int = 4, data_dir: str = ""):
         if per_scene < 1 or per_scene % self.multiple or size < self.least:
             raise UserError(f"A source {self.task} needs a per_scene that is a multiple of "
                             f"{self.multiple} and a size of at least {self.least}, not {per_scene} "
@@ -91,6 +86,7 @@ class ScenesVqaSource(SceneTask):
     """Questions with one answer each, see `scenes.questions`."""
 
     task, stream = "scenes_vqa", 10
+    question_type = part(2)
 
     def _make(self, index):
         graph = self.graph(self.image_id(index))
@@ -104,32 +100,21 @@ class ScenesVqaSource(SceneTask):
     def answers(self, index: int) -> list[tuple[str, float]]:
         return [(self._example(index)[1], 1.0)]
 
-    def question_type(self, index: int) -> str:
-        return self._example(index)[2]
-
 
 class ScenesVeSource(SceneTask):
     """Hypotheses about scenes with a curtain in some of them, see `scenes.hypotheses`."""
 
     task, stream = "scenes_ve", 11
     fields = pairs() | {"label": {"class_names": LABELS}}
+    hypothesis = part(1)  # the logical form of the text
+    curtain = part(2)  # its box x0, y0, x1, y1 in pixels, None without
+    label = part(3)
 
     def _make(self, index):
         graph = self.graph(self.image_id(index))
         # Three examples in a row have the three labels, in any order.
         order = scene_rng(self._seed, self._split, index // 3, self.stream, 1).permutation(3)
         return suppose(graph, self._level, self._kinds, int(order[index % 3]), self._rng(index))
-
-    def label(self, index: int) -> int:
-        return self._example(index)[3]
-
-    def hypothesis(self, index: int) -> dict:
-        """The logical form of the text."""
-        return self._example(index)[1]
-
-    def curtain(self, index: int) -> tuple[int, int, int, int] | None:
-        """The box x0, y0, x1, y1 of the curtain in pixels, if there is one."""
-        return self._example(index)[2]
 
     def image(self, index: int) -> np.ndarray:
         return draw_curtain(super().image(index), self.curtain(index), self._level)
@@ -140,15 +125,13 @@ class ScenesGroundingSource(SceneTask):
 
     task, stream = "scenes_grounding", 12
     fields = pairs() | {"box": {}, "size": {}, "proposals": {}}
+    target = part(1)  # the number of the object that is meant
+    proposals = part(2)
 
     def _make(self, index):
         graph, rng = self.graph(self.image_id(index)), self._rng(index)
         phrase, target = point_out(graph, self._level, rng)
         return phrase, target, propose(graph, target, rng)
-
-    def target(self, index: int) -> int:
-        """The number of the object that is meant."""
-        return self._example(index)[1]
 
     def box(self, index: int) -> tuple[float, float, float, float]:
         objects = self.graph(self.image_id(index))["objects"]
@@ -156,9 +139,6 @@ class ScenesGroundingSource(SceneTask):
 
     def size(self, index: int) -> tuple[int, int]:
         return self._level.side, self._level.side
-
-    def proposals(self, index: int) -> list[tuple[float, float, float, float]]:
-        return self._example(index)[2]
 
 
 class ScenesNlvrSource(SceneTask):
@@ -171,6 +151,10 @@ class ScenesNlvrSource(SceneTask):
     task, stream = "scenes_nlvr", 13
     fields = pairs(views=2) | {"label": {"class_names": ("false", "true")}, "group": {}}
     multiple, least = 2, 64
+    group = part(0)
+    statement = part(1)  # the logical form of the text
+    scenes = part(2)  # on the left and on the right
+    label = part(3)
 
     def _open(self):
         # Made again, not read: a statement looks for its scenes among all graphs.
@@ -191,20 +175,5 @@ class ScenesNlvrSource(SceneTask):
     def image_id(self, index: int) -> int:
         return index
 
-    def label(self, index: int) -> int:
-        return self._example(index)[3]
-
-    def group(self, index: int) -> str:
-        return self._example(index)[0]
-
-    def statement(self, index: int) -> dict:
-        """The logical form of the text."""
-        return self._example(index)[1]
-
-    def scenes(self, index: int) -> tuple[int, int]:
-        """The scenes on the left and on the right."""
-        return self._example(index)[2]
-
     def image(self, index: int) -> list[np.ndarray]:
-        """Both scenes."""
         return [ScenesSource.image(self, scene) for scene in self.scenes(index)]

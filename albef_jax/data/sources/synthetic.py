@@ -1,23 +1,12 @@
-"""Coloured shapes with captions that describe them: data that needs no download.
-
-A run on it shows that everything works, and a tiny model can learn it.
-"""
-
-from __future__ import annotations
+"""Coloured shapes with captions that describe them, which a tiny model can learn: no download."""
 
 import numpy as np
 
 from albef_jax.data.sources.base import Source, pairs
 from albef_jax.errors import UserError
 
-COLOURS = {
-    "red": (220, 40, 40),
-    "green": (40, 170, 60),
-    "blue": (50, 80, 220),
-    "yellow": (230, 210, 50),
-    "purple": (150, 60, 180),
-    "white": (240, 240, 240),
-}
+COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220),
+           "yellow": (230, 210, 50), "purple": (150, 60, 180), "white": (240, 240, 240)}
 SHAPES = ("circle", "square", "triangle")
 SIZES = {"small": 0.10, "large": 0.19}  # half the side, as a share of the image side
 RELATIONS = {"left of": (0, 1), "above": (1, 0)}  # direction (y, x) from the first to the second
@@ -27,18 +16,15 @@ class SyntheticSource(Source):
     """Two shapes side by side or one above the other; a pure function of the index.
 
     Args:
-        size: number of examples.
-        image_size: side in pixels.
+        size: number of examples. image_size: side in pixels.
     """
 
     fields = pairs()
 
     def __init__(self, size: int, image_size: int = 64):
         if size < 1 or image_size < 16:
-            raise UserError(
-                f"A synthetic source needs size >= 1 and image_size >= 16, not {size} and "
-                f"{image_size}."
-            )
+            raise UserError(f"A synthetic source needs size >= 1 and image_size >= 16, not {size} "
+                            f"and {image_size}.")
         self._size, self._image_size = size, image_size
         self.fingerprint = f"synthetic size={size} image_size={image_size}"
 
@@ -54,10 +40,8 @@ class SyntheticSource(Source):
     def text(self, index: int) -> list[str]:
         (first, second), relation, _ = self._scene(index)
         first, second = " ".join(first), " ".join(second)
-        return [
-            f"A {first} is {relation} a {second}.",
-            f"There is a {first} {relation} a {second}.",
-        ]
+        return [f"A {first} is {relation} a {second}.",
+                f"There is a {first} {relation} a {second}."]
 
     def image(self, index: int) -> np.ndarray:
         objects, relation, rng = self._scene(index)
@@ -75,14 +59,10 @@ class SyntheticSource(Source):
     def _scene(self, index: int):
         """Two (size, colour, shape), how they stand, and the generator for the rest."""
         rng = np.random.Generator(np.random.Philox(index))
-        objects = [
-            tuple(options[rng.integers(len(options))] for options in _WORDS) for _ in range(2)
-        ]
+        objects = [tuple(options[rng.integers(len(options))]
+                         for options in (list(SIZES), list(COLOURS), SHAPES)) for _ in range(2)]
         relation = list(RELATIONS)[rng.integers(len(RELATIONS))]
         return objects, relation, rng
-
-
-_WORDS = (list(SIZES), list(COLOURS), SHAPES)
 
 
 def _inside(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:

@@ -1,7 +1,5 @@
 """TFDS data sets that are stored as TFRecord get a copy with random access, once."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import json
@@ -42,25 +40,18 @@ def with_random_access(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBu
                 if not copy.exists():
                     _convert(builder, original, copy)
     except OSError as error:
-        raise UserError(
-            f"The copy {copy} cannot be written ({error.strerror or error}); free some space or "
-            "set data_dir to a copy of the data that may be written to."
-        ) from None
+        raise UserError(f"The copy {copy} cannot be written ({error.strerror or error}); free some "
+                        "space or set data_dir to a copy of the data that may be written "
+                        "to.") from None
     converted = tfds.builder_from_directory(copy)
     if _sizes(converted) != _sizes(builder):
-        raise UserError(
-            f"{copy} is a copy of other data than {original} holds now; delete it, and it is made "
-            "anew."
-        )
+        raise UserError(f"{copy} is a copy of other data than {original} holds now; delete it, and "
+                        "it is made anew.")
     return converted
 
 
 def write_records(path, records: Iterable[bytes]) -> int:
-    """Writes a shard as TFDS does; returns the bytes of its records.
-
-    Raises:
-        OSError: the disk is full or gone.
-    """
+    """Writes a shard as TFDS does; returns the bytes of its records, raises OSError."""
     writer, size = ArrayRecordWriter(os.fspath(path), "group_size:1"), 0
     for record in records:
         _checked(writer.write, record)
@@ -82,17 +73,12 @@ def _sizes(builder) -> dict:
 
 def _convert(builder, original: epath.Path, copy: epath.Path) -> None:
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            f"{original} is stored as {builder.info.file_format.value}, which only TensorFlow "
-            "reads; install tensorflow-cpu for the conversion, or prepare the set with "
-            "file_format='array_record'."
-        )
+        raise UserError(f"{original} is stored as {builder.info.file_format.value}, which only "
+                        "TensorFlow reads; install tensorflow-cpu for the conversion, or prepare "
+                        "the set with file_format='array_record'.")
     size = sum(split.num_bytes for split in builder.info.splits.values())
-    print(
-        f"converting {original} ({size / 1e9:.2f} GB) to ArrayRecord, once; the copy is {copy}",
-        file=sys.stderr,
-        flush=True,
-    )
+    print(f"converting {original} ({size / 1e9:.2f} GB) to ArrayRecord, once; the copy is {copy}",
+          file=sys.stderr, flush=True)
     with completed(copy) as folder:
         _write(builder.info, original, epath.Path(folder))
 
@@ -103,9 +89,8 @@ def _write(info: tfds.core.DatasetInfo, original: epath.Path, folder: epath.Path
     total = sum(split.num_examples for split in info.splits.values())
     with tqdm(total=total, desc="convert", unit="example", disable=None) as bar:
         for split in info.splits.values():
-            name = split.filename_template.replace(
-                data_dir=folder, filetype_suffix=ARRAY_RECORD.file_suffix
-            )
+            name = split.filename_template.replace(data_dir=folder,
+                                                   filetype_suffix=ARRAY_RECORD.file_suffix)
             for shard, (path, length) in enumerate(zip(split.filepaths, split.shard_lengths)):
                 target = name.sharded_filepath(shard_index=shard, num_shards=split.num_shards)
                 write_records(target, _records(info.file_format, path, length, bar))
@@ -117,11 +102,7 @@ def _write(info: tfds.core.DatasetInfo, original: epath.Path, folder: epath.Path
 
 
 def _records(file_format, path: epath.Path, length: int, bar) -> Iterator[bytes]:
-    """The records of a shard.
-
-    Raises:
-        UserError: the shard is missing, damaged, or has another number of records.
-    """
+    """The records of a shard; raises a UserError if it is damaged or has another number."""
     import tensorflow as tf
 
     with contextlib.suppress(RuntimeError):  # TensorFlow already runs: its settings stay
@@ -135,7 +116,5 @@ def _records(file_format, path: epath.Path, length: int, bar) -> Iterator[bytes]
     except tf.errors.OpError as error:
         problem = first_line(error)
     if problem:
-        raise UserError(
-            f"The shard {path} of {length} records cannot be converted ({problem}); prepare the "
-            "data set again."
-        )
+        raise UserError(f"The shard {path} of {length} records cannot be converted ({problem}); "
+                        "prepare the data set again.")

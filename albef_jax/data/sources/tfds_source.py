@@ -1,7 +1,5 @@
 """Any TensorFlow Datasets (TFDS) data set with an image and a text, read with random access."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import hashlib
@@ -12,9 +10,14 @@ import threading
 from collections.abc import Iterator
 
 import numpy as np
+import tensorflow_datasets as tfds
 from etils import epath
+from flax.traverse_util import unflatten_dict
 
-from albef_jax.data.sources.base import Source, pairs
+from albef_jax.data.sources.base import pairs
+from albef_jax.data.sources.numbering import NumberedSource
+from albef_jax.data.sources.tfds_convert import with_random_access
+from albef_jax.data.sources.tfds_private import builder_from_files
 from albef_jax.errors import UserError, first_line
 
 REMEMBERED = 50_000  # examples whose captions are kept once their image was read
@@ -27,20 +30,19 @@ IMAGE_IDS, SHARD_PLAN = "image_ids.npy", "plan.json"
 SHORT_FORM = re.compile(r"(?P<name>(\w+://)?[^:]+(:[\d*][\d.*]*)?)(:(?P<split>.+))?")
 
 
-class TfdsSource(Source):
+class TfdsSource(NumberedSource):
     """A TFDS data set on disk, without TensorFlow where it is stored as ArrayRecord.
 
     A set that is stored as TFRecord is converted once, next to the original. Nothing is ever
     downloaded.
 
     Args:
-        name: as for `tfds.load`: `name`, `name/config`, `name:version`, `name/config:version`; or
-            the folder of a prepared set, the one with `dataset_info.json`.
+        name: as for `tfds.load`, `name[/config][:version]`; or the folder of a prepared set, the
+            one with `dataset_info.json`.
         split: as for `tfds.load`, such as `train` or `validation[:90%]`.
         image: name of the image feature, its parts joined by `/`; found if there is only one.
         text: name of the text feature: a text or a list of texts, such as `captions/text`.
-        data_dir: where TFDS keeps its data; by default `$TFDS_DATA_DIR` or
-            `~/tensorflow_datasets`.
+        data_dir: of TFDS; by default `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
 
     Raises:
         UserError: the set is unknown or not prepared, the split or a feature is unknown or
@@ -49,14 +51,8 @@ class TfdsSource(Source):
 
     fields = pairs()
 
-    def __init__(
-        self, name: str, split: str = "train", image: str = "", text: str = "", data_dir: str = ""
-    ):
-        import tensorflow_datasets as tfds  # it and flax take a second
-        from flax.traverse_util import unflatten_dict
-
-        from albef_jax.data.sources.tfds_convert import with_random_access
-
+    def __init__(self, name: str, split: str = "train", image: str = "", text: str = "",
+                 data_dir: str = ""):
         builder = with_random_access(_find(name, data_dir))
         images, texts = _candidates(builder.info.features)
         self._image = _choose(name, "image", image, images, images)
@@ -69,7 +65,10 @@ class TfdsSource(Source):
         self._image_ids = _read_image_ids(builder, split, len(self._records))
         self._recent: dict[int, list[str]] = {}  # what a batch asks for next: see `image`
         self._lock = threading.Lock()
-        self.fingerprint = _fingerprint(builder.info, split, self._image, self._text)
+        # TFDS sets of one name, version and sizes have one content.
+        sizes = sorted((s.name, s.num_examples, s.num_bytes) for s in builder.info.splits.values())
+        known = repr((builder.info.full_name, sizes, split, (self._image, self._text)))
+        self.fingerprint = "tfds " + hashlib.blake2b(known.encode(), digest_size=16).hexdigest()
 
     @classmethod
     def options(cls, text: str) -> dict:
@@ -84,22 +83,14 @@ class TfdsSource(Source):
     def name(self, index: int) -> str:
         return f"{self._name}[{index}]"
 
-    def image_id(self, index: int) -> int:
-        return int(self._image_ids[index])
-
-    def image_ids(self) -> np.ndarray:
-        return self._image_ids
-
     def text(self, index: int) -> list[str]:
         with self._lock:
             captions = self._recent.get(index)
         try:
             return captions or self._captions_of(self._read(index))
         except OSError as error:
-            raise UserError(
-                f"The record {self.name(index)} is damaged or missing ({error}); prepare the TFDS "
-                "data set again."
-            ) from None
+            raise UserError(f"The record {self.name(index)} is damaged or missing ({error}); "
+                            "prepare the TFDS data set again.") from None
 
     def image(self, index: int) -> bytes:
         record = self._read(index)
@@ -124,10 +115,6 @@ class TfdsSource(Source):
 
 def _find(name: str, data_dir: str):
     """The builder of a set that is on disk; its code, if it has any, is not needed."""
-    import tensorflow_datasets as tfds
-
-    from albef_jax.data.sources.tfds_private import builder_from_files
-
     try:
         if (epath.Path(name) / "dataset_info.json").exists():
             return tfds.builder_from_directory(name)
@@ -137,10 +124,9 @@ def _find(name: str, data_dir: str):
     except (tfds.core.DatasetNotFoundError, OSError):
         raise UserError(_how_to_prepare(name, data_dir)) from None
     except ValueError as error:
-        raise UserError(
-            f"The TFDS data set {name!r} cannot be opened ({first_line(error)}); a name looks "
-            "like coco_captions, name/config or name/config:1.0.0."
-        ) from None
+        raise UserError(f"The TFDS data set {name!r} cannot be opened ({first_line(error)}); a "
+                        "name looks like coco_captions, name/config or "
+                        "name/config:1.0.0.") from None
 
 
 def _read_image_ids(builder, split: str, count: int) -> np.ndarray:
@@ -153,8 +139,6 @@ def _read_image_ids(builder, split: str, count: int) -> np.ndarray:
 
 
 def _how_to_prepare(name: str, data_dir: str) -> str:
-    import tensorflow_datasets as tfds
-
     place = data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     known = tfds.list_builders(with_community_datasets=False)
     bare = re.split("[/:]", name)[0]
@@ -163,30 +147,24 @@ def _how_to_prepare(name: str, data_dir: str) -> str:
         guess = f"it knows {', '.join(close)}" if close else "check the name and data_dir"
         return f"No TFDS data set {name!r} is in {place}, and TFDS knows no such name; {guess}."
     options = f", data_dir={data_dir!r}" if data_dir else ""
-    return (
-        f"The TFDS data set {name!r} is not in {place}; prepare it there with `python -c \"import "
-        f"tensorflow_datasets as tfds; tfds.builder({name!r}{options}, "
-        "file_format='array_record').download_and_prepare()\"`, which downloads it and needs "
-        "TensorFlow, or say with data_dir where it is."
-    )
+    return (f"The TFDS data set {name!r} is not in {place}; prepare it there with `python -c "
+            f"\"import tensorflow_datasets as tfds; tfds.builder({name!r}{options}, "
+            "file_format='array_record').download_and_prepare()\"`, which downloads it and needs "
+            "TensorFlow, or say with data_dir where it is.")
 
 
 def _check_split(splits, name: str, split: str) -> None:
     try:
         count = splits[split].num_examples
     except (ValueError, KeyError) as error:
-        raise UserError(
-            f"The split {split!r} of the TFDS data set {name!r} is unknown "
-            f"({first_line(error)}); its splits are {', '.join(splits)}."
-        ) from None
+        raise UserError(f"The split {split!r} of the TFDS data set {name!r} is unknown "
+                        f"({first_line(error)}); its splits are {', '.join(splits)}.") from None
     if not count:
         raise UserError(f"The split {split!r} of the TFDS data set {name!r} is empty; give more.")
 
 
 def _candidates(features) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """Paths of the images (one per example) and of the texts (one or a list per example)."""
-    import tensorflow_datasets as tfds
-
     images, texts = [], []
 
     def visit(feature, path, repeated):
@@ -211,16 +189,13 @@ def _choose(name: str, kind: str, wanted: str, allowed, likely) -> tuple[str, ..
     if wanted:
         found = [path for path in allowed if "/".join(path) == wanted]
         if not found:
-            raise UserError(
-                f"The TFDS data set {name!r} has no {kind} feature {wanted!r}; it has "
-                f"{listed or 'none'}."
-            )
+            raise UserError(f"The TFDS data set {name!r} has no {kind} feature {wanted!r}; it has "
+                            f"{listed or 'none'}.")
         return found[0]
     if len(likely) != 1:
-        raise UserError(
-            f"The TFDS data set {name!r} has {len(likely) or 'no'} {kind} features"
-            + (f", {listed}; choose one with {kind}='...'." if listed else "; use another set.")
-        )
+        choose = f", {listed}; choose one with {kind}='...'." if listed else "; use another set."
+        raise UserError(f"The TFDS data set {name!r} has {len(likely) or 'no'} {kind} features"
+                        f"{choose}")
     return likely[0]
 
 
@@ -233,10 +208,3 @@ def _texts(value) -> Iterator[str]:
     else:
         for part in value:
             yield from _texts(part)
-
-
-def _fingerprint(info, split: str, *features) -> str:
-    """Of name, version, sizes and options; TFDS sets of one version have one content."""
-    sizes = [(s.name, s.num_examples, s.num_bytes) for s in info.splits.values()]
-    text = repr((info.full_name, sorted(sizes), split, features))
-    return "tfds " + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,7 +1,5 @@
 """Questions about images with their answers, the VQA format of the public ALBEF code."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 
@@ -16,60 +14,37 @@ class VqaJsonSource(ManifestSource):
 
     `answer` is a text or the list of the annotators' answers, where an answer weighs as often as
     it was given; `dataset` is 'vqa' (the default) or 'vg', Visual Genome, whose one answer weighs
-    0.5. Rows of a test split have no answer. `question_id` is by default the number of the row.
-
-    Args:
-        files, image_roots: see `ManifestSource`.
+    0.5. Rows of a test split have no answer. `question_id` is by default the number of the row. The
+    options are those of `ManifestSource`.
     """
 
     row_format = '{"image": ..., "question": ..., "answer": [...]}'
 
     def __init__(self, files: Sequence[str], image_roots: Sequence[str] = ()):
-        self._questions: list[str] = []
-        self._ids: list[int | str] = []
-        self._given: list[list[str]] = []  # the annotators' answers, as they are
-        self._weights: list[float] = []
         super().__init__(files, image_roots, "vqa")
 
     def add(self, row) -> None:
         name, question = fields_of(row, image=str, question=str)
         given = _answers(row)
-        if self._given and bool(given) != bool(self._given[0]):
-            raise ValueError(
-                f'has {"an" if given else "no"} "answer", unlike the rows before it; give all '
-                "rows answers, or none of them"
-            )
-        self.names.append(name)
-        self._questions.append(question)
-        self._ids.append(row.get("question_id", len(self._ids)))
-        self._given.append(given)
-        self._weights.append(VISUAL_GENOME_WEIGHT if row.get("dataset") == "vg" else 1.0)
+        if self.names and bool(given) != bool(self.columns["annotators"][0]):
+            raise ValueError(f'has {"an" if given else "no"} "answer", unlike the rows before it; '
+                             "give all rows answers, or none of them")
+        self.append(name, text=[question], question_id=row.get("question_id", len(self.names)),
+                    annotators=given,
+                    weight=VISUAL_GENOME_WEIGHT if row.get("dataset") == "vg" else 1.0)
 
     def finish(self) -> None:
-        answered = {"answers": {}, "annotators": {}} if any(self._given) else {}
+        answered = {"answers": {}, "annotators": {}} if any(self.columns["annotators"]) else {}
         self.fields = pairs("question") | {"question_id": {}} | answered
 
-    def text(self, index: int) -> list[str]:
-        return [self._questions[index]]
-
-    def question_id(self, index: int) -> int | str:
-        return self._ids[index]
-
     def answers(self, index: int) -> list[tuple[str, float]]:
-        given = self.annotators(index)
-        share = self._weights[index] / max(len(given), 1)
+        given = self.columns["annotators"][index]
+        share = self.columns["weight"][index] / max(len(given), 1)
         return [(answer, count * share) for answer, count in Counter(given).items()]
-
-    def annotators(self, index: int) -> list[str]:
-        return self._given[index]
 
 
 def _answers(row: dict) -> list[str]:
-    """The answers of a row, [] if it has none.
-
-    Raises:
-        ValueError: they, or the data set that says how much they weigh, cannot be understood.
-    """
+    """The answers of a row, [] if it has none; raises ValueError."""
     dataset = row.get("dataset", "vqa")
     if dataset not in ("vqa", "vg"):
         raise ValueError(f"is of the dataset {dataset!r}; use 'vqa' or 'vg'")
