@@ -5,6 +5,7 @@ local file (safetensors, zip files, tar files, traces), and for files that grow,
 stores do not have.
 """
 
+import atexit
 import contextlib
 import errno
 import functools
@@ -13,6 +14,7 @@ import importlib
 import importlib.util
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 import time
@@ -36,11 +38,7 @@ def absolute(path) -> str:
 
 
 def read_bytes(path) -> bytes:
-    """Contents of a file anywhere.
-
-    Raises:
-      OSError: with `strerror`, whatever the client of the object store raises.
-    """
+    """Contents of a file anywhere; an OSError has `strerror`, whatever the client raises."""
     with readable_errors(path):
         return epath.Path(path).read_bytes()
 
@@ -60,19 +58,11 @@ def readable_errors(path):
         raise OSError(errno.EIO, first_line(error), os.fspath(path)) from error
 
 
-@functools.cache
-def _temporary():
-    """A folder that goes when the process ends."""
-    return tempfile.TemporaryDirectory(prefix="albef_jax-")
-
-
 def local_copy(path) -> str:
     """The path itself, or a copy of a file or folder of an object store, kept while we run.
 
-    What does not exist comes back as it is: who opens it has the sentence for that.
-
-    Raises:
-      UserError: the store cannot be read.
+    What does not exist comes back as it is: who opens it has the sentence for that. A store that
+    cannot be read is a UserError.
     """
     path = os.fspath(path)
     try:
@@ -85,7 +75,9 @@ def local_copy(path) -> str:
 
 @functools.cache
 def _fetched(path):
-    copy = epath.Path(tempfile.mkdtemp(dir=_temporary().name)) / epath.Path(path).name
+    folder = tempfile.mkdtemp(prefix="albef_jax-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = epath.Path(folder) / epath.Path(path).name
     _copy(epath.Path(path), copy)
     return os.fspath(copy)
 
@@ -102,11 +94,7 @@ def _copy(source, target):
 
 @contextlib.contextmanager
 def uploaded(path):
-    """Yields a local path to write a file or folder to: the path itself, or one that is copied.
-
-    Raises:
-      OSError: it cannot be copied there.
-    """
+    """Yields a local path to write a file or folder to: itself, or one that is copied (OSError)."""
     if not is_remote(path):
         yield os.fspath(path)
         return
@@ -138,10 +126,7 @@ def _remove(path):
 
 @contextlib.contextmanager
 def completed(path):
-    """As `uploaded`, but what is written is at `path` as a whole or not at all.
-
-    Of a folder on an object store each file is.
-    """
+    """As `uploaded`, but as a whole or not at all; of a folder on an object store each file is."""
     with uploaded(path) if is_remote(path) else aside(path) as local:
         yield os.fspath(local)
 
@@ -161,10 +146,7 @@ def cache_folder(name: str) -> pathlib.Path:
 def locked(path, doing: str) -> contextlib.AbstractContextManager:
     """A context for one process at a time; the others say that they wait for one that is `doing`.
 
-    The lock is a file beside `path`. Object stores know none: there nobody waits.
-
-    Raises:
-      OSError: the lock cannot be made.
+    The lock is a file beside `path` (OSError). Object stores know none: there nobody waits.
     """
     if is_remote(path):
         return contextlib.nullcontext()
@@ -177,7 +159,7 @@ def locked(path, doing: str) -> contextlib.AbstractContextManager:
 
 
 class GrowingFile:
-    """A file that is appended to.
+    """A file that is appended to; its methods raise OSError.
 
     Object stores cannot append: there the whole is written anew, when `REWRITE_SECONDS` have
     passed since the last time and when the file is closed.
@@ -189,7 +171,6 @@ class GrowingFile:
         self._stored, self._when = len(self._contents), -REWRITE_SECONDS
 
     def write(self, data: bytes) -> None:
-        """Appends; raises OSError."""
         if self._remote:
             self._contents += data
             self.flush()
@@ -198,12 +179,12 @@ class GrowingFile:
                 file.write(data)
 
     def flush(self) -> None:
-        """Writes what is due; raises OSError."""
+        """Writes what is due."""
         if time.monotonic() - self._when >= REWRITE_SECONDS:
             self.close()
 
     def close(self) -> None:
-        """Writes everything; raises OSError."""
+        """Writes everything."""
         if len(self._contents) > self._stored:
             with readable_errors(self.path):
                 self.path.write_bytes(self._contents)
@@ -217,15 +198,12 @@ def absolute_name(name) -> str:
 
 
 def find_class(name, known, base, key):
-    """The class that a config names.
+    """The class that a config names; UserError if there is none.
 
     Args:
       name: one of `known`, `package.module:Class` or `path/to/file.py:Class`.
       known: name -> `package.module:Class` of our own.
       base: class that it must be derived from. key: of the config, for messages.
-
-    Raises:
-      UserError: there is no such class.
     """
     path, colon, cls = str(known.get(name, name)).rpartition(":")
     if not colon or not isinstance(name, str):

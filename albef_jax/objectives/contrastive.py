@@ -13,10 +13,9 @@ def similarity_logits(feat_be, batch_ce, queue_qe, temperature):
     per group.
 
     Args:
-      feat_be: unit features `[b, e]`.
+      feat_be: unit features `[b, e]`. temperature: scalar.
       batch_ce: unit momentum features of the other modality in the own group `[c, e]`.
       queue_qe: the same of past steps `[q, e]`.
-      temperature: scalar.
 
     Returns:
       float32 `[b, c + q]`, own group first.
@@ -30,13 +29,9 @@ def pair_positives(batch, queue_size):
 
 
 def image_positives(ids_b, queue_ids_q):
-    """Every candidate of the same image is positive (section 3.5, several captions per image).
+    """Every candidate of the same image is positive (section 3.5): bool `[b, b + q]`.
 
-    Args:
-      ids_b: image ids of the own group, int32. queue_ids_q: ids in the queue, -1 = empty.
-
-    Returns:
-      bool `[b, b + q]`.
+    Of the image ids (int32) of the own group and in the queue, where -1 is empty.
     """
     return ids_b[:, None] == jnp.concatenate([ids_b, queue_ids_q])[None, :]
 
@@ -53,9 +48,8 @@ def itc_targets(positives_bc, momentum_logits_bc, alpha):
 
 def itc_loss(i2t_logits_bc, t2i_logits_bc, i2t_targets_bc, t2i_targets_bc):
     """Mean of the two soft cross-entropies, scalar float32 (eq. 2)."""
-    i2t = soft_cross_entropy(i2t_logits_bc, i2t_targets_bc)
-    t2i = soft_cross_entropy(t2i_logits_bc, t2i_targets_bc)
-    return (jnp.mean(i2t) + jnp.mean(t2i)) / 2.0
+    return (jnp.mean(soft_cross_entropy(i2t_logits_bc, i2t_targets_bc))
+            + jnp.mean(soft_cross_entropy(t2i_logits_bc, t2i_targets_bc))) / 2.0
 
 
 def mi_bound(logits_bc, positives_bc):

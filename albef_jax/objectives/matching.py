@@ -6,25 +6,21 @@ import optax
 
 
 def negative_probabilities(logits_bb, positives_bb, negatives="hard"):
-    """Probability of every column to be drawn as a row's negative.
+    """Probability of every column to be drawn as a row's negative: float32 `[b, b]`.
 
     Args:
       logits_bb: similarities over the temperature, own group only.
-      positives_bb: bool, columns that must not be drawn.
+      positives_bb: bool, columns that must not be drawn: zero. The others of a row sum to 1.
       negatives: 'hard' is softmax(logits) over the others, 'random' uniform.
-
-    Returns:
-      float32 `[b, b]`; zero at positives, other columns of a row sum to 1.
     """
     logits = logits_bb if negatives == "hard" else jnp.zeros_like(logits_bb)
     return jax.nn.softmax(jnp.where(positives_bb, -jnp.inf, logits), where=~positives_bb)
 
 
 def sample_negatives(key, logits_bb, positives_bb, negatives="hard"):
-    """Draws one negative column for every row of a group (see `negative_probabilities`).
+    """One drawn negative column for every row of a group, int32 `[b]`.
 
-    Returns:
-      int32 `[b]`; a row without any negative gets an arbitrary column (see `has_negative`).
+    See `negative_probabilities`; a row without any gets an arbitrary one (see `has_negative`).
     """
     probabilities = negative_probabilities(logits_bb, positives_bb, negatives)
     return jax.random.categorical(key, jnp.log(probabilities))

@@ -65,13 +65,10 @@ def open_scenes(level: str, split: str, size: int, seed: int, data_dir: str = ""
     Several processes may ask at once: one makes them, the others wait.
 
     Args:
-        data_dir: folder for data sets; by default `albef_jax/tfds` in the user's cache.
+        data_dir: folder for data sets (UserError); by default `albef_jax/tfds` in the user's cache.
 
     Returns:
         Random access to records as of `make_scene`, texts as bytes.
-
-    Raises:
-        UserError: the folder cannot be written.
     """
     root = pathlib.Path(data_dir or cache_folder("tfds")).expanduser()
     config = ScenesConfig(name=f"{level}_{split}_{size}_seed{seed}", level=level,
@@ -83,10 +80,8 @@ def open_scenes(level: str, split: str, size: int, seed: int, data_dir: str = ""
             records = _read(folder / str(Scenes.VERSION), split, size)
             return _prepare(config, root, split) if records is None else records
     except OSError as error:
-        raise UserError(
-            f"The scenes cannot be stored in {root} ({error.strerror or error}); name another "
-            "folder with data_dir."
-        ) from None
+        raise UserError(f"The scenes cannot be stored in {root} ({error.strerror or error}); name "
+                        "another folder with data_dir.") from None
 
 
 def _read(folder, split, size):

@@ -19,12 +19,8 @@ BLOCK = 64  # scenes that a process makes in a row
 
 
 def make_scene(level: str, split: str, seed: int, index: int) -> dict:
-    """One scene.
-
-    Returns:
-        image uint8 [side, side, 3], captions (list of `CAPTIONS` texts), forms (their logical
-        forms, a JSON list) and graph (JSON).
-    """
+    """One scene: image uint8 [side, side, 3], captions (list of `CAPTIONS` texts), forms (their
+    logical forms, a JSON list) and graph (JSON)."""
     level = get_level(level)
     graph = sample_graph(level, split, index, seed)
     rng = scene_rng(seed, split, index, 1)

@@ -39,8 +39,7 @@ def suppose(
     it. What they are filled with is drawn until the label comes out.
 
     Args:
-        label: the label that is wanted, a place in `LABELS`; another one if the scene is too full
-            for a curtain.
+        label: the one that is wanted, a place in `LABELS`; another if there is no room to hide.
 
     Returns:
         text, logical form, the box of the curtain or None, and the label.

@@ -24,39 +24,23 @@ Kind = tuple[str, str, str]  # colour, shape, texture
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """How hard scenes are.
-
-    Attributes:
-        side: of the image in pixels.
-        grid: cells per side of the image, each of which holds at most one object, near its
-            middle; 0: objects are anywhere.
-        brightness: least and largest of the backgrounds, 0..255.
-        objects: least and largest number of objects.
-        sizes: name -> least and largest diameter in pixels.
-        relations: those that captions speak of.
-        mentioned: share of the objects' sizes and of their textures that captions speak of.
-        related: share of captions with a relation.
-        setting: captions speak of the background and of places in the image too.
-        max_words: longest caption.
-        curtain: brightness of what hides a part of the image in entailment tasks, unlike that of
-            any background and object.
-    """
+    """How hard scenes are."""
 
     name: str
-    side: int
-    grid: int
-    brightness: tuple[int, int]
-    objects: tuple[int, int]
+    side: int  # of the image in pixels
+    grid: int  # cells per side, with at most one object near the middle; 0: objects are anywhere
+    brightness: tuple[int, int]  # least and largest of the backgrounds, 0..255
+    objects: tuple[int, int]  # least and largest number
     colours: tuple[str, ...]
     shapes: tuple[str, ...]
-    sizes: Mapping[str, tuple[int, int]]
+    sizes: Mapping[str, tuple[int, int]]  # name -> least and largest diameter in pixels
     textures: tuple[str, ...]
-    relations: tuple[str, ...]
-    mentioned: float
-    related: float
-    setting: bool
-    max_words: int
-    curtain: int
+    relations: tuple[str, ...]  # those that captions speak of
+    mentioned: float  # share of the objects' sizes and of their textures that captions speak of
+    related: float  # share of captions with a relation
+    setting: bool  # captions speak of the background and of places in the image too
+    max_words: int  # of a caption
+    curtain: int  # brightness of what hides a part of the image, unlike all backgrounds and objects
 
     @property
     def words(self) -> tuple[str, ...]:

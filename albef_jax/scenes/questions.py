@@ -27,13 +27,9 @@ COUNTED = ("shape", "shape", "colour", "texture", "size")
 
 
 def ask(graph: dict, level: Level, kinds: frozenset, rng: Generator) -> tuple[str, str, str]:
-    """One question about a scene.
+    """A question about a scene, its answer, and its type, a key of `_ASK`.
 
-    Args:
-        kinds: of objects that questions speak of, see `phrases.kinds_of`.
-
-    Returns:
-        question, answer, and its type: 'yes/no', 'colour', 'shape', 'count' or 'relation'.
+    `kinds` are those of the objects that questions speak of, see `phrases.kinds_of`.
     """
     while True:
         kind = pick(rng, _TYPES)

@@ -45,11 +45,8 @@ class Statements:
                 self._having[value].append(number)
 
     def make(self, first: int, rng: Generator) -> tuple[str, dict, Pair, Pair]:
-        """A statement about a scene and others.
-
-        Returns:
-            its text, its logical form, a pair of which it is true and one of which it is false.
-        """
+        """A statement about a scene and others: its text, its logical form, a pair of which it is
+        true and one of which it is false."""
         while True:
             draw = rng.random()
             make = (self._by_picture if draw < 0.75 else

@@ -57,8 +57,7 @@ class Tasks:
         return [statements.make(i, rng) for i, rng in enumerate(self._rngs())]
 
     def phrases(self):
-        return [point_out(graph, self._level, rng)
-                for graph, rng in zip(self.graphs, self._rngs())]
+        return [point_out(graph, self._level, rng) for graph, rng in zip(self.graphs, self._rngs())]
 
 
 def describe_tasks(level: str, seed: int, size: int) -> Iterator[str]:
