@@ -171,18 +171,13 @@ def cheap_keep_mask(key, rate, shape):
 
     Args:
       key: PRNG key (threefry: its draws are the same under vmap and scan).
-      rate: probability of False, quantised by `quantised_rate`. shape: of the mask.
+      rate: probability of False, rounded to a multiple of 1/256. shape: of the mask.
     """
     size = math.prod(shape)
     # The barrier keeps the generator a loop of its own, not repeated in every reader.
     words = jax.lax.optimization_barrier(jax.random.bits(key, (-(-size // 4),), jnp.uint32))
     as_bytes = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size]
     return (as_bytes >= round(rate * 256)).reshape(shape)
-
-
-def quantised_rate(rate):
-    """The dropout rate that `cheap_keep_mask` really applies: a multiple of 1/256."""
-    return round(rate * 256) / 256
 
 
 class Dropout(nn.Module):
@@ -192,7 +187,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x, deterministic: bool):
-        rate = quantised_rate(self.rate)
+        rate = round(self.rate * 256) / 256  # what `cheap_keep_mask` really applies
         if deterministic or rate == 0.0:
             return x
         keep = cheap_keep_mask(self.make_rng("dropout"), rate, x.shape)
@@ -224,9 +219,9 @@ def visible(module, probs):
     return probs
 
 
-def padding_bias(mask_bl):
-    """Additive self-attention mask `[b, 1, 1, l]`: 0 for real tokens, -10000 for padding."""
-    return (1.0 - mask_bl.astype(jnp.float32))[:, None, None, :] * -10000.0
+def padding_bias(mask_bl, padded=-10000.0):
+    """Additive self-attention mask `[b, 1, 1, l]`: 0 for real tokens, `padded` for padding."""
+    return (1.0 - mask_bl.astype(jnp.float32))[:, None, None, :] * padded
 
 
 class Mlp(nn.Module):

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 
 from albef_jax.models.albef import image_tower, normalise_image, text_tower
 from albef_jax.models.bert import CACHE, BertEmbeddings, FusionLayer, MlmHead
+from albef_jax.models.layers import padding_bias
 from albef_jax.models.stack import stacking
+
+HIDDEN = -1e9  # what cross-attention adds for words that are not there, as in the public code
 
 
 class TextDecoder(nn.Module):
@@ -34,7 +37,7 @@ class TextDecoder(nn.Module):
         s, b, l = ids_sbl.shape
         x = self.embeddings(ids_sbl.reshape(s * b, l), deterministic).reshape(s, b, l, -1)
         bias = causal_bias(mask_sbl.reshape(s * b, l))
-        cross_bias = question_bias(question_mask_bn)
+        cross_bias = padding_bias(question_mask_bn, HIDDEN)
         return stacking(self.config).run(self.layer, x, lambda layer, x: layer(
             x, bias, layer.project_image(question_bnd), None, deterministic,
             cross_bias=cross_bias))
@@ -58,7 +61,7 @@ class TextDecoder(nn.Module):
         x = self.embeddings(ids_sb.reshape(s * b, 1), True, position).reshape(s, b, 1, -1)
         empty_n = jnp.arange(length) < length - 1 - position
         bias = (empty_n * -10000.0)[None, None, None]
-        cross_bias = question_bias(question_mask_bn)
+        cross_bias = padding_bias(question_mask_bn, HIDDEN)
         for layer, kv in zip(self.layer, question_kv):
             x = layer(x, bias, kv, None, True, cross_bias=cross_bias)
         return self.predict_words(x[:, :, 0])
@@ -72,11 +75,6 @@ def causal_bias(mask_bl):
     """Additive self-attention mask `[b, 1, l, l]`: -10000 for padding and for what is to come."""
     causal_ll = jnp.tril(jnp.ones((mask_bl.shape[1],) * 2, jnp.float32))
     return (1.0 - causal_ll * mask_bl[:, None, None, :].astype(jnp.float32)) * -10000.0
-
-
-def question_bias(mask_bn):
-    """Additive cross-attention mask `[b, 1, 1, n]`; -1e9 as in the public code."""
-    return (1.0 - mask_bn.astype(jnp.float32))[:, None, None, :] * -1e9
 
 
 class Vqa(nn.Module):

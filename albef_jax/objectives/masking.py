@@ -69,5 +69,5 @@ def masked_positions(predicted_bl, budget):
 
 
 def weighted_mean(values_m, weights_m):
-    """Mean over used positions; 0, not NaN, where there are none."""
+    """Mean over rows of weight 1, such as used positions; 0, not NaN, where there are none."""
     return jnp.sum(values_m * weights_m) / jnp.maximum(jnp.sum(weights_m), 1.0)

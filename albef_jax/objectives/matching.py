@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from albef_jax.objectives.masking import weighted_mean
+
 
 def negative_probabilities(logits_bb, positives_bb, negatives="hard"):
     """Probability of every column to be drawn as a row's negative: float32 `[b, b]`.
@@ -33,11 +35,10 @@ def has_negative(positives_bb):
 
 def itm_loss(logits_r2, labels_r, weights_r):
     """Weighted mean cross-entropy of match / no match, scalar float32 (eq. 4)."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits_r2, labels_r)
-    return jnp.sum(losses * weights_r) / jnp.sum(weights_r)
+    return weighted_mean(
+        optax.softmax_cross_entropy_with_integer_labels(logits_r2, labels_r), weights_r)
 
 
 def itm_accuracy(logits_r2, labels_r, weights_r):
     """Weighted share of rows whose larger logit is the label, scalar float32."""
-    correct = jnp.argmax(logits_r2, axis=-1) == labels_r
-    return jnp.sum(correct * weights_r) / jnp.sum(weights_r)
+    return weighted_mean(jnp.argmax(logits_r2, axis=-1) == labels_r, weights_r)

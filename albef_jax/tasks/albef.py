@@ -29,8 +29,9 @@ REMAT = {"model.remat": True, "model.remat_save": ()}
 
 
 class AlbefTask(Task):
-    """See `tasks.base.Task`. A subclass sets `model` in its constructor."""
+    """See `tasks.base.Task`."""
 
+    module = None  # linen class of a `model` block, called with images, text ids and mask
     OBJECTIVE: dict = {}  # defaults of the block `objective`
     RULES: dict = {}  # name of a task -> the `Rule` for starting from its weights
     views = 1  # images per text; with several, a batch's images are `[b, views, s, s, 3]`
@@ -55,7 +56,7 @@ class AlbefTask(Task):
         REMAT | {"mesh.fsdp": 4}, REMAT | {"mesh.fsdp": 8}, REMAT | {"mesh.fsdp": 16})
 
     def __init__(self, config):
-        self.objective = config.objective
+        self.objective, self.model = config.objective, self.module(config.model)
 
     @classmethod
     def defaults(cls):

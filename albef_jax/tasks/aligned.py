@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from albef_jax.errors import UserError
 from albef_jax.models import gradcam
 from albef_jax.models.albef import Albef
-from albef_jax.objectives import contrastive, distillation, matching, queue
+from albef_jax.objectives import contrastive, distillation, matching
 from albef_jax.tasks.albef import AlbefTask
 from albef_jax.tasks.base import Shown
 
@@ -27,15 +27,15 @@ ALIGNED = dict(
 class Aligned(AlbefTask):
     """An `Albef` model whose unimodal features are compared and whose fusion says match or not."""
 
+    module = Albef
     alphas = ("alpha_itc",)  # names of the teacher's weights in `config.objective`
 
-    def __init__(self, config, positives, words, itc=True):
-        """`positives`: 'pair', or 'image' where texts of the same image are positives too;
-        `words`: with the MLM head; `itc`: features are compared."""
+    def __init__(self, config):
         super().__init__(config)
-        self.positives, self.itc = positives, itc
-        self.model = Albef(config.model, words=words)
-        self._has_queue = itc and config.objective.queue_size > 0
+        # 'pair', or 'image' where texts of the same image are positives too; are features compared?
+        self.positives = self.objective.get("positives", "image")
+        self.itc = self.objective.get("itc", True)
+        self._has_queue = self.itc and self.objective.queue_size > 0
 
     @classmethod
     def check(cls, config):
@@ -66,8 +66,8 @@ class Aligned(AlbefTask):
             return {}
         image_key, text_key = jax.random.split(rng)
         ids = {"id_queue": jnp.full((size,), -1, jnp.int32)} if self.positives == "image" else {}
-        return {"image_queue": queue.init_queue(image_key, size, width),
-                "text_queue": queue.init_queue(text_key, size, width),
+        return {"image_queue": contrastive.init_queue(image_key, size, width),
+                "text_queue": contrastive.init_queue(text_key, size, width),
                 "pointer": jnp.zeros((), jnp.int32), **ids}
 
     def teacher_of(self, params):
@@ -83,7 +83,7 @@ class Aligned(AlbefTask):
         if not memory:
             return memory
         pointer = memory["pointer"]
-        rows = {name: queue.enqueue(memory[name], entries, pointer)
+        rows = {name: contrastive.enqueue(memory[name], entries, pointer)
                 for name, entries in enqueue.items()}
         batch = enqueue["image_queue"].shape[0]
         return {**rows, "pointer": (pointer + batch) % self.objective.queue_size}

@@ -16,12 +16,6 @@ from albef_jax.tasks.base import Aux, Shown
 class Classification(Distilled):
     """See `tasks.base.Task`; a subclass names the model and the classes."""
 
-    module = None  # linen class of a `model` block, called with images, text ids and mask
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.model = self.module(config.model, len(self.class_names))
-
     @classmethod
     def fields(cls, config):
         return super().fields(config) | {"label": LabelField(len(cls.class_names))}

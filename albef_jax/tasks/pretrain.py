@@ -32,9 +32,6 @@ class Pretrain(Aligned):
     RULES = {"pretrain": Rule(same, {})}
     alphas = ("alpha_itc", "alpha_mlm")
 
-    def __init__(self, config):
-        super().__init__(config, config.objective.positives, words=True, itc=config.objective.itc)
-
     @classmethod
     def check(cls, config):
         super().check(config)

@@ -5,6 +5,7 @@ the same image is a positive, also those in the queue, no word is masked, and th
 not clamped.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -28,11 +29,9 @@ class RetrievalDraws(NamedTuple):
 class Retrieval(Aligned):
     """See `tasks.base.Task`."""
 
+    module = staticmethod(functools.partial(Albef, words=False))
     OBJECTIVE = ALIGNED
     RULES = {"pretrain": Rule(same, NO_WORDS), "retrieval": Rule(same, {})}
-
-    def __init__(self, config):
-        super().__init__(config, positives="image", words=False)
 
     @classmethod
     def flops(cls, config):

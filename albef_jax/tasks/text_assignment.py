@@ -13,6 +13,7 @@ from albef_jax.errors import UserError
 from albef_jax.models import flops
 from albef_jax.models.classification import TextAssignment as Model
 from albef_jax.objectives import matching
+from albef_jax.objectives.masking import weighted_mean
 from albef_jax.tasks.albef import AlbefTask
 from albef_jax.tasks.base import Aux, Rule, same
 from albef_jax.tasks.classification import shown_classes
@@ -49,13 +50,10 @@ class TextAssignment(AlbefTask):
     check that, and calls a text foreign to a second copy of its own image.
     """
 
+    module = Model
     OBJECTIVE = dict(temperature=0.07)  # the first value of a parameter that nothing reads
     RULES = {"nlvr_pretrain": Rule(same, {}), "pretrain": Rule(into_pairs, NO_WORDS | {
         ("itm_head",): "the task matches nothing", ("teacher",): "the task has no teacher"})}
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.model = Model(config.model)
 
     @classmethod
     def check(cls, config):
@@ -82,19 +80,18 @@ class TextAssignment(AlbefTask):
         text_bld = self.apply(params, Model.encode_text, group["text_ids"], group["text_mask"],
                               key=text_key)
         similarity_bb = jax.lax.stop_gradient(feat_be @ feat_be.T / TEMPERATURE)
-        other_bb = group["image_id"][:, None] != group["image_id"][None, :]
-        weights_bb = matching.negative_probabilities(similarity_bb, ~other_bb)
+        same_bb = group["image_id"][:, None] == group["image_id"][None, :]
+        weights_bb = matching.negative_probabilities(similarity_bb, same_bb)
         if draws is None:
             draws = draw_pairs(draw_key, weights_bb)
         logits_b3 = self.apply(
             params, Model.assign, image_bnd[draws.first_b], image_bnd[draws.second_b], text_bld,
             group["text_mask"], key=pair_key)
-        weight_b = jnp.any(other_bb, axis=-1).astype(jnp.float32)
-        used = jnp.maximum(jnp.sum(weight_b), 1.0)
+        weight_b = matching.has_negative(same_bb)
         loss_b = optax.softmax_cross_entropy_with_integer_labels(logits_b3, draws.label_b)
         correct_b = jnp.argmax(logits_b3, axis=-1) == draws.label_b
-        total = jnp.sum(loss_b * weight_b) / used
-        metrics = {"loss": total, "accuracy": jnp.sum(correct_b * weight_b) / used}
+        total = weighted_mean(loss_b, weight_b)
+        metrics = {"loss": total, "accuracy": weighted_mean(correct_b, weight_b)}
         record = {"image": image_bnd, "text": text_bld, "image_feat": feat_be,
                   "similarity": similarity_bb, "weights": weights_bb, "logits": logits_b3}
         return total, Aux(metrics, {}, record)

@@ -32,11 +32,8 @@ def into_decoder(path):
 class Vqa(Distilled):
     """See `tasks.base.Task`; the loss of a question is the weighted sum over its answers."""
 
+    module = VqaModel
     RULES = {"pretrain": Rule(into_decoder, NO_MATCHING), "vqa": Rule(same, {})}
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.model = VqaModel(config.model)
 
     @classmethod
     def defaults(cls):
