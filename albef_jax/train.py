@@ -79,14 +79,14 @@ def train(config, workdir, profile=None, init=None):
     if stored:
         state = take_weights(stored, state, config, workdir, is_writer)
     elif init:
-        say(is_writer, f"--init {init} is ignored: {workdir} goes on from its own checkpoint")
+        say(f"--init {init} is ignored: {workdir} goes on from its own checkpoint")
     if start >= config.steps:
-        say(is_writer, f"{workdir} holds step {start} of {config.steps}: nothing is left to train; "
+        say(f"{workdir} holds step {start} of {config.steps}: nothing is left to train; "
             f"`albef report {workdir}` shows it, and more config.steps or config.epochs go on")
         checkpointer.close()
         return True
     write_config(config, workdir, is_writer)
-    say(is_writer, describe(parts, state, source, pipeline, start))
+    say(describe(parts, state, source, pipeline, start))
 
     # ---- loop ------------------------------------------------------------------------------
     throughput = Throughput(config.batch_size, mesh.size, sum(parts.task.flops(config).values()),
@@ -150,10 +150,10 @@ def train(config, workdir, profile=None, init=None):
                 break
         log(writer, checkpointer, finite, pending.flush())
     for note in pipeline.notes():
-        say(is_writer, note)
+        say(note)
     if step == config.steps:
         report_at_end(workdir, config, evaluators, forward, state.teacher)
-    say(is_writer, f"finished {step} of {config.steps} steps; the run is in {workdir}"
+    say(f"finished {step} of {config.steps} steps; the run is in {workdir}"
         + ("" if step == config.steps else ", start the same command again to go on"))
     return step == config.steps
 
@@ -218,7 +218,7 @@ def initial_state(parts, checkpointer, tokenizer):
 def start_from(parts, state, tokenizer):
     """A fresh state with the weights of `config.init`; its teacher starts as their copy."""
     params, report = pretrained.apply(parts.config, state.params, tokenizer)
-    say(jax.process_index() == 0, report)
+    say(report)
     # Copies: steps donate their state, and files stay mapped.
     params = jax.tree.map(lambda new, old: jax.device_put(jnp.array(new), old.sharding),
                           params, state.params)
@@ -240,9 +240,9 @@ def describe(parts, state, source, pipeline, start):
             f"{mesh.devices.flat[0].platform} device(s){engine}{whole}")
 
 
-def say(is_writer, text):
+def say(text):
     """Prints a line on the first process."""
-    if is_writer:
+    if jax.process_index() == 0:
         print(text, file=sys.stderr, flush=True)
 
 
@@ -272,8 +272,7 @@ def run_evaluators(evaluators, forward, stop, best_metric):
                 check_measured(best_metric, name, values)
                 measured |= {f"{name}/{key}": value for key, value in values.items()}
     except Stopped:
-        say(jax.process_index() == 0,
-            "gave up the evaluation at a signal; `albef evaluate` runs it")
+        say("gave up the evaluation at a signal; `albef evaluate` runs it")
         return {}
     return measured
 

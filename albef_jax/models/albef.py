@@ -127,15 +127,3 @@ class Albef(nn.Module):
         text_bld = self.text_encoder.encode(masked_ids, text_mask)
         fused = self.text_encoder.fuse(text_bld[None], text_mask[None], image_embeds)[0]
         return self.text_encoder.predict_words(fused)
-
-    def fuse(self, *args, **kwargs):
-        """See `Bert.fuse`."""
-        return self.text_encoder.fuse(*args, **kwargs)
-
-    def fuse_for_losses(self, *args, **kwargs):
-        """See `Bert.fuse_for_losses`."""
-        return self.text_encoder.fuse_for_losses(*args, **kwargs)
-
-    def predict_words(self, x):
-        """See `Bert.predict_words`."""
-        return self.text_encoder.predict_words(x)

@@ -34,7 +34,7 @@ def itm_heat(model, params, image, text_ids, text_mask, layer=-1):
         def match(module):
             image_bnd, _ = module.encode_image(image)
             text_bld, _ = module.encode_text(text_ids, text_mask)
-            fused = module.fuse(text_bld[None], text_mask[None], image_bnd)[0]
+            fused = module.text_encoder.fuse(text_bld[None], text_mask[None], image_bnd)[0]
             return module.itm_logits(fused[:, 0])
 
         logits_b2, maps = model.apply(variables, method=match, mutable=[MAPS])

@@ -90,7 +90,8 @@ class Vqa(nn.Module):
     def __call__(self, image_bhwc, ids_bl, mask_bl):
         """Touches every parameter once; used to initialise them."""
         states = self.encode(image_bhwc, ids_bl, mask_bl)
-        return self.predict_words(self.decode(ids_bl[None], mask_bl[None], states, mask_bl))
+        decode = self.text_decoder
+        return decode.predict_words(decode(ids_bl[None], mask_bl[None], states, mask_bl))
 
     def encode(self, image_bhwc, ids_bl, mask_bl, deterministic=True):
         """Images `[b, s, s, 3]` and questions `[b, l]` -> question states `[b, l, d]`."""
@@ -98,22 +99,6 @@ class Vqa(nn.Module):
         text_bld = self.text_encoder.encode(ids_bl, mask_bl, deterministic)
         return self.text_encoder.fuse(text_bld[None], mask_bl[None], image_bnd,
                                       deterministic=deterministic)[0]
-
-    def decode(self, *args, **kwargs):
-        """See `TextDecoder.__call__`."""
-        return self.text_decoder(*args, **kwargs)
-
-    def predict_words(self, x):
-        """See `TextDecoder.predict_words`."""
-        return self.text_decoder.predict_words(x)
-
-    def read_questions(self, question_bnd):
-        """See `TextDecoder.read_questions`."""
-        return self.text_decoder.read_questions(question_bnd)
-
-    def next_words(self, *args):
-        """See `TextDecoder.next_words`."""
-        return self.text_decoder.next_words(*args)
 
     def empty_cache(self, rows, length):
         """The collection `CACHE` for that many answers of at most `length` words."""

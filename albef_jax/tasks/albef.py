@@ -124,11 +124,15 @@ class AlbefTask(Task):
         """The images of a batch as the model takes them, a tuple."""
         return (image,)
 
-    def apply(self, params, method, *args, key=None, **options):
-        """A method of the model (None: its call), with dropout if there is a key for it."""
+    def apply(self, params, method, *args, part=None, key=None, **options):
+        """A method of the model (None: its call) or of a part of it; with a key, with dropout."""
+        def of_part(model, *args, **options):
+            return method(getattr(model, part), *args, **options)
+
         if key is not None:
             options |= {"deterministic": False, "rngs": {"dropout": key}}
-        return self.model.apply({"params": params}, *args, method=method, **options)
+        return self.model.apply({"params": params}, *args, **options,
+                                method=of_part if part else method)
 
 
 class Distilled(AlbefTask):

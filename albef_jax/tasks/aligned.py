@@ -117,8 +117,9 @@ class Aligned(AlbefTask):
             """Logits and targets of one modality over the candidates of the other."""
             keys = momentum[f"{other}_feat"]
             past = memory.get(f"{other}_queue", jnp.zeros((0, keys.shape[-1])))
-            logits, logits_m = (contrastive.similarity_logits(
-                features[f"{own}_feat"], keys, past, temperature) for features in (online, momentum))
+            logits, logits_m = (
+                contrastive.similarity_logits(features[f"{own}_feat"], keys, past, temperature)
+                for features in (online, momentum))
             return logits, contrastive.itc_targets(positives, logits_m, schedule["alpha_itc"])
 
         i2t, i2t_targets = compared("image", "text")

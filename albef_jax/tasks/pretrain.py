@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from albef_jax.errors import UserError
 from albef_jax.models import flops
 from albef_jax.models.albef import Albef
+from albef_jax.models.bert import Bert
 from albef_jax.objectives import distillation, masking
 from albef_jax.tasks.aligned import ALIGNED, Aligned
 from albef_jax.tasks.base import Aux, Rule, Shown, same
@@ -111,20 +112,22 @@ class Pretrain(Aligned):
         """One fusion pass over four text sets: masked, matching, other text, other image."""
         text, mask, other = online["text"], group["text_mask"], negatives["text"]
         mlm_md, itm_sbd = self.apply(
-            params, Albef.fuse_for_losses,
+            params, Bert.fuse_for_losses,
             jnp.stack([online["masked"], text, text[other], text]),
             jnp.stack([mask, mask, mask[other], mask]),
-            online["image"], negatives["image"], masked["positions"], key=key)
+            online["image"], negatives["image"], masked["positions"], part="text_encoder", key=key)
         return {"mlm_md": mlm_md, "itm_sbd": itm_sbd}
 
     def _mlm(self, params, teacher, group, momentum, masked, states_md, schedule, key):
         momentum_md = self.apply(
-            teacher, Albef.fuse, momentum["masked"][None], group["text_mask"][None],
-            momentum["image"], select_m=masked["positions"], key=jax.random.fold_in(key, 1))
-        labels_m, logits_mv = masked["labels"], self.apply(params, Albef.predict_words, states_md)
+            teacher, Bert.fuse, momentum["masked"][None], group["text_mask"][None],
+            momentum["image"], select_m=masked["positions"], part="text_encoder",
+            key=jax.random.fold_in(key, 1))
+        logits_mv = self.apply(params, Bert.predict_words, states_md, part="text_encoder")
+        logits_m_mv = self.apply(teacher, Bert.predict_words, momentum_md, part="text_encoder")
+        labels_m = masked["labels"]
         losses_m = distillation.distilled_cross_entropy(
-            logits_mv, labels_m, self.apply(teacher, Albef.predict_words, momentum_md),
-            schedule["alpha_mlm"])
+            logits_mv, labels_m, logits_m_mv, schedule["alpha_mlm"])
         # The maximum is at hand from the loss; an argmax would be one more pass over the words.
         labelled_m = jnp.take_along_axis(logits_mv, labels_m[:, None], axis=-1)[:, 0]
         correct_m = labelled_m >= jnp.max(logits_mv, axis=-1)

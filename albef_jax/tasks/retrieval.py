@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from albef_jax.models import flops
 from albef_jax.models.albef import Albef
+from albef_jax.models.bert import Bert
 from albef_jax.tasks.aligned import ALIGNED, Aligned
 from albef_jax.tasks.base import Aux, Rule, same
 
@@ -66,7 +67,7 @@ class Retrieval(Aligned):
         """One fusion pass over three text sets: matching, other text, other image."""
         text, mask, other = online["text"], group["text_mask"], negatives["text"]
         states_sb1d = self.apply(
-            params, Albef.fuse, jnp.stack([text, text[other], text]),
+            params, Bert.fuse, jnp.stack([text, text[other], text]),
             jnp.stack([mask, mask[other], mask]), online["image"], negatives["image"],
-            query_len=1, key=key)
+            query_len=1, part="text_encoder", key=key)
         return states_sb1d[:, :, 0]

@@ -10,7 +10,7 @@ from albef_jax.data.fields.answers import AnswersField
 from albef_jax.models import flops
 from albef_jax.models.bert import CACHE
 from albef_jax.models.generation import beam_search
-from albef_jax.models.vqa import Vqa as VqaModel
+from albef_jax.models.vqa import TextDecoder, Vqa as VqaModel
 from albef_jax.objectives import distillation
 from albef_jax.tasks.albef import Distilled
 from albef_jax.tasks.base import Aux, Rule, Shown, same
@@ -118,8 +118,8 @@ class Vqa(Distilled):
             question = states_nd[None], mask_n[None]
 
             def hidden_of(ids_kl, mask_kl):
-                return self.apply(params, VqaModel.decode, ids_kl[:, None], mask_kl[:, None],
-                                  *question)[:, 0]
+                return self._decode(params, TextDecoder.__call__, ids_kl[:, None],
+                                    mask_kl[:, None], *question)[:, 0]
 
             def log_likelihood(candidate):
                 ids_l, mask_l, hidden_ld = candidate
@@ -150,12 +150,13 @@ class Vqa(Distilled):
         m = self.model.config
 
         def of_one_question(states_nd, mask_n):
-            question_kv = self.apply(params, VqaModel.read_questions, states_nd[None])
+            question_kv = self._decode(params, TextDecoder.read_questions, states_nd[None])
 
             def step(cache, ids_k, position):
                 logits, changed = self.model.apply(
                     {"params": params, CACHE: cache}, ids_k[:, None], position, question_kv,
-                    mask_n[None], method=VqaModel.next_words, mutable=[CACHE])
+                    mask_n[None], mutable=[CACHE],
+                    method=lambda model, *args: model.text_decoder.next_words(*args))
                 return changed[CACHE], jax.nn.log_softmax(logits[:, 0])
 
             return beam_search(step, self.model.empty_cache(beams, length), start_id=m.cls_id,
@@ -168,9 +169,12 @@ class Vqa(Distilled):
         encode_key, decode_key = jax.random.split(key)
         states = self.apply(params, VqaModel.encode, group["image"], group["text_ids"],
                             group["text_mask"], key=encode_key)
-        hidden = self.apply(params, VqaModel.decode, ids_abl, mask_abl, states,
-                            group["text_mask"], key=decode_key)
+        hidden = self._decode(params, TextDecoder.__call__, ids_abl, mask_abl, states,
+                              group["text_mask"], key=decode_key)
         return {"states": states, "hidden": hidden}
 
     def _words(self, params, hidden):
-        return self.apply(params, VqaModel.predict_words, hidden)
+        return self._decode(params, TextDecoder.predict_words, hidden)
+
+    def _decode(self, params, method, *args, **options):
+        return self.apply(params, method, *args, part="text_decoder", **options)
