@@ -119,7 +119,7 @@ def anchored(config):
 
 
 def apply_overrides(config, overrides):
-    """Sets values of a locked config from `--config.key=value` strings, and returns it."""
+    """Sets values of a locked config by `--config.key=value`; UserError if they do not fit it."""
     for override in overrides:
         key, equals, text = override.removeprefix("--config.").partition("=")
         if not override.startswith("--config.") or not equals:
@@ -181,7 +181,7 @@ def check_config(config):
 
 
 def check_limits(config, limits):
-    """Checks numbers: dotted key -> (least, most), None for no limit, in `limits`.
+    """Raises UserError at a number out of its limits: dotted key -> (least, most), None for none.
 
     Keys that the config does not have are another task's.
     """
@@ -199,7 +199,7 @@ def check_limits(config, limits):
 
 
 def check_choices(config, choices):
-    """Checks words, as `check_limits` checks numbers: dotted key -> what it may be."""
+    """Raises UserError at a word that is not among its choices: dotted key -> what it may be."""
     for key, known in choices.items():
         block, _, name = key.rpartition(".")
         value = config[block].get(name, known[0])

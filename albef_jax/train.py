@@ -188,7 +188,7 @@ def run_tokenizer(config, workdir, source, fields, is_writer, stored=None):
 
 
 def resolve(config, source, tokenizer, workdir):
-    """The config with everything filled in that depends on data, tokenizer and machine."""
+    """The config with all that depends on data, tokenizer and machine; UserError if no steps."""
     config = config.copy_and_resolve_references().unlock()
     steps_per_epoch = max(len(source) // config.batch_size, 1)
     config.steps = config.steps or config.epochs * steps_per_epoch

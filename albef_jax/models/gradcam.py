@@ -85,7 +85,7 @@ def default_layer(config):
 
 
 def fusion_layer(config, layer):
-    """The number of a fusion layer, from a layer counted from the first text layer."""
+    """The number of a fusion layer counted from the first text layer; UserError if it is none."""
     first = config.text_layers
     layer = default_layer(config) if layer == -1 else layer
     if not first <= layer < first + config.fusion_layers:
