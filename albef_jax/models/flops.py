@@ -82,11 +82,6 @@ def mlm_head_flops(model, length: int) -> int:
     return length * 2 * model.text_width * (model.text_width + model.vocab_size)
 
 
-def similarity_flops(model, columns: int) -> int:
-    """Returns the forward FLOPs of one sample's two rows of ITC similarities."""
-    return 2 * 2 * model.embed_dim * columns
-
-
 def retrieval_step(model, objective, text_length: int, group_size: int) -> dict[str, float]:
     """Returns the FLOPs by term of one step of retrieval per image-text pair.
 
@@ -95,10 +90,11 @@ def retrieval_step(model, objective, text_length: int, group_size: int) -> dict[
       group_size: pairs whose features are in-batch columns of the ITC similarities.
     """
     forward = {"vit": vit_flops(model), "text": text_flops(model, text_length)}
+    similarities = 2 * 2 * model.embed_dim * (objective.queue_size + group_size)  # of both sides
     return distilled_step(forward, alpha=1) | {
         "fusion_itm": BACKWARD * 3 * fusion_flops(model, text_length),  # a negative each way
         # Student forward, its gradient (none flows into the queue), and the teacher's targets.
-        "itc": 3 * similarity_flops(model, objective.queue_size + group_size)}
+        "itc": 3 * similarities}
 
 
 def pretrain_step(model, objective, text_length: int, group_size: int) -> dict[str, float]:

@@ -40,11 +40,10 @@ class AlbefTask(Task):
             "image_size", "patch_size", "vit_width", "vit_depth", "vit_heads", "text_width",
             "text_layers", "fusion_layers", "text_heads", "text_mlp_width", "max_positions",
             "embed_dim", "vocab_size")},
-        "model.dropout": (0.0, 1.0), "model.attention_dropout": (0.0, 1.0),
-        "objective.momentum": (0.0, 1.0), "objective.queue_size": (0, None),
-        "objective.alpha": (0.0, 1.0), "objective.alpha_itc": (0.0, 1.0),
-        "objective.alpha_mlm": (0.0, 1.0), "objective.mask_rate": (0.0, 1.0),
-        "objective.mlm_budget": (0, None)}
+        **{name: (0.0, 1.0) for name in (
+            "model.dropout", "model.attention_dropout", "objective.momentum", "objective.alpha",
+            "objective.alpha_itc", "objective.alpha_mlm", "objective.mask_rate")},
+        "objective.queue_size": (0, None), "objective.mlm_budget": (0, None)}
     choices = {"model.dtype": ("float32", "bfloat16"), "objective.negatives": ("hard", "random"),
                "objective.positives": ("pair", "image")}
     free_keys = ("model.scan", "model.remat", "model.remat_save")  # how the same is computed

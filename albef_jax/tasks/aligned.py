@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from albef_jax.errors import UserError
-from albef_jax.models import gradcam
+from albef_jax.models import flops, gradcam
 from albef_jax.models.albef import Albef
 from albef_jax.objectives import contrastive, distillation, matching
 from albef_jax.tasks.albef import AlbefTask
@@ -28,6 +28,7 @@ class Aligned(AlbefTask):
     """An `Albef` model whose unimodal features are compared and whose fusion says match or not."""
 
     module = Albef
+    step_flops = staticmethod(flops.retrieval_step)
     alphas = ("alpha_itc",)  # names of the teacher's weights in `config.objective`
 
     def __init__(self, config):
@@ -55,6 +56,11 @@ class Aligned(AlbefTask):
                       note=f"dashed: all {candidates:,} candidates alike"),
                 Shown("itm", "itm", "Matching loss (ITM)", blind=ITM_BLIND,
                       note="dashed: “no match” for every pair")]
+
+    @classmethod
+    def flops(cls, config):
+        return cls.step_flops(config.model, config.objective, config.data.text_length,
+                              config.group_size)
 
     def init_memory(self, rng):
         """Two queues `[q, e]`, the row to write next, and image ids where they are compared.
@@ -105,8 +111,9 @@ class Aligned(AlbefTask):
     def _itc(self, temperature, online, momentum, memory, group, schedule):
         o, b = self.objective, online["image_feat"].shape[0]
         if not self.itc:
-            zero = jnp.zeros(())
-            return {"loss": zero, "mi_bound": zero, "positives_bb": jnp.eye(b, dtype=bool)}
+            zero, alike_bb = jnp.zeros(()), jnp.zeros((b, b))
+            return {"loss": zero, "mi_bound": zero, "positives_bb": jnp.eye(b, dtype=bool),
+                    "i2t": alike_bb, "t2i": alike_bb}
         if self.positives == "image":
             positives = contrastive.image_positives(
                 group["image_id"], memory.get("id_queue", jnp.zeros((0,), jnp.int32)))
@@ -132,13 +139,10 @@ class Aligned(AlbefTask):
     def _negatives(self, itc, keys, draws):
         if draws is not None:
             return {"image": draws.negative_image_b, "text": draws.negative_text_b}
-        kind, positives = self.objective.negatives, itc["positives_bb"]
-        b = positives.shape[0]
-        logits = {side: itc[side][:, :b] if self.itc else jnp.zeros((b, b))
-                  for side in ("t2i", "i2t")}
-        return {
-            "image": matching.sample_negatives(keys["image"], logits["t2i"], positives, kind),
-            "text": matching.sample_negatives(keys["text"], logits["i2t"], positives, kind)}
+        positives_bb, kind = itc["positives_bb"], self.objective.negatives
+        t2i_bb, i2t_bb = (itc[side][:, :len(positives_bb)] for side in ("t2i", "i2t"))
+        return {"image": matching.sample_negatives(keys["image"], t2i_bb, positives_bb, kind),
+                "text": matching.sample_negatives(keys["text"], i2t_bb, positives_bb, kind)}
 
     def _itm(self, params, states_sbd, itc, negatives):
         """Matching, other text, other image: fusion states at [CLS] `[3, b, d]`."""

@@ -31,6 +31,7 @@ class Pretrain(Aligned):
         alpha_mlm=0.4, mask_rate=0.15, mask_replace=(0.8, 0.1, 0.1),
         mlm_budget=0)  # predicted positions per group; 0: the mean plus six deviations
     RULES = {"pretrain": Rule(same, {})}
+    step_flops = staticmethod(flops.pretrain_step)
     alphas = ("alpha_itc", "alpha_mlm")
 
     @classmethod
@@ -49,11 +50,6 @@ class Pretrain(Aligned):
     @classmethod
     def shown(cls, config):
         return [*super().shown(config), Shown("mlm", "mlm", "Masked-word loss (MLM)")]
-
-    @classmethod
-    def flops(cls, config):
-        return flops.pretrain_step(config.model, config.objective, config.data.text_length,
-                                   config.group_size)
 
     def prepare(self, params):
         """Clamps the temperature to [0.001, 0.5]."""

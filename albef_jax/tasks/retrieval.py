@@ -11,7 +11,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from albef_jax.models import flops
 from albef_jax.models.albef import Albef
 from albef_jax.models.bert import Bert
 from albef_jax.tasks.aligned import ALIGNED, Aligned
@@ -33,11 +32,6 @@ class Retrieval(Aligned):
     module = staticmethod(functools.partial(Albef, words=False))
     OBJECTIVE = ALIGNED
     RULES = {"pretrain": Rule(same, NO_WORDS), "retrieval": Rule(same, {})}
-
-    @classmethod
-    def flops(cls, config):
-        return flops.retrieval_step(config.model, config.objective, config.data.text_length,
-                                    config.group_size)
 
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):
         keys = dict(zip(("image", "text", "encode", "fuse", "teacher"), jax.random.split(key, 5)))
