@@ -1,6 +1,7 @@
 """The command `albef`: thin sub-commands over the functions that do the work."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -9,6 +10,7 @@ from albef_jax.errors import UserError
 
 CONFIG = "FILE.py[:variant]"
 SOURCES = "a .json file, tfds:NAME:SPLIT or scenes:LEVEL:SPLIT"
+PROCESSES = ("coordinator", "processes", "process", "timeout", "hang_timeout")  # of `joined`
 
 
 def main(argv=None):
@@ -21,7 +23,7 @@ def main(argv=None):
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     try:
-        return args.run(args, rest)
+        return args.run(args, rest) or 0
     except UserError as error:
         print(f"albef: {error}", file=sys.stderr)
         return 2
@@ -61,7 +63,8 @@ def build_parser():
 
 def add_training(commands):
     """train, evaluate, report."""
-    train = command(commands, "train", run_train, "train, or resume what a work directory holds")
+    train = command(commands, "train", calling("albef_jax.train:train", lambda done: 0),
+                    "train, or resume what a work directory holds")
     train.add_argument("--config", required=True, metavar=CONFIG)
     train.add_argument("--workdir", required=True, metavar="DIR")
     train.add_argument("--profile", type=step_range, metavar="N:M",
@@ -70,8 +73,7 @@ def add_training(commands):
                        help="start from the weights of this work directory or export")
     add_processes(train)
 
-    evaluate = command(commands, "evaluate", run_evaluate,
-                       "run the evaluators of a work directory")
+    evaluate = command(commands, "evaluate", run_evaluate, "run the evaluators of a work directory")
     evaluate.add_argument("workdir", metavar="WORKDIR")
     evaluate.add_argument("--step", type=int, help="checkpoint to use (the latest)")
     evaluate.add_argument("--config", metavar=CONFIG,
@@ -83,24 +85,13 @@ def add_training(commands):
     report.add_argument("workdir", metavar="WORKDIR")
 
 
-def run_train(args, overrides):
-    """`albef train`."""
-    config = config_of(args, overrides)
-    from albef_jax.train import train
-
-    with processes_of(args):
-        train(config, args.workdir, args.profile, args.init)
-    return 0
-
-
 def run_evaluate(args, overrides):
     """`albef evaluate`; overrides are of the run's config."""
     from albef_jax.evaluate import evaluate
 
     other = config_of(args, ())
-    with processes_of(args):
+    with processes_of(vars(args)):
         evaluate(args.workdir, args.step, overrides, other.evals if other else None)
-    return 0
 
 
 def add_inference(commands):
@@ -203,7 +194,6 @@ def run_import(args, overrides):
         print(f"{args.out} has no tokenizer, which everything with text needs: import with "
               "--tokenizer bert-base-uncased, or the folder of the one it was trained with",
               file=sys.stderr)
-    return 0
 
 
 def add_data(commands):
@@ -249,11 +239,11 @@ def run_data_shard(args, rest):
 
     source = make_source(source_block(args.source, args.image_roots))
     print(shard(source, args.out, args.short_side))
-    return 0
 
 
 def add_measuring(commands):
     """plan, bench."""
+    run_plan = calling("albef_jax.preflight.plan:plan", lambda result: 0 if result["fits"] else 1)
     plan = command(commands, "plan", run_plan, "memory, time and cost of a config on a TPU slice, "
                    "GPUs or this CPU, before it runs")
     plan.add_argument("--config", required=True, metavar=CONFIG)
@@ -285,24 +275,15 @@ def add_measuring(commands):
     add_processes(bench)
 
 
-def run_plan(args, overrides):
-    """`albef plan`: 0 if the step fits."""
-    config = config_of(args, overrides)
-    from albef_jax.preflight.plan import plan
-
-    result = plan(config, args.target, args.hbm, args.examples, args.suggest)
-    return 0 if result["fits"] else 1
-
-
 def run_bench(args, overrides):
-    """`albef bench`."""
+    """`albef bench`: the step, `--input` or `--retrieval`."""
     config = config_of(args, overrides)
     if args.input:
         from albef_jax.preflight.bench_input import bench_input
 
         bench_input(config, args.photos, args.mfu)
-        return 0
-    with processes_of(args):
+        return
+    with processes_of(vars(args)):
         if args.retrieval:
             from albef_jax.preflight.bench_retrieval import bench_retrieval
 
@@ -311,7 +292,6 @@ def run_bench(args, overrides):
             from albef_jax.preflight.bench import bench
 
             bench(config, args.steps)
-    return 0
 
 
 # What the sub-commands share.
@@ -324,20 +304,29 @@ def command(commands, name, run, text):
     return parser
 
 
-def calling(function):
-    """A `run` that passes the arguments on by name, and prints what comes back.
+def say(result):
+    """Prints what a function returns, if it does."""
+    if result is not None:
+        print(result)
+
+
+def calling(function, then=say):
+    """A `run` that passes the arguments on by name, with the config that --config names.
 
     Args:
-      function: 'package.module:function'.
+      function: 'package.module:function'. then: called with what it returns, gives the exit code.
     """
     def run(args, rest):
-        nothing_left(rest)
+        values = {key: value for key, value in vars(args).items() if key not in ("run", *PROCESSES)}
+        if "config" in values:
+            values["config"] = config_of(args, rest)
+        else:
+            nothing_left(rest)
         module, _, name = function.partition(":")
-        said = getattr(importlib.import_module(module), name)(
-            **{key: value for key, value in vars(args).items() if key != "run"})
-        if said is not None:
-            print(said)
-        return 0
+        call = getattr(importlib.import_module(module), name)
+        with processes_of(vars(args)):
+            result = call(**values)
+        return then(result)
 
     return run
 
@@ -368,18 +357,20 @@ def add_processes(parser):
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     group.add_argument("--processes", type=whole(1), metavar="N", help="how many there are")
     group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
-    group.add_argument("--process-timeout", type=whole(1), default=100, metavar="SECONDS",
+    group.add_argument("--process-timeout", dest="timeout", type=whole(1), default=100,
+                       metavar="SECONDS",
                        help="without a sign of life from one, all end (%(default)s)")
     group.add_argument("--hang-timeout", type=whole(0), default=1800, metavar="SECONDS",
                        help="without a step or evaluation batch, all end (%(default)s; 0: never)")
 
 
-def processes_of(args):
+def processes_of(arguments):
     """This process as one of several, where there are several: a context manager."""
+    if not arguments.keys() >= {*PROCESSES}:
+        return contextlib.nullcontext()
     from albef_jax.parallel.processes import joined
 
-    return joined(args.coordinator, args.processes, args.process, args.process_timeout,
-                  args.hang_timeout)
+    return joined(**{name: arguments[name] for name in PROCESSES})
 
 
 def whole(least):

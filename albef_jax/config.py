@@ -9,7 +9,7 @@ import runpy
 
 from ml_collections import ConfigDict
 
-from albef_jax.core.optim import DEFAULTS as OPTIMIZER, check_optimizer
+from albef_jax.core.optim import CHOICES, DEFAULTS as OPTIMIZER
 from albef_jax.errors import UserError
 from albef_jax.files import absolute_name, local_copy
 from albef_jax.tasks import task_class
@@ -35,43 +35,34 @@ def default_config(task="pretrain"):
 
     The files in configs/ change what they need. Counts are in steps of the global batch; EMA,
     queue and warm-up are meant for `batch_size` 512 (docs/training.md on scaling them).
-
-    Args:
-      task: as `config.task`; see `tasks.task_class`.
-
-    Raises:
-      UserError: there is no such task.
     """
-    config = ConfigDict()
-    config.task = task
-    config.seed = 0
-    config.batch_size = 512  # global
-    config.group_size = 64  # examples that are compared with each other
-    config.accumulation = 1  # micro-steps per step
-    config.steps = 0  # 0: `epochs` passes over the data
-    config.epochs = 30
-    config.log_every = 50
-    config.wandb = ""  # name of a Weights & Biases project
-    config.matmul_precision = "default"  # 'highest' for full float32 on accelerators
-    config.mesh = dict(  # devices; -1: the rest
-        data=-1, fsdp=1,  # both split the batch, fsdp also the state
-        model=1,  # splits layers
-        slices=1)  # TPU slices on a slower network; they divide `data`
-    # Logical axes of parameters (parallel/axes.py) and the mesh axes that split them.
-    config.rules = (("embed", "fsdp"), ("mlp", "model"), ("heads", "model"), ("vocab", "model"))
-    config.model, config.objective = {}, {}  # the task's
-    config.optimizer = dict(OPTIMIZER)
-    config.data = dict(
-        source=ConfigDict(dict(kind="json", files=(), image_roots=(), merge_images=False)),
-        max_bad_share=0.01,  # of examples that cannot be read
-        workers=0,  # threads; 0: one per core
-        examples=0,  # in an epoch, for `albef plan`, which reads no data
-        fingerprint="")  # of the source; set when training starts
+    config = ConfigDict(dict(
+        task=task, seed=0,
+        batch_size=512,  # global
+        group_size=64,  # examples that are compared with each other
+        accumulation=1,  # micro-steps per step
+        steps=0, epochs=30,  # without steps, `epochs` passes over the data
+        log_every=50,
+        wandb="",  # name of a Weights & Biases project
+        matmul_precision="default",  # 'highest' for full float32 on accelerators
+        mesh=dict(  # devices; -1: the rest
+            data=-1, fsdp=1,  # both split the batch, fsdp also the state
+            model=1,  # splits layers
+            slices=1),  # TPU slices on a slower network; they divide `data`
+        # Logical axes of parameters (parallel/axes.py) and the mesh axes that split them.
+        rules=(("embed", "fsdp"), ("mlp", "model"), ("heads", "model"), ("vocab", "model")),
+        model={}, objective={}, optimizer=OPTIMIZER,
+        data=dict(
+            source=dict(kind="json", files=(), image_roots=(), merge_images=False),
+            max_bad_share=0.01,  # of examples that cannot be read
+            workers=0,  # threads; 0: one per core
+            examples=0,  # in an epoch, for `albef plan`, which reads no data
+            fingerprint=""),  # of the source; set when training starts
+        evals={},
+        checkpoint=dict(every=5000, keep_latest=2, keep_every=0, best_metric="",
+                        best_mode="max")))
     for block, values in task_class(task).defaults().items():
         config[block] = ConfigDict({**config.get(block, {}), **values})
-    config.evals = ConfigDict()
-    config.checkpoint = dict(every=5000, keep_latest=2, keep_every=0, best_metric="",
-                             best_mode="max")
     config.lock()
     config.evals.unlock()  # blocks by name, as many as wanted; evaluators check their options
     return config
@@ -94,14 +85,10 @@ def with_task(config, task):
 
 
 def load_config(path, overrides=()):
-    """Reads `FILE.py[:variant]` and applies `--config.key=value` overrides.
+    """The locked config of `FILE.py[:variant]`, which has `get_config(variant=None)`.
 
     Args:
-      path: a Python file with `get_config(variant=None)`.
       overrides: strings `--config.key=value`; values are Python literals or plain text.
-
-    Returns:
-      A locked ConfigDict.
 
     Raises:
       UserError: missing file or function, unknown key or a value of another type.
@@ -132,11 +119,7 @@ def anchored(config):
 
 
 def apply_overrides(config, overrides):
-    """Sets values of a locked config from `--config.key=value` strings, and returns it.
-
-    Raises:
-      UserError: unknown key or a value of another type.
-    """
+    """Sets values of a locked config by `--config.key=value`; UserError if they do not fit it."""
     for override in overrides:
         key, equals, text = override.removeprefix("--config.").partition("=")
         if not override.startswith("--config.") or not equals:
@@ -181,7 +164,7 @@ def check_config(config):
     """
     task = task_class(config.task)
     check_limits(config, LIMITS | task.limits)
-    check_optimizer(config.optimizer)
+    check_choices(config, CHOICES | task.choices)
     fields = task.fields(config)
     for field in fields.values():
         check_limits(config, {f"data.{name}": limit for name, limit in field.limits.items()})
@@ -198,13 +181,9 @@ def check_config(config):
 
 
 def check_limits(config, limits):
-    """Checks numbers; keys that the config does not have are another task's.
+    """Raises UserError at a number out of its limits: dotted key -> (least, most), None for none.
 
-    Args:
-      limits: dotted key -> (least, most), None for no limit.
-
-    Raises:
-      UserError: naming the key and what it may be.
+    Keys that the config does not have are another task's.
     """
     for key, (least, most) in limits.items():
         block, _, name = key.rpartition(".")
@@ -217,6 +196,16 @@ def check_limits(config, limits):
             continue
         wanted = f"at least {least}" if most is None else f"from {least:g} to {most:g}"
         raise UserError(f"config.{key} is {value!r}; it must be a number, {wanted}.")
+
+
+def check_choices(config, choices):
+    """Raises UserError at a word that is not among its choices: dotted key -> what it may be."""
+    for key, known in choices.items():
+        block, _, name = key.rpartition(".")
+        value = config[block].get(name, known[0])
+        if value not in known:
+            *others, last = map(repr, known)
+            raise UserError(f"{key} is {value!r}; choose {', '.join(others)} or {last}.")
 
 
 def to_json(config):

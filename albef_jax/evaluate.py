@@ -25,10 +25,8 @@ def evaluate(workdir, step=None, overrides=(), evals=None):
     where an evaluator keeps what the model said. Training data is not touched.
 
     Args:
-      workdir: a work directory with `config.json`, `checkpoints/` and, of a task with texts,
-        `tokenizer/`.
-      step: which checkpoint; None for the latest.
-      overrides: strings `--config.key=value`, for example `--config.evals.dev.batch_size=128`.
+      workdir: with `config.json`, `checkpoints/` and, of a task with texts, `tokenizer/`.
+      step: which checkpoint; None for the latest. overrides: as of `config.apply_overrides`.
       evals: evaluators to run instead, the `evals` of another config, or None.
 
     Returns:
@@ -40,8 +38,10 @@ def evaluate(workdir, step=None, overrides=(), evals=None):
     """
     workdir = epath.Path(workdir)
     config = read_config(workdir)
-    if evals is not None:
-        config = with_evals(config, evals)
+    if evals is not None:  # how texts are read stays the run's own
+        config = config.copy_and_resolve_references().unlock()
+        config.evals = evals
+        config.lock()
     config = apply_overrides(config, overrides)
     use_compile_cache()
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
@@ -63,13 +63,6 @@ def evaluate(workdir, step=None, overrides=(), evals=None):
             if evaluator.predictions is not None:
                 write_result(workdir, f"{name}_predictions", evaluator.predictions)
     return results
-
-
-def with_evals(config, evals):
-    """A run's config with the evaluators of another: how texts are read stays the run's own."""
-    config = config.copy_and_resolve_references().unlock()
-    config.evals = evals
-    return config.lock()
 
 
 def fingerprint(config):

@@ -21,13 +21,7 @@ from albef_jax.evaluators.base import Forward
 from albef_jax.files import aside, uploaded
 from albef_jax.models.flops import peak_flops
 from albef_jax.parallel.mesh import (
-    check_groups,
-    groups_of,
-    local_rows,
-    make_mesh,
-    shard_batch,
-    unsplit_axes,
-    use_compile_cache,
+    check_groups, groups_of, local_rows, make_mesh, shard_batch, unsplit_axes, use_compile_cache,
 )
 from albef_jax.parallel.processes import wait_for_all
 from albef_jax.parallel.signals import Stopped, stop_signals
@@ -45,7 +39,6 @@ def train(config, workdir, profile=None, init=None):
     """Trains until `config.steps`, from scratch or from the work directory's last checkpoint.
 
     Args:
-      config: from `config.load_config`.
       workdir: holds everything the run writes; local or any path that epath knows.
       profile: `(first, last)` steps to trace into `workdir/profile`, or None.
       init: a work directory or export to take the first weights from, or None; a run that has a
@@ -86,17 +79,19 @@ def train(config, workdir, profile=None, init=None):
     if stored:
         state = take_weights(stored, state, config, workdir, is_writer)
     elif init:
-        say(is_writer, f"--init {init} is ignored: {workdir} goes on from its own checkpoint")
+        say(f"--init {init} is ignored: {workdir} goes on from its own checkpoint")
     if start >= config.steps:
-        say(is_writer, f"{workdir} holds step {start} of {config.steps}: nothing is left to train; "
+        say(f"{workdir} holds step {start} of {config.steps}: nothing is left to train; "
             f"`albef report {workdir}` shows it, and more config.steps or config.epochs go on")
         checkpointer.close()
         return True
     write_config(config, workdir, is_writer)
-    say(is_writer, describe(parts, state, source, pipeline, start))
+    say(describe(parts, state, source, pipeline, start))
 
     # ---- loop ------------------------------------------------------------------------------
-    timer, pending = StepTimer(start, throughput_of(parts)), Pending()
+    throughput = Throughput(config.batch_size, mesh.size, sum(parts.task.flops(config).values()),
+                            peak_flops(mesh.devices.flat[0]))
+    timer, pending = StepTimer(start, throughput), Pending()
     shown = parts.task.shown(config)
     writer = MetricsWriter(workdir, config.steps, config, shown, start_step=start,
                            is_writer=is_writer)
@@ -107,8 +102,7 @@ def train(config, workdir, profile=None, init=None):
         stack.callback(checkpointer.close)
         stack.callback(writer.close)
         stop = stack.enter_context(stop_signals())
-        batches = stack.enter_context(contextlib.closing(
-            pipeline.iterate(start, config.steps)))
+        batches = stack.enter_context(contextlib.closing(pipeline.iterate(start, config.steps)))
         trace = stack.enter_context(tracing(profile if is_writer else None, workdir))
         stack.enter_context(readable_out_of_memory(config))
 
@@ -156,10 +150,10 @@ def train(config, workdir, profile=None, init=None):
                 break
         log(writer, checkpointer, finite, pending.flush())
     for note in pipeline.notes():
-        say(is_writer, note)
+        say(note)
     if step == config.steps:
         report_at_end(workdir, config, evaluators, forward, state.teacher)
-    say(is_writer, f"finished {step} of {config.steps} steps; the run is in {workdir}"
+    say(f"finished {step} of {config.steps} steps; the run is in {workdir}"
         + ("" if step == config.steps else ", start the same command again to go on"))
     return step == config.steps
 
@@ -167,8 +161,7 @@ def train(config, workdir, profile=None, init=None):
 def run_tokenizer(config, workdir, source, fields, is_writer, stored=None):
     """The tokenizer of this run: its own, the config's, that of `stored` weights, or a new one.
 
-    Of several processes the first one chooses and saves it, and the others read what it saved.
-    None for a task without texts.
+    Of several processes the first one chooses and saves it. None for a task without texts.
     """
     if not any(field.needs_tokenizer for field in fields.values()):
         return None
@@ -195,11 +188,7 @@ def run_tokenizer(config, workdir, source, fields, is_writer, stored=None):
 
 
 def resolve(config, source, tokenizer, workdir):
-    """The config with everything filled in that depends on data, tokenizer and machine.
-
-    Raises:
-      UserError: fewer than one step.
-    """
+    """The config with all that depends on data, tokenizer and machine; UserError if no steps."""
     config = config.copy_and_resolve_references().unlock()
     steps_per_epoch = max(len(source) // config.batch_size, 1)
     config.steps = config.steps or config.epochs * steps_per_epoch
@@ -209,45 +198,32 @@ def resolve(config, source, tokenizer, workdir):
     config.optimizer.steps_per_epoch = config.optimizer.steps_per_epoch or steps_per_epoch
     if config.data.get("engine") == "auto":  # the run's, where it goes on: engines differ a little
         before = stored_config(workdir)
-        config.data.engine = resolved_engine(before.data.engine if before else "auto")
+        try:
+            config.data.engine = engine_name(before.data.engine if before else "auto")
+        except UserError:  # this machine does not have it
+            config.data.engine = engine_name("auto")
     task_class(config.task).resolve(config, tokenizer, steps_per_epoch)
     return config.lock()
-
-
-def resolved_engine(name):
-    """An engine that this machine has: this one, or what there is."""
-    try:
-        return engine_name(name)
-    except UserError:
-        return engine_name("auto")
 
 
 def initial_state(parts, checkpointer, tokenizer):
     """The restored state and its step, or a fresh one and 0; placed on the mesh."""
     with readable_out_of_memory(parts.config):
-        if checkpointer.latest_step() is None:
-            return start_from(parts, parts.create_state(), tokenizer), 0
-        return checkpointer.restore(parts.state)
+        if checkpointer.latest_step() is not None:
+            return checkpointer.restore(parts.state)
+        state = parts.create_state()
+        return start_from(parts, state, tokenizer) if pretrained.wanted(parts.config) else state, 0
 
 
 def start_from(parts, state, tokenizer):
     """A fresh state with the weights of `config.init`; its teacher starts as their copy."""
-    if not pretrained.wanted(parts.config):
-        return state
     params, report = pretrained.apply(parts.config, state.params, tokenizer)
-    say(jax.process_index() == 0, report)
+    say(report)
     # Copies: steps donate their state, and files stay mapped.
     params = jax.tree.map(lambda new, old: jax.device_put(jnp.array(new), old.sharding),
                           params, state.params)
     return state.replace(params=params,
                          teacher=jax.tree.map(jnp.copy, parts.task.teacher_of(params)))
-
-
-def throughput_of(parts):
-    """Turns steps and seconds into samples/s, TFLOP/s and MFU."""
-    return Throughput(parts.config.batch_size, parts.mesh.size,
-                      sum(parts.task.flops(parts.config).values()),
-                      peak_flops(parts.mesh.devices.flat[0]))
 
 
 def describe(parts, state, source, pipeline, start):
@@ -264,9 +240,9 @@ def describe(parts, state, source, pipeline, start):
             f"{mesh.devices.flat[0].platform} device(s){engine}{whole}")
 
 
-def say(is_writer, text):
+def say(text):
     """Prints a line on the first process."""
-    if is_writer:
+    if jax.process_index() == 0:
         print(text, file=sys.stderr, flush=True)
 
 
@@ -296,8 +272,7 @@ def run_evaluators(evaluators, forward, stop, best_metric):
                 check_measured(best_metric, name, values)
                 measured |= {f"{name}/{key}": value for key, value in values.items()}
     except Stopped:
-        say(jax.process_index() == 0,
-            "gave up the evaluation at a signal; `albef evaluate` runs it")
+        say("gave up the evaluation at a signal; `albef evaluate` runs it")
         return {}
     return measured
 

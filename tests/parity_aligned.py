@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 
-from albef_jax.models.albef import Albef
 from albef_jax.objectives import matching
 from albef_jax.objectives.distillation import soft_cross_entropy
 from parity_case import first_group
@@ -26,7 +25,8 @@ def named_outputs(case, params, record, memory):
 
     def fuse(text_bld, mask_bl, image_bnd):
         return np.asarray(case.task.model.apply(
-            {"params": params}, text_bld[None], mask_bl[None], image_bnd, method=Albef.fuse)[0])
+            {"params": params}, text_bld[None], mask_bl[None], image_bnd,
+            method=lambda model, *args: model.text_encoder.fuse(*args))[0])
 
     other_text, other_image = r["negatives"]["text"], r["negatives"]["image"]
     temperature = np.asarray(params["temp"])

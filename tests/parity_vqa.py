@@ -34,7 +34,8 @@ def named_outputs(case, params, teacher, record):
     apply = Vqa(case.config.model).apply
 
     def words(params, states):
-        return apply({"params": params}, states["hidden"][slot, row], method=Vqa.predict_words)
+        return apply({"params": params}, states["hidden"][slot, row],
+                     method=lambda model, x: model.text_decoder.predict_words(x))
 
     return {
         "image_embeds": apply({"params": params}, batch["image"],

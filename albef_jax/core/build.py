@@ -30,7 +30,6 @@ class Parts:
 
     @functools.cached_property
     def task(self):
-        """The `tasks.base.Task`."""
         return make_task(self.config)
 
     @functools.cached_property
@@ -41,7 +40,6 @@ class Parts:
 
     @functools.cached_property
     def optimizer(self):
-        """The optax transformation."""
         params = jax.eval_shape(self.task.init, jax.random.key(0))
         frozen = jax.tree_util.tree_map_with_path(
             lambda path, _: self.task.untrained(tuple(key.key for key in path)), params)
@@ -92,13 +90,10 @@ def build(config, mesh):
 
 
 def trained(task, params, example):
-    """Which parameters the loss sends gradients to: a tree of bool.
+    """Which parameters the loss sends gradients to: a tree of bool, of shapes.
 
     Found in the traced gradient of one group: a parameter that the loss does not read, or reads
     where no gradient flows back, has a gradient that depends on no input.
-
-    Args:
-      params: shapes of the parameters. example: shapes of the arrays of one example.
     """
     def gradient(params, *rest):
         return jax.grad(lambda p: task.loss(task.prepare(p), *rest)[0])(params)

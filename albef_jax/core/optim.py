@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from albef_jax.errors import UserError
-
 DEFAULTS = dict(
     peak_lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2000,
     schedule="cosine",  # of SCHEDULES
@@ -61,40 +59,20 @@ SCHEDULES = {
 }
 
 
-def check_optimizer(config):
-    """Checks the names in the `optimizer` block.
-
-    Raises:
-      UserError: one is unknown.
-    """
-    for name, known in (("schedule", SCHEDULES), ("clip", CLIPPING)):
-        if config[name] not in known:
-            raise UserError(f"optimizer.{name} is {config[name]!r}; choose one of "
-                            f"{', '.join(known)}.")
-
-
 def make_schedule(config, total_steps):
-    """Learning rate as a function of the number of finished steps.
-
-    Args:
-      config: the `optimizer` block. total_steps: of the whole run.
-    """
+    """Learning rate of an `optimizer` block as a function of the number of finished steps."""
     return SCHEDULES[config.schedule](config, total_steps)
 
 
 def make_optimizer(config, learning_rate, trained=None, frozen=None):
-    """Adam with decoupled weight decay; parts of the chain that do nothing are left out.
+    """Adam with decoupled weight decay, an optax transformation without parts that do nothing.
 
     Args:
-      config: the `optimizer` block.
-      learning_rate: a function of the number of finished steps, from `make_schedule`.
+      config: the `optimizer` block. learning_rate: from `make_schedule`.
       trained: tree of bool, which parameters the loss sends gradients to; None: all. The others
         stay as they are, as torch leaves a parameter without gradient: their moments stay 0, and
         they do not decay.
       frozen: tree of bool, which parameters are never updated; None: none.
-
-    Returns:
-      An optax transformation.
     """
     def decays(params):
         spared = matches(params, config.no_decay)
@@ -114,21 +92,18 @@ def make_optimizer(config, learning_rate, trained=None, frozen=None):
     return optax.chain(*chain)
 
 
-def path_of(path):
-    """A leaf's path as a string, keys joined by '/'."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def matches(params, patterns):
-    """Tree of bool: whether a parameter's path has a match of one of the patterns."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: any(re.search(pattern, path_of(path)) for pattern in patterns), params)
+    """Tree of bool: whether a parameter's path (`a/b`) has a match of one of the patterns."""
+    def has_match(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return any(re.search(pattern, name) for pattern in patterns)
+
+    return jax.tree_util.tree_map_with_path(has_match, params)
 
 
 def scale_matching(factors):
     """Updates times the product of the factors whose patterns their paths match."""
     def update(updates, params):
-        del params
         for pattern, factor in factors:
             chosen = matches(updates, (pattern,))
             updates = jax.tree.map(lambda u, yes, f=factor: f * u if yes else u, updates, chosen)
@@ -148,7 +123,6 @@ def clip_each(norm):
 def scale_by_uncorrected_adam(b1, b2, eps):
     """`optax.scale_by_adam` whose moments, which start at 0, are used as they are (BertAdam)."""
     def update(grads, state, params=None):
-        del params
         mu = optax.tree.update_moment(grads, state.mu, b1, 1)
         nu = optax.tree.update_moment_per_elem_norm(grads, state.nu, b2, 2)
         updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
@@ -158,3 +132,4 @@ def scale_by_uncorrected_adam(b1, b2, eps):
 
 
 CLIPPING = {"none": None, "global": optax.clip_by_global_norm, "per_tensor": clip_each}
+CHOICES = {"optimizer.schedule": (*SCHEDULES,), "optimizer.clip": (*CLIPPING,)}

@@ -48,17 +48,14 @@ def make_train_step(task, optimizer, mesh, rules, shardings, *, seed, group_size
     """Compiles nothing yet: returns the jitted `step(state, batch, draws)`.
 
     Args:
-      task: a `tasks.base.Task`. optimizer: an optax transformation. mesh: from
-        `parallel.mesh.make_mesh`. rules: of `config.rules`. shardings: where the state lives.
-      seed: of all randomness inside the step.
+      shardings: where the state lives. seed: of all randomness inside the step.
       group_size: examples that see each other. groups: of a batch.
       accumulation: micro-steps per step; exact, the queues are those of the step's start.
       momentum: of the teacher's EMA.
 
     Returns:
       A function of the state (donated), a sharded batch `[batch, ...]` and draws (None, or
-      recorded ones with a leading group axis), that returns the next state and a dict of scalar
-      metrics.
+      recorded ones with a leading group axis) to the next state and a dict of scalar metrics.
     """
     along, within = group_axes(mesh, groups // accumulation)
     devices = devices_along(mesh, along)
@@ -81,8 +78,7 @@ def make_train_step(task, optimizer, mesh, rules, shardings, *, seed, group_size
     def gradients(params, teacher, memory, groups, keys, draws, schedule):
         value_and_grad = jax.value_and_grad(losses_of, has_aux=True)
         if accumulation == 1:
-            (_, aux), grads = value_and_grad(params, teacher, memory, groups, keys, draws,
-                                             schedule)
+            (_, aux), grads = value_and_grad(params, teacher, memory, groups, keys, draws, schedule)
             return grads, *aux
 
         def body(total, micro):

@@ -68,16 +68,11 @@ def text_tower(config, pairs=False):
 class Albef(nn.Module):
     """The towers and heads of pre-training and retrieval.
 
-    The momentum teacher is this module applied to the EMA parameters. The functions that evaluators
-    call by name (`Task.predict_fns`) have arguments with the names of a batch's arrays.
-
-    Attributes:
-      config: the `model` block of a config (a frozen mapping: sizes, dropout, dtype).
-      words: with the MLM head, which retrieval does not have.
+    The momentum teacher is this module applied to the EMA parameters.
     """
 
-    config: object
-    words: bool = True
+    config: object  # the `model` block of a config (a frozen mapping: sizes, dropout, dtype)
+    words: bool = True  # with the MLM head, which retrieval does not have
 
     def setup(self):
         c = self.config
@@ -132,19 +127,3 @@ class Albef(nn.Module):
         text_bld = self.text_encoder.encode(masked_ids, text_mask)
         fused = self.text_encoder.fuse(text_bld[None], text_mask[None], image_embeds)[0]
         return self.text_encoder.predict_words(fused)
-
-    def fuse(self, *args, **kwargs):
-        """See `Bert.fuse`."""
-        return self.text_encoder.fuse(*args, **kwargs)
-
-    def fuse_for_losses(self, *args, **kwargs):
-        """See `Bert.fuse_for_losses`."""
-        return self.text_encoder.fuse_for_losses(*args, **kwargs)
-
-    def fuse_at(self, *args, **kwargs):
-        """See `Bert.fuse_at`."""
-        return self.text_encoder.fuse_at(*args, **kwargs)
-
-    def predict_words(self, x):
-        """See `Bert.predict_words`."""
-        return self.text_encoder.predict_words(x)

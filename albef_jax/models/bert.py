@@ -12,20 +12,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from albef_jax.models.layers import (
-    NORMAL,
-    Dense,
-    Dropout,
-    Dtype,
-    HeadsDense,
-    LayerNorm,
-    Mlp,
-    attention_probs,
-    gelu,
-    padding_bias,
+    NORMAL, Dense, Dropout, Dtype, HeadsDense, LayerNorm, Mlp, attention_probs, gelu, padding_bias,
     visible,
 )
-from albef_jax.parallel.axes import gathered, named
 from albef_jax.models.stack import Stacking
+from albef_jax.parallel.axes import gathered, named
 
 LAYER_NORM_EPS = 1e-12
 CACHE = "cache"  # collection of the keys and values of earlier words; see `SelfAttention`
@@ -112,17 +103,12 @@ class CrossAttention(nn.Module):
         self.drop_probs = Dropout(self.attention_dropout)
 
     def __call__(self, x_sbld, image_kv, swap_b, deterministic, bias=None):
-        """Every text set attends to image tokens.
+        """Every text set attends to image tokens: `[s, b, l, d] -> [s, b, l, d]`.
 
         Args:
-          x_sbld: s sets of texts `[s, b, l, d]`.
           image_kv: keys and values of the images, each `[b, n, h, k]` (`key_value`).
           swap_b: int32 `[b]` or None: the last set reads the images `swap_b`.
-          deterministic: no dropout.
           bias: additive mask `[b, 1, 1, n]` of what is read, or None; only without `swap_b`.
-
-        Returns:
-          `[s, b, l, d]`.
         """
         k, v = image_kv
         (q,) = self.query(x_sbld)
@@ -170,8 +156,7 @@ class TextLayer(nn.Module):
     def __call__(self, x_bld, bias, deterministic):
         x = SelfAttention(self.heads, self.dropout, self.attention_dropout, self.dtype,
                           name="attention")(x_bld, bias, deterministic)
-        return FeedForward(self.mlp_width, self.dropout, self.dtype,
-                           name="ffn")(x, deterministic)
+        return FeedForward(self.mlp_width, self.dropout, self.dtype, name="ffn")(x, deterministic)
 
 
 class FusionLayer(nn.Module):
@@ -199,12 +184,10 @@ class FusionLayer(nn.Module):
         """`[s, b, l, d] -> [s, b, l, d]`, or only the part of the output that will be read.
 
         Args:
-          x_sbld: text states. bias: additive mask `[s*b, 1, 1, l]`, or `[s*b, 1, l, l]`.
-          image_kv: from `project_image`. swap_b: see `CrossAttention`.
-          deterministic: no dropout.
+          bias: additive mask `[s*b, 1, 1, l]`, or `[s*b, 1, l, l]`.
+          image_kv: from `project_image`. swap_b, cross_bias: see `CrossAttention`.
           query_len: compute only the first positions; the result is `[s, b, query_len, d]`.
           select_m: int32 positions of the flattened `[s*b*l]`; the result is `[m, d]`.
-          cross_bias: additive mask of what cross-attention reads; see `CrossAttention`.
         """
         s, b, l, d = x_sbld.shape
         x = self.attention(x_sbld.reshape(s * b, l, d), bias, deterministic, query_len)
@@ -224,24 +207,16 @@ class MlmHead(nn.Module):
     def __call__(self, x, word_vd):
         h = Dense(x.shape[-1], self.dtype, name="dense")(x)
         h = LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm")(gelu(h))
-        bias = self.param("bias", named(nn.initializers.zeros_init(), "vocab"),
-                          (self.vocab_size,))
+        bias = self.param("bias", named(nn.initializers.zeros_init(), "vocab"), (self.vocab_size,))
         word_vd = gathered(word_vd.astype(self.dtype), "vocab", "embed")
-        logits = jnp.einsum("...d,vd->...v", h, word_vd,
-                            preferred_element_type=jnp.float32)
+        logits = jnp.einsum("...d,vd->...v", h, word_vd, preferred_element_type=jnp.float32)
         return logits + bias
 
 
 class Bert(nn.Module):
     """Text encoder, fusion encoder and MLM head over one set of word embeddings.
 
-    Attributes:
-      vocab_size, max_positions: sizes of the embedding tables.
-      width: channels d. text_layers, fusion_layers: depth of the two encoders.
-      heads: attention heads. mlp_width: MLP channels.
-      dropout, attention_dropout: rates in training.
-      dtype: of the matrix products. stacking: how the layers of each encoder are run.
-      pad_id: id of [PAD].
+    `width` is d, `dtype` that of the matrix products.
     """
 
     vocab_size: int
@@ -254,7 +229,7 @@ class Bert(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     dtype: Dtype = jnp.float32
-    stacking: Stacking = Stacking()
+    stacking: Stacking = Stacking()  # of the layers of each encoder
     pad_id: int = 0
 
     def setup(self):
@@ -271,23 +246,17 @@ class Bert(nn.Module):
         return self.stacking.run(self.text, self.embeddings(ids_bl, deterministic),
                                  lambda layer, x: layer(x, bias, deterministic))
 
-    def fuse(self, x_sbld, mask_sbl, image_bnd, swap_b=None, deterministic=True, query_len=None):
+    def fuse(self, x_sbld, mask_sbl, image_bnd, swap_b=None, deterministic=True, query_len=None,
+             select_m=None):
         """Fusion encoder: text states `[s, b, l, d]` and image tokens -> `[s, b, l, d]`.
 
-        With `query_len`, the last layer computes the first positions only.
+        The last layer computes a part only with `query_len` or `select_m`; see `FusionLayer`.
         """
         x, bias = self._fusion_trunk(x_sbld, mask_sbl, image_bnd, swap_b, deterministic)
         return self.stacking.one(self.fusion[-1], x, lambda last, x: last(
-            x, bias, last.project_image(image_bnd), swap_b, deterministic, query_len))
+            x, bias, last.project_image(image_bnd), swap_b, deterministic, query_len, select_m))
 
-    def fuse_at(self, x_bld, mask_bl, image_bnd, select_m, deterministic=True):
-        """Fusion states of one text set at positions of the flattened `[b*l]`: `[m, d]`."""
-        x, bias = self._fusion_trunk(x_bld[None], mask_bl[None], image_bnd, None, deterministic)
-        return self.stacking.one(self.fusion[-1], x, lambda last, x: last(
-            x, bias, last.project_image(image_bnd), None, deterministic, select_m=select_m))
-
-    def fuse_pairs(self, x_bld, mask_bl, first_bnd, second_bnd, deterministic=True,
-                   query_len=None):
+    def fuse_pairs(self, x_bld, mask_bl, first_bnd, second_bnd, deterministic=True, query_len=None):
         """Fusion layers in pairs, for texts about two images: `[b, l, d] -> [b, l, d]`.
 
         The first layer of a pair reads the first image, the second layer the second image, with
@@ -307,15 +276,11 @@ class Bert(nn.Module):
     def fuse_for_losses(self, x_sbld, mask_sbl, image_bnd, swap_b, select_m, deterministic):
         """The fusion passes of MLM and ITM in one; the last layer only where it is read.
 
-        Args:
-          x_sbld: text states: the first set for MLM, the others for ITM.
-          mask_sbl: their masks. image_bnd: image tokens.
-          swap_b: the images that the last set reads.
-          select_m: positions to predict in the first set, flattened to `[b*l]`.
-          deterministic: no dropout.
+        The first set of texts is for MLM, the others are for ITM; `swap_b` as in `fuse`.
 
         Returns:
-          MLM states at `select_m` `[m, d]`, ITM states at [CLS] `[s-1, b, d]`.
+          MLM states `[m, d]` at `select_m`, positions of the first set flattened to `[b*l]`, and
+          ITM states at [CLS] `[s-1, b, d]`.
         """
         x, bias = self._fusion_trunk(x_sbld, mask_sbl, image_bnd, swap_b, deterministic)
         b = x.shape[1]

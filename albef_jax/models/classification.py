@@ -4,11 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from albef_jax.models.albef import (
-    LinearUniform,
-    image_tower,
-    l2_normalise,
-    normalise_image,
-    text_tower,
+    LinearUniform, image_tower, l2_normalise, normalise_image, text_tower,
 )
 
 
@@ -25,15 +21,10 @@ class Classifier(nn.Module):
 
 
 class Entailment(nn.Module):
-    """Does an image entail a text? (SNLI-VE, ALBEF section 5.)
+    """Does an image entail a text? (SNLI-VE, ALBEF section 5.)"""
 
-    Attributes:
-      config: the `model` block of a config.
-      classes: 0 contradiction, 1 neutral, 2 entailment.
-    """
-
-    config: object
-    classes: int = 3
+    config: object  # the `model` block of a config
+    classes: int = 3  # contradiction, neutral, entailment
 
     def setup(self):
         self.visual_encoder = image_tower(self.config)
@@ -50,15 +41,10 @@ class Entailment(nn.Module):
 
 
 class Nlvr(nn.Module):
-    """Is a text true of two images? (NLVR2, ALBEF section 5.)
+    """Is a text true of two images? (NLVR2, ALBEF section 5.)"""
 
-    Attributes:
-      config: the `model` block of a config; every fusion layer becomes a pair of layers.
-      classes: 0 false, 1 true.
-    """
-
-    config: object
-    classes: int = 2
+    config: object  # the `model` block of a config; every fusion layer becomes a pair of layers
+    classes: int = 2  # false, true
 
     def setup(self):
         self.visual_encoder = image_tower(self.config)
@@ -76,13 +62,9 @@ class Nlvr(nn.Module):
 
 
 class TextAssignment(nn.Module):
-    """Which of two images does a text belong to? Pre-training of NLVR's pairs of layers.
+    """Which of two images does a text belong to? Pre-training of NLVR's pairs of layers."""
 
-    Attributes:
-      config: the `model` block of a config; every fusion layer becomes a pair of layers.
-    """
-
-    config: object
+    config: object  # as of `Nlvr`
 
     def setup(self):
         self.visual_encoder = image_tower(self.config)

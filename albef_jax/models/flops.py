@@ -14,25 +14,13 @@ BACKWARD = 3  # a forward pass plus a backward pass of twice its cost
 # Dense bfloat16 FLOP/s of one JAX device, by `device_kind`. One device of TPU v2, v3 and 7x is a
 # core, half a chip; of v4 and v5p a whole chip. Volta has no bfloat16 units, so V100 is not here.
 PEAK_BF16 = {
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA A100-PCIE-40GB": 312e12,
-    "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12, "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA H100 NVL": 835e12,
     "NVIDIA H200": 989e12,
-    "TPU v2": 23e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 1153.5e12,
-}
+    "TPU v2": 23e12, "TPU v3": 61.5e12, "TPU v4": 275e12, "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12, "TPU v5": 459e12, "TPU v5p": 459e12, "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12, "TPU7x": 1153.5e12}
 
 
 def peak_flops(device) -> float | None:
@@ -47,8 +35,7 @@ def attention_flops(queries: int, keys: int, width: int) -> int:
 
 def layer_flops(length: int, width: int, mlp_width: int) -> int:
     """Returns the forward FLOPs of a self-attention layer (q, k, v, o, scores, values, MLP)."""
-    projections = 8 * length * width**2
-    mlp = 4 * length * width * mlp_width
+    projections, mlp = 8 * length * width**2, 4 * length * width * mlp_width
     return projections + attention_flops(length, length, width) + mlp
 
 
@@ -95,53 +82,28 @@ def mlm_head_flops(model, length: int) -> int:
     return length * 2 * model.text_width * (model.text_width + model.vocab_size)
 
 
-def similarity_flops(model, columns: int) -> int:
-    """Returns the forward FLOPs of one sample's two rows of ITC similarities."""
-    return 2 * 2 * model.embed_dim * columns
+def retrieval_step(model, objective, text_length: int, group_size: int) -> dict[str, float]:
+    """Returns the FLOPs by term of one step of retrieval per image-text pair.
+
+    Args:
+      model, objective: blocks of a config. text_length: tokens of a padded text.
+      group_size: pairs whose features are in-batch columns of the ITC similarities.
+    """
+    forward = {"vit": vit_flops(model), "text": text_flops(model, text_length)}
+    similarities = 2 * 2 * model.embed_dim * (objective.queue_size + group_size)  # of both sides
+    return distilled_step(forward, alpha=1) | {
+        "fusion_itm": BACKWARD * 3 * fusion_flops(model, text_length),  # a negative each way
+        # Student forward, its gradient (none flows into the queue), and the teacher's targets.
+        "itc": 3 * similarities}
 
 
 def pretrain_step(model, objective, text_length: int, group_size: int) -> dict[str, float]:
-    """Counts the FLOPs of one ALBEF pre-training step per image-text pair.
-
-    Args:
-      model: `config.model`.
-      objective: `config.objective`; its `queue_size` and `itc` switch count.
-      text_length: tokens of a padded text.
-      group_size: pairs whose features are in-batch columns of the ITC similarities.
-
-    Returns:
-      FLOPs by term.
-    """
-    vit, text = vit_flops(model), text_flops(model, text_length)
-    fusion, head = fusion_flops(model, text_length), mlm_head_flops(model, text_length)
-    columns = objective.queue_size + group_size
-    return {
-        "vit_student": BACKWARD * vit,
-        "vit_teacher": vit,
-        "text_student": BACKWARD * 2 * text,  # clean and masked
-        "text_teacher": 2 * text,
-        "fusion_itm": BACKWARD * 3 * fusion,  # the pair, and a negative each way
-        "fusion_mlm_student": BACKWARD * fusion,
-        "fusion_mlm_teacher": fusion,
-        "mlm_head_student": BACKWARD * head,
-        "mlm_head_teacher": head,
-        # Student forward, its gradient (none flows into the queue), and the teacher's targets.
-        "itc": 3 * similarity_flops(model, columns) if objective.itc else 0,
-    }
-
-
-def retrieval_step(model, objective, text_length: int, group_size: int) -> dict[str, float]:
-    """As `pretrain_step`, of retrieval: no words are predicted, the teacher fuses nothing."""
-    vit, text, fusion = vit_flops(model), text_flops(model, text_length), fusion_flops(
-        model, text_length)
-    return {
-        "vit_student": BACKWARD * vit,
-        "vit_teacher": vit,
-        "text_student": BACKWARD * text,
-        "text_teacher": text,
-        "fusion_itm": BACKWARD * 3 * fusion,
-        "itc": 3 * similarity_flops(model, objective.queue_size + group_size),
-    }
+    """As `retrieval_step`, of pre-training: every text is masked too, the switch `itc` counts."""
+    words = {"text": 2 * text_flops(model, text_length),
+             "fusion_mlm": fusion_flops(model, text_length),
+             "mlm_head": mlm_head_flops(model, text_length)}
+    terms = retrieval_step(model, objective, text_length, group_size)
+    return terms | distilled_step(words, alpha=1) | ({} if objective.itc else {"itc": 0})
 
 
 def distilled_step(forward: dict[str, int], alpha: float) -> dict[str, float]:

@@ -5,6 +5,7 @@ that map, over the patches of the image, averaged over heads. Functions of the p
 model of a pre-training or retrieval run; the same ones serve the metric and the picture.
 """
 
+from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 import jax.numpy as jnp
 
@@ -20,14 +21,11 @@ def itm_heat(model, params, image, text_ids, text_mask, layer=-1):
     Args:
       model: an `Albef`. params: its parameters. image: `[b, s, s, 3]` uint8, or normalised floats.
       text_ids, text_mask: int32 `[b, l]`; heat of padding is 0.
-      layer: counted from the first text layer, as in BERT; -1: see `default_layer`. In the last
-        layer only [CLS] is read, so the heat of all other tokens is 0 there.
+      layer: counted from the first text layer, as in BERT; -1: see `default_layer`; another one
+        raises UserError. In the last layer only [CLS] is read: the heat of other tokens is 0.
 
     Returns:
       heat float32 `[b, l, g, g]`, over the g x g patches, and match logits float32 `[b, 2]`.
-
-    Raises:
-      UserError: it is no fusion layer.
     """
     fusion = fusion_layer(model.config, layer)
     path = ("text_encoder", f"fusion_{fusion}", "cross")
@@ -36,7 +34,7 @@ def itm_heat(model, params, image, text_ids, text_mask, layer=-1):
         def match(module):
             image_bnd, _ = module.encode_image(image)
             text_bld, _ = module.encode_text(text_ids, text_mask)
-            fused = module.fuse(text_bld[None], text_mask[None], image_bnd)[0]
+            fused = module.text_encoder.fuse(text_bld[None], text_mask[None], image_bnd)[0]
             return module.itm_logits(fused[:, 0])
 
         logits_b2, maps = model.apply(variables, method=match, mutable=[MAPS])
@@ -55,14 +53,10 @@ def itc_heat(model, params, image, text_ids, text_mask, block=-1):
 
     Self-attention of one ViT block times the positive gradient of the ITC similarity.
 
-    Args:
-      block: counted from 0; -1: the last one. The others: as of `itm_heat`.
+    `block` is counted from 0, -1 is the last one; UserError if there is none. See `itm_heat`.
 
     Returns:
       heat float32 `[b, g, g]`, and similarities over the temperature, float32 `[b]`.
-
-    Raises:
-      UserError: there is no such block.
     """
     c = model.config
     if not -1 <= block < c.vit_depth:
@@ -91,11 +85,7 @@ def default_layer(config):
 
 
 def fusion_layer(config, layer):
-    """The number of a fusion layer, from a layer counted from the first text layer.
-
-    Raises:
-      UserError: it is no fusion layer.
-    """
+    """The number of a fusion layer counted from the first text layer; UserError if it is none."""
     first = config.text_layers
     layer = default_layer(config) if layer == -1 else layer
     if not first <= layer < first + config.fusion_layers:
@@ -112,15 +102,10 @@ def grid(config):
 def _differentiate(score, params, path, shape):
     """An attention map, its gradient of the score, and what the score is made of."""
     def of(offset):
-        tree = offset
-        for name in reversed((*path, "probs")):
-            tree = {name: tree}
-        return score({"params": params, OFFSETS: tree})
+        return score({"params": params, OFFSETS: unflatten_dict({(*path, "probs"): offset})})
 
     grads, (made_of, maps) = jax.grad(of, has_aux=True)(jnp.zeros(shape, jnp.float32))
-    for name in (MAPS, *path):
-        maps = maps[name]
-    return maps["probs"][0], grads, made_of
+    return flatten_dict(maps[MAPS])[*path, "probs"][0], grads, made_of
 
 
 def _product(probs, grads):

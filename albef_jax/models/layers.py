@@ -21,8 +21,6 @@ Dtype = jnp.dtype
 OFFICIAL_STD = 0.02  # BERT's and ViT's choice for width 768
 # Collections of variables for those who look at attention maps; see `visible`.
 MAPS, OFFSETS = "intermediates", "offsets"
-
-
 _INIT_STD = contextvars.ContextVar("init_std", default=OFFICIAL_STD)
 
 
@@ -59,8 +57,7 @@ def written_gradient(x):
     return x
 
 
-written_gradient.defvjp(lambda x: (x, None),
-                        lambda _, grad: (jax.lax.optimization_barrier(grad),))
+written_gradient.defvjp(lambda x: (x, None), lambda _, grad: (jax.lax.optimization_barrier(grad),))
 
 
 def dense(x, kernel, bias, dtype):
@@ -174,22 +171,13 @@ def cheap_keep_mask(key, rate, shape):
 
     Args:
       key: PRNG key (threefry: its draws are the same under vmap and scan).
-      rate: probability of False, quantised by `quantised_rate`.
-      shape: shape of the mask.
-
-    Returns:
-      bool array of `shape`.
+      rate: probability of False, rounded to a multiple of 1/256. shape: of the mask.
     """
     size = math.prod(shape)
     # The barrier keeps the generator a loop of its own, not repeated in every reader.
     words = jax.lax.optimization_barrier(jax.random.bits(key, (-(-size // 4),), jnp.uint32))
     as_bytes = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size]
     return (as_bytes >= round(rate * 256)).reshape(shape)
-
-
-def quantised_rate(rate):
-    """The dropout rate that `cheap_keep_mask` really applies: a multiple of 1/256."""
-    return round(rate * 256) / 256
 
 
 class Dropout(nn.Module):
@@ -199,7 +187,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x, deterministic: bool):
-        rate = quantised_rate(self.rate)
+        rate = round(self.rate * 256) / 256  # what `cheap_keep_mask` really applies
         if deterministic or rate == 0.0:
             return x
         keep = cheap_keep_mask(self.make_rng("dropout"), rate, x.shape)
@@ -207,20 +195,13 @@ class Dropout(nn.Module):
 
 
 def attention_probs(q_bqhk, k_bnhk, bias=None):
-    """Softmax of scaled dot products, in float32.
+    """Softmax of scaled dot products of queries and keys: float32 `[b, h, q, n]`.
 
-    Args:
-      q_bqhk: queries `[b, q, h, k]`.
-      k_bnhk: keys `[b, n, h, k]`.
-      bias: additive mask that broadcasts to `[b, h, q, n]`, float32, or None.
-
-    Returns:
-      `[b, h, q, n]` float32, rows sum to 1.
+    `bias` is an additive float32 mask that broadcasts to that shape, or None.
     """
     scale = q_bqhk.shape[-1] ** -0.5
-    scores = jnp.einsum(
-        "bqhk,bnhk->bhqn", q_bqhk * scale, k_bnhk, preferred_element_type=jnp.float32
-    )
+    scores = jnp.einsum("bqhk,bnhk->bhqn", q_bqhk * scale, k_bnhk,
+                        preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias
     return jax.nn.softmax(scores, axis=-1)
@@ -238,9 +219,9 @@ def visible(module, probs):
     return probs
 
 
-def padding_bias(mask_bl):
-    """Additive self-attention mask `[b, 1, 1, l]`: 0 for real tokens, -10000 for padding."""
-    return (1.0 - mask_bl.astype(jnp.float32))[:, None, None, :] * -10000.0
+def padding_bias(mask_bl, padded=-10000.0):
+    """Additive self-attention mask `[b, 1, 1, l]`: 0 for real tokens, `padded` for padding."""
+    return (1.0 - mask_bl.astype(jnp.float32))[:, None, None, :] * padded
 
 
 class Mlp(nn.Module):

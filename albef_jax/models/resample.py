@@ -4,17 +4,10 @@ import numpy as np
 
 
 def resize_positions(pos_embed, side):
-    """Position embeddings of another number of patches; the one of [CLS] stays.
+    """Position embeddings for `side` patches along each side: `[1, 1+n*n, d]` with another n.
 
     Bicubic as in the public code (torch): kernel with a = -0.75, half-pixel centres, border
-    repeated, no antialias.
-
-    Args:
-      pos_embed: `[1, 1+n*n, d]`, [CLS] first, patches row by row.
-      side: patches along each side of the new grid.
-
-    Returns:
-      `[1, 1+side*side, d]` of the same dtype.
+    repeated, no antialias. The embedding of [CLS], the first one, stays.
     """
     old = round((pos_embed.shape[1] - 1) ** 0.5)
     if old == side:

@@ -19,16 +19,11 @@ class Stacking:
 
     A layer is a module, or a tuple of modules that are run together. Dropout draws of a scanned
     stack differ from those of an unrolled one.
-
-    Attributes:
-      scan: one compiled layer in a loop over stacked parameters, which compiles sooner.
-      remat: keep only what enters a layer and compute the rest again on the way back.
-      save: names of activations that are kept all the same (`REMAT_POINTS`).
     """
 
-    scan: bool = False
-    remat: bool = False
-    save: tuple[str, ...] = ()
+    scan: bool = False  # one compiled layer in a loop over stacked parameters: compiles sooner
+    remat: bool = False  # keep only what enters a layer, compute the rest again on the way back
+    save: tuple[str, ...] = ()  # activations that are kept all the same (`REMAT_POINTS`)
 
     def run(self, layers, x, body):
         """Applies `body(layer, x) -> x` with each of the layers, of one class and size."""

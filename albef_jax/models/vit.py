@@ -5,15 +5,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from albef_jax.models.layers import (
-    OFFICIAL_STD,
-    Dense,
-    Dtype,
-    HeadsDense,
-    LayerNorm,
-    Mlp,
-    attention_probs,
-    scaled,
-    visible,
+    OFFICIAL_STD, Dense, Dtype, HeadsDense, LayerNorm, Mlp, attention_probs, scaled, visible,
 )
 from albef_jax.models.stack import Stacking
 
@@ -64,8 +56,7 @@ class VisionTransformer(nn.Module):
     """Images to tokens.
 
     Attributes:
-      image_size: side of the square input, pixels; fixes the number of position embeddings.
-      patch_size: side of a patch, pixels; must divide `image_size`.
+      image_size, patch_size: sides in pixels of the square input and of a patch, which divides it.
       width: channels d. depth: blocks. heads: attention heads. mlp_ratio: MLP width / d.
       dtype: of the matrix products. stacking: how the blocks are run.
     """

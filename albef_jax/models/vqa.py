@@ -5,35 +5,24 @@ import jax.numpy as jnp
 
 from albef_jax.models.albef import image_tower, normalise_image, text_tower
 from albef_jax.models.bert import CACHE, BertEmbeddings, FusionLayer, MlmHead
-from albef_jax.models.layers import Dtype
-from albef_jax.models.stack import Stacking, stacking
+from albef_jax.models.layers import padding_bias
+from albef_jax.models.stack import stacking
+
+HIDDEN = -1e9  # what cross-attention adds for words that are not there, as in the public code
 
 
 class TextDecoder(nn.Module):
-    """Causal BERT whose every layer reads the states of a question.
+    """Causal BERT of `fusion_layers` layers, each of which reads the states of a question."""
 
-    Attributes: as of `models.bert.Bert`; `layers` is the depth.
-    """
-
-    vocab_size: int
-    max_positions: int
-    width: int
-    layers: int
-    heads: int
-    mlp_width: int
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    dtype: Dtype = jnp.float32
-    stacking: Stacking = Stacking()
-    pad_id: int = 0
+    config: object  # the `model` block of a config
 
     def setup(self):
-        self.embeddings = BertEmbeddings(self.vocab_size, self.max_positions, self.width,
-                                         self.dropout, self.dtype, self.pad_id)
-        self.layer = [FusionLayer(self.width, self.heads, self.mlp_width, self.dropout,
-                                  self.attention_dropout, self.dtype)
-                      for _ in range(self.layers)]
-        self.head = MlmHead(self.vocab_size, self.dtype)
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        self.embeddings = BertEmbeddings(c.vocab_size, c.max_positions, c.text_width, c.dropout,
+                                         dtype, c.pad_id)
+        self.layer = [FusionLayer(c.text_width, c.text_heads, c.text_mlp_width, c.dropout,
+                                  c.attention_dropout, dtype) for _ in range(c.fusion_layers)]
+        self.head = MlmHead(c.vocab_size, dtype)
 
     def __call__(self, ids_sbl, mask_sbl, question_bnd, question_mask_bn, deterministic=True):
         """Several sets of answers to the same questions, whose states are projected once.
@@ -41,7 +30,6 @@ class TextDecoder(nn.Module):
         Args:
           ids_sbl, mask_sbl: s answers of each question, int32 `[s, b, l]`.
           question_bnd, question_mask_bn: states of the questions, and which of them are real.
-          deterministic: no dropout.
 
         Returns:
           States `[s, b, l, d]`; what `predict_words` makes of position i predicts word i + 1.
@@ -49,8 +37,8 @@ class TextDecoder(nn.Module):
         s, b, l = ids_sbl.shape
         x = self.embeddings(ids_sbl.reshape(s * b, l), deterministic).reshape(s, b, l, -1)
         bias = causal_bias(mask_sbl.reshape(s * b, l))
-        cross_bias = question_bias(question_mask_bn)
-        return self.stacking.run(self.layer, x, lambda layer, x: layer(
+        cross_bias = padding_bias(question_mask_bn, HIDDEN)
+        return stacking(self.config).run(self.layer, x, lambda layer, x: layer(
             x, bias, layer.project_image(question_bnd), None, deterministic,
             cross_bias=cross_bias))
 
@@ -73,7 +61,7 @@ class TextDecoder(nn.Module):
         x = self.embeddings(ids_sb.reshape(s * b, 1), True, position).reshape(s, b, 1, -1)
         empty_n = jnp.arange(length) < length - 1 - position
         bias = (empty_n * -10000.0)[None, None, None]
-        cross_bias = question_bias(question_mask_bn)
+        cross_bias = padding_bias(question_mask_bn, HIDDEN)
         for layer, kv in zip(self.layer, question_kv):
             x = layer(x, bias, kv, None, True, cross_bias=cross_bias)
         return self.predict_words(x[:, :, 0])
@@ -89,34 +77,21 @@ def causal_bias(mask_bl):
     return (1.0 - causal_ll * mask_bl[:, None, None, :].astype(jnp.float32)) * -10000.0
 
 
-def question_bias(mask_bn):
-    """Additive cross-attention mask `[b, 1, 1, n]`; -1e9 as in the public code."""
-    return (1.0 - mask_bn.astype(jnp.float32))[:, None, None, :] * -1e9
-
-
 class Vqa(nn.Module):
-    """Question and image -> answer.
+    """Question and image -> answer."""
 
-    Attributes:
-      config: the `model` block of a config; the decoder has `fusion_layers` layers.
-    """
-
-    config: object
+    config: object  # the `model` block of a config
 
     def setup(self):
-        c = self.config
-        self.visual_encoder = image_tower(c)
-        self.text_encoder = text_tower(c)
-        self.text_decoder = TextDecoder(
-            vocab_size=c.vocab_size, max_positions=c.max_positions, width=c.text_width,
-            layers=c.fusion_layers, heads=c.text_heads, mlp_width=c.text_mlp_width,
-            dropout=c.dropout, attention_dropout=c.attention_dropout, dtype=jnp.dtype(c.dtype),
-            stacking=stacking(c), pad_id=c.pad_id)
+        self.visual_encoder = image_tower(self.config)
+        self.text_encoder = text_tower(self.config)
+        self.text_decoder = TextDecoder(self.config)
 
     def __call__(self, image_bhwc, ids_bl, mask_bl):
         """Touches every parameter once; used to initialise them."""
         states = self.encode(image_bhwc, ids_bl, mask_bl)
-        return self.predict_words(self.decode(ids_bl[None], mask_bl[None], states, mask_bl))
+        decode = self.text_decoder
+        return decode.predict_words(decode(ids_bl[None], mask_bl[None], states, mask_bl))
 
     def encode(self, image_bhwc, ids_bl, mask_bl, deterministic=True):
         """Images `[b, s, s, 3]` and questions `[b, l]` -> question states `[b, l, d]`."""
@@ -124,22 +99,6 @@ class Vqa(nn.Module):
         text_bld = self.text_encoder.encode(ids_bl, mask_bl, deterministic)
         return self.text_encoder.fuse(text_bld[None], mask_bl[None], image_bnd,
                                       deterministic=deterministic)[0]
-
-    def decode(self, *args, **kwargs):
-        """See `TextDecoder.__call__`."""
-        return self.text_decoder(*args, **kwargs)
-
-    def predict_words(self, x):
-        """See `TextDecoder.predict_words`."""
-        return self.text_decoder.predict_words(x)
-
-    def read_questions(self, question_bnd):
-        """See `TextDecoder.read_questions`."""
-        return self.text_decoder.read_questions(question_bnd)
-
-    def next_words(self, *args):
-        """See `TextDecoder.next_words`."""
-        return self.text_decoder.next_words(*args)
 
     def empty_cache(self, rows, length):
         """The collection `CACHE` for that many answers of at most `length` words."""

@@ -13,10 +13,9 @@ def similarity_logits(feat_be, batch_ce, queue_qe, temperature):
     per group.
 
     Args:
-      feat_be: unit features `[b, e]`.
+      feat_be: unit features `[b, e]`. temperature: scalar.
       batch_ce: unit momentum features of the other modality in the own group `[c, e]`.
       queue_qe: the same of past steps `[q, e]`.
-      temperature: scalar.
 
     Returns:
       float32 `[b, c + q]`, own group first.
@@ -30,13 +29,9 @@ def pair_positives(batch, queue_size):
 
 
 def image_positives(ids_b, queue_ids_q):
-    """Every candidate of the same image is positive (section 3.5, several captions per image).
+    """Every candidate of the same image is positive (section 3.5): bool `[b, b + q]`.
 
-    Args:
-      ids_b: image ids of the own group, int32. queue_ids_q: ids in the queue, -1 = empty.
-
-    Returns:
-      bool `[b, b + q]`.
+    Of the image ids (int32) of the own group and in the queue, where -1 is empty.
     """
     return ids_b[:, None] == jnp.concatenate([ids_b, queue_ids_q])[None, :]
 
@@ -53,9 +48,8 @@ def itc_targets(positives_bc, momentum_logits_bc, alpha):
 
 def itc_loss(i2t_logits_bc, t2i_logits_bc, i2t_targets_bc, t2i_targets_bc):
     """Mean of the two soft cross-entropies, scalar float32 (eq. 2)."""
-    i2t = soft_cross_entropy(i2t_logits_bc, i2t_targets_bc)
-    t2i = soft_cross_entropy(t2i_logits_bc, t2i_targets_bc)
-    return (jnp.mean(i2t) + jnp.mean(t2i)) / 2.0
+    return (jnp.mean(soft_cross_entropy(i2t_logits_bc, i2t_targets_bc))
+            + jnp.mean(soft_cross_entropy(t2i_logits_bc, t2i_targets_bc))) / 2.0
 
 
 def mi_bound(logits_bc, positives_bc):
@@ -65,3 +59,15 @@ def mi_bound(logits_bc, positives_bc):
     """
     truth = positives_bc / jnp.sum(positives_bc, axis=-1, keepdims=True)
     return jnp.log(float(logits_bc.shape[-1])) - jnp.mean(soft_cross_entropy(logits_bc, truth))
+
+
+def init_queue(key, size, embed_dim):
+    """Random unit vectors `[size, embed_dim]`, as the public code starts."""
+    queue = jax.random.normal(key, (size, embed_dim))
+    return queue / jnp.linalg.norm(queue, axis=-1, keepdims=True)
+
+
+def enqueue(queue, entries, pointer):
+    """Writes `entries` `[b, ...]` over the oldest rows of `queue` `[q, ...]`, b divides q."""
+    start = (pointer,) + (0,) * (queue.ndim - 1)
+    return jax.lax.dynamic_update_slice(queue, entries.astype(queue.dtype), start)

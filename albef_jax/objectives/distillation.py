@@ -21,14 +21,10 @@ def soft_cross_entropy(logits, targets):
 
 
 def distilled_cross_entropy(logits, labels, teacher_logits, alpha):
-    """(1 - alpha) CE(labels) + alpha CE(softmax of the teacher), per element (eq. 7).
+    """(1 - alpha) CE(labels) + alpha CE(softmax of the teacher), float32 `[...]` (eq. 7).
 
     Args:
-      logits: float32 `[..., v]`. labels: int32 `[...]`. teacher_logits: `[..., v]`.
-      alpha: scalar weight of the teacher.
-
-    Returns:
-      float32 `[...]`.
+      logits, teacher_logits: float32 `[..., v]`. labels: int32 `[...]`. alpha: scalar.
     """
     soft = jax.lax.stop_gradient(jax.nn.softmax(teacher_logits, axis=-1))
     picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]

@@ -20,12 +20,9 @@ def draw_masking(key, shape, vocab_size, rate=0.15, replace=(0.8, 0.1, 0.1)):
     """Draws where and how to mask a batch of texts.
 
     Args:
-      key: PRNG key. shape: `(b, l)`. vocab_size: random words are below it.
+      shape: `(b, l)`. vocab_size: random words are below it.
       rate: probability that a word is predicted.
       replace: shares of predicted words that become [MASK], a random word, or stay.
-
-    Returns:
-      MaskingDraws.
     """
     mask_share, random_share, _ = map(float, replace)
     random_of_rest = random_share / (1.0 - mask_share) if mask_share < 1.0 else 0.0
@@ -34,17 +31,13 @@ def draw_masking(key, shape, vocab_size, rate=0.15, replace=(0.8, 0.1, 0.1)):
         chosen=jax.random.bernoulli(keys[0], rate, shape),
         replaced=jax.random.bernoulli(keys[1], mask_share, shape),
         randomised=jax.random.bernoulli(keys[2], random_of_rest, shape),
-        words=jax.random.randint(keys[3], shape, 0, vocab_size),
-    )
+        words=jax.random.randint(keys[3], shape, 0, vocab_size))
 
 
 def mask_tokens(ids_bl, draws, *, pad_id, cls_id, mask_id):
-    """Applies drawn choices to a copy of the texts.
+    """The masked ids `[b, l]`, and bool `[b, l]` that marks the positions to predict.
 
     [PAD] and [CLS] are never predicted; [SEP] may be, as in the public code.
-
-    Returns:
-      masked ids `[b, l]` and bool `[b, l]` that marks the positions to predict.
     """
     predicted = draws.chosen & (ids_bl != pad_id) & (ids_bl != cls_id)
     masked = jnp.where(draws.replaced, mask_id, jnp.where(draws.randomised, draws.words, ids_bl))
@@ -62,10 +55,7 @@ def default_budget(texts, length, rate=0.15):
 
 
 def masked_positions(predicted_bl, budget):
-    """The positions to predict as a static list.
-
-    Args:
-      predicted_bl: bool. budget: length m of the list.
+    """The positions to predict, bool `[b, l]`, as a list of the static length `budget` m.
 
     Returns:
       int32 `[m]` positions in the flattened `[b*l]` (0 where unused), float32 `[m]` weights
@@ -79,5 +69,5 @@ def masked_positions(predicted_bl, budget):
 
 
 def weighted_mean(values_m, weights_m):
-    """Mean over used positions; 0, not NaN, where there are none."""
+    """Mean over rows of weight 1, such as used positions; 0, not NaN, where there are none."""
     return jnp.sum(values_m * weights_m) / jnp.maximum(jnp.sum(weights_m), 1.0)

@@ -1,9 +1,6 @@
 """`python -m albef_jax.scenes [LEVEL]`: what a level is like, and how fast it is made."""
 
-from __future__ import annotations
-
 import argparse
-import collections
 import itertools
 import json
 import os
@@ -13,8 +10,7 @@ import time
 from albef_jax.errors import UserError
 from albef_jax.scenes.generate import generate
 from albef_jax.scenes.levels import get_level
-from albef_jax.scenes.survey import contact_sheet, oracle
-from albef_jax.scenes.task_survey import describe_tasks
+from albef_jax.scenes.survey import contact_sheet, describe_tasks, oracle
 
 MADE = 4096  # scenes, to measure the speed of several processes
 
@@ -53,10 +49,8 @@ def survey(options) -> None:
     print(f"oracle: {100 * (true_of == 1).mean():.1f}% of {len(true_of)} captions are true of one "
           f"of {len(scenes)} held-out scenes; best possible text-to-image R@1 "
           f"{100 * (1 / true_of).mean():.1f}%")
-    words = collections.Counter(
-        word for scene in scenes for text in scene["captions"] for word in text.split()
-    )
-    lengths = [len(text.split()) for scene in scenes for text in scene["captions"]]
+    texts = [text.split() for scene in scenes for text in scene["captions"]]
+    lengths, words = [*map(len, texts)], {*itertools.chain(*texts)}
     forms = list(itertools.chain(*(json.loads(scene["forms"]) for scene in scenes)))
     related = sum(bool(form["relations"]) for form in forms) / len(forms)
     counted = sum(any(m["count"] > 1 for m in form["mentions"]) for form in forms) / len(forms)

@@ -1,14 +1,12 @@
 """The scenes as a TFDS data set: made once, stored as ArrayRecord, read without TensorFlow."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import io
 import pathlib
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
 
 from absl import logging
 import numpy as np
@@ -43,20 +41,14 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         side = get_level(self.builder_config.level).side
         # Raw pixels: ArrayRecord compresses them as well as PNG does, and they read faster.
-        image = tfds.features.Tensor(
-            shape=(side, side, 3), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
-        )
+        image = tfds.features.Tensor(shape=(side, side, 3), dtype=np.uint8,
+                                     encoding=tfds.features.Encoding.BYTES)
+        text = tfds.features.Text()
         return tfds.core.DatasetInfo(
-            builder=self,
-            description=Scenes.__doc__,
+            builder=self, description=Scenes.__doc__, disable_shuffling=True,
             features=tfds.features.FeaturesDict({
-                "image": image,
-                "captions": tfds.features.Sequence(tfds.features.Text()),
-                "forms": tfds.features.Text(),
-                "graph": tfds.features.Text(),
-            }),
-            disable_shuffling=True,
-        )
+                "image": image, "captions": tfds.features.Sequence(text), "forms": text,
+                "graph": text}))
 
     def _split_generators(self, dl_manager):
         del dl_manager  # nothing is downloaded
@@ -73,47 +65,40 @@ def open_scenes(level: str, split: str, size: int, seed: int, data_dir: str = ""
     Several processes may ask at once: one makes them, the others wait.
 
     Args:
-        data_dir: folder for data sets; by default `albef_jax/tfds` in the user's cache.
+        data_dir: folder for data sets (UserError); by default `albef_jax/tfds` in the user's cache.
 
     Returns:
         Random access to records as of `make_scene`, texts as bytes.
-
-    Raises:
-        UserError: the folder cannot be written.
     """
     root = pathlib.Path(data_dir or cache_folder("tfds")).expanduser()
-    config = ScenesConfig(
-        name=f"{level}_{split}_{size}_seed{seed}", level=level, sizes={split: size}, seed=seed
-    )
+    config = ScenesConfig(name=f"{level}_{split}_{size}_seed{seed}", level=level,
+                          sizes={split: size}, seed=seed)
     folder = root / "scenes" / config.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "records", "making the same scenes"):
-            records = _read(config, root, split)
+            records = _read(folder / str(Scenes.VERSION), split, size)
             return _prepare(config, root, split) if records is None else records
     except OSError as error:
-        raise UserError(
-            f"The scenes cannot be stored in {root} ({error.strerror or error}); name another "
-            "folder with data_dir."
-        ) from None
+        raise UserError(f"The scenes cannot be stored in {root} ({error.strerror or error}); name "
+                        "another folder with data_dir.") from None
 
 
-def _read(config: ScenesConfig, root: pathlib.Path, split: str) -> Sequence[dict] | None:
+def _read(folder, split, size):
     """The records, or None if they are not there or damaged."""
-    folder = root / "scenes" / config.name / str(Scenes.VERSION)
     if not folder.exists():
         return None
     try:
         records = tfds.builder_from_directory(folder).as_data_source(split)
         records[len(records) - 1]  # the end of the last file
-        return records if len(records) == config.sizes[split] else None
+        return records if len(records) == size else None
     except Exception as error:  # of many types, which TFDS does not name
         print(f"The scenes in {folder} are damaged ({type(error).__name__}) and made again.",
               file=sys.stderr)
         return None
 
 
-def _prepare(config: ScenesConfig, root: pathlib.Path, split: str) -> Sequence[dict]:
+def _prepare(config, root, split):
     """Makes the records in place of damaged ones and of what killed processes left behind."""
     folder = root / "scenes" / config.name
     for leftover in (folder / str(Scenes.VERSION), *folder.glob("incomplete.*")):

@@ -1,10 +1,9 @@
 """Curtains: plain squares that hide a part of a picture."""
 
-from __future__ import annotations
-
 import numpy as np
+from numpy.random import Generator
 
-from albef_jax.scenes.graph import pick
+from albef_jax.scenes.graph import overlap, pick
 from albef_jax.scenes.levels import Level
 
 CELLS = 4  # curtains per side of a picture
@@ -18,7 +17,7 @@ def can_hide(level: Level, feature: str) -> bool:
     return feature != "size" or max(map(max, level.sizes.values())) <= level.side // CELLS
 
 
-def place_curtain(graph, level: Level, rng: np.random.Generator) -> Box | None:
+def place_curtain(graph, level: Level, rng: Generator) -> Box | None:
     """A curtain that covers an object wholly, or none at all; None if there is no such place."""
     side = graph["side"] // CELLS
     boxes = [item["box"] for item in graph["objects"]]
@@ -35,7 +34,7 @@ def place_curtain(graph, level: Level, rng: np.random.Generator) -> Box | None:
         else:
             x, y = (int((graph["side"] - side) * draw) for draw in rng.random(2).tolist())
         curtain = x, y, x + side, y + side
-        under = [box for box in boxes if _overlap(box, curtain)]
+        under = [box for box in boxes if overlap(box, curtain)]
         inside = all(x <= box[0] and y <= box[1] and box[2] <= x + side and box[3] <= y + side
                      for box in under)
         if inside and under == ([covered] if covered else []):
@@ -57,10 +56,6 @@ def split(graph: dict, curtain: Box | None) -> tuple[dict, list[dict]]:
     """The scene as far as it can be seen, and the objects behind the curtain."""
     if curtain is None:
         return graph, []
-    hidden = [item for item in graph["objects"] if _overlap(item["box"], curtain)]
+    hidden = [item for item in graph["objects"] if overlap(item["box"], curtain)]
     seen = [item for item in graph["objects"] if item not in hidden]
     return graph | {"objects": seen}, hidden
-
-
-def _overlap(a, b):
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

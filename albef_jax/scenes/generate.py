@@ -1,14 +1,12 @@
 """Whole scenes, as they are stored, made in order by several processes."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 
 from albef_jax.scenes.captions import make_captions
 from albef_jax.scenes.graph import sample_graph, scene_rng
@@ -21,22 +19,14 @@ BLOCK = 64  # scenes that a process makes in a row
 
 
 def make_scene(level: str, split: str, seed: int, index: int) -> dict:
-    """One scene.
-
-    Returns:
-        image uint8 [side, side, 3], captions (list of `CAPTIONS` texts), forms (their logical
-        forms, a JSON list) and graph (JSON).
-    """
+    """One scene: image uint8 [side, side, 3], captions (list of `CAPTIONS` texts), forms (their
+    logical forms, a JSON list) and graph (JSON)."""
     level = get_level(level)
     graph = sample_graph(level, split, index, seed)
-    captions = make_captions(graph, level, scene_rng(seed, split, index, 1), CAPTIONS)
-    texts, forms = zip(*captions)
-    return {
-        "image": render(graph),
-        "captions": list(texts),
-        "forms": json.dumps(forms),
-        "graph": json.dumps(graph),
-    }
+    rng = scene_rng(seed, split, index, 1)
+    texts, forms = zip(*make_captions(graph, level, rng, CAPTIONS))
+    return {"image": render(graph), "captions": list(texts), "forms": json.dumps(forms),
+            "graph": json.dumps(graph)}
 
 
 def generate(level: str, split: str, seed: int, size: int, workers: int = 0) -> Iterator[dict]:
@@ -53,10 +43,8 @@ def generate(level: str, split: str, seed: int, size: int, workers: int = 0) -> 
     # run the user's script once more.
     command = [sys.executable, "-m", __name__, level, split, str(seed), str(size), str(workers)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    children = [
-        subprocess.Popen([*command, str(worker)], stdout=subprocess.PIPE, env=environment)
-        for worker in range(workers)
-    ]
+    children = [subprocess.Popen([*command, str(worker)], stdout=subprocess.PIPE, env=environment)
+                for worker in range(workers)]
     try:
         for block in range(-(-size // BLOCK)):
             yield from pickle.load(children[block % workers].stdout)
@@ -66,9 +54,7 @@ def generate(level: str, split: str, seed: int, size: int, workers: int = 0) -> 
             child.communicate()
 
 
-def _write_blocks(
-    level: str, split: str, seed: int, size: int, workers: int, worker: int
-) -> None:
+def _write_blocks(level, split, seed, size, workers, worker):
     """Writes every `workers`-th block of scenes to standard output."""
     for start in range(worker * BLOCK, size, workers * BLOCK):
         stop = min(start + BLOCK, size)

@@ -6,13 +6,11 @@
 One object may be behind the curtain, of any kind, or none.
 """
 
-from __future__ import annotations
-
 import itertools
 
-import numpy as np
+from numpy.random import Generator
 
-from albef_jax.scenes.captions import FEATURES, is_true, matches, word
+from albef_jax.scenes.captions import FEATURES, count, is_true, word
 from albef_jax.scenes.curtains import Box, can_hide, place_curtain, split
 from albef_jax.scenes.graph import pick, relations_of
 from albef_jax.scenes.levels import Level
@@ -29,10 +27,11 @@ NEGATED = ("there is no {}", "the picture shows no {}", "you can see no {}")
 COUNT_FRAMES = {(2, 2): "there are exactly two {}", (2, MOST): "there are at least two {}",
                 (0, 1): "there is at most one {}"}
 TRIES = 60
+UNLIKE = {"size": "", "texture": "", "colour": "", "shape": ""}  # an object like no mention
 
 
 def suppose(
-    graph: dict, level: Level, kinds: frozenset, label: int, rng: np.random.Generator
+    graph: dict, level: Level, kinds: frozenset, label: int, rng: Generator
 ) -> tuple[str, dict, Box | None, int]:
     """One hypothesis about a scene.
 
@@ -40,8 +39,7 @@ def suppose(
     it. What they are filled with is drawn until the label comes out.
 
     Args:
-        label: the label that is wanted, a place in `LABELS`; another one if the scene is too full
-            for a curtain.
+        label: the one that is wanted, a place in `LABELS`; another if there is no room to hide.
 
     Returns:
         text, logical form, the box of the curtain or None, and the label.
@@ -88,23 +86,21 @@ def judge(hypothesis: dict, seen: dict, curtain: Box | None) -> int:
 def _holds(hypothesis, graph):
     if "form" in hypothesis:
         return is_true(hypothesis["form"], graph) != hypothesis["negated"]
-    count = sum(matches(hypothesis["mention"], item) for item in graph["objects"])
-    return hypothesis["least"] <= count <= hypothesis["most"]
+    number = count(hypothesis["mention"], graph["objects"])
+    return hypothesis["least"] <= number <= hypothesis["most"]
 
 
 def _hideable(hypothesis, side, curtain):
     """Objects that may be behind the curtain, as far as the hypothesis tells them apart."""
     mentions = hypothesis["form"]["mentions"] if "form" in hypothesis else [hypothesis["mention"]]
-    unlike = {"size": "", "texture": "", "colour": "", "shape": ""}
     x, y = (curtain[0] + curtain[2]) / 2, (curtain[1] + curtain[3]) / 2
     places = [(x, y)]
     if hypothesis.get("form", {}).get("relations"):
         reach = (curtain[2] - curtain[0]) / 4
         places = itertools.product((x - reach, x, x + reach), (y - reach, y, y + reach))
     for place in places:
-        yield unlike | {"centre": place}
-        for mention in mentions:
-            yield unlike | mention | {"centre": place}
+        for mention in ({}, *mentions):
+            yield UNLIKE | mention | {"centre": place}
 
 
 def _existence(seen, hidden, wanted, keys, level, kinds, rng):
@@ -140,8 +136,9 @@ def _pair(seen, hidden, wanted, keys, level, kinds, rng):
 
 def _counter(graph, features, rng):
     """Counts objects by a feature of which the scene has two: any label can come out then."""
+    objects = graph["objects"]
     alike = [key for key in features
-             if any(_count(graph, key, item[key]) == 2 for item in graph["objects"])]
+             if any(count({key: item[key]}, objects) == 2 for item in objects)]
     if not alike:
         return _existence
     key, limits = pick(rng, alike), pick(rng, ((2, 2), (2, 2), (2, MOST), (0, 1)))
@@ -154,17 +151,12 @@ def _counter(graph, features, rng):
     return propose
 
 
-def _count(graph, key, value):
-    return sum(item[key] == value for item in graph["objects"])
-
-
-def say(hypothesis: dict, rng: np.random.Generator) -> str:
+def say(hypothesis: dict, rng: Generator) -> str:
     """The hypothesis in English."""
     if "mention" in hypothesis:
         limits = hypothesis["least"], hypothesis["most"]
-        number = 1 if limits == (0, 1) else 2
-        things = bare_phrase({"count": number} | hypothesis["mention"], rng)
-        return COUNT_FRAMES[limits].format(things)
+        things = {"count": 1 if limits == (0, 1) else 2} | hypothesis["mention"]
+        return COUNT_FRAMES[limits].format(bare_phrase(things, rng))
     form, negated = hypothesis["form"], hypothesis["negated"]
     first = form["mentions"][0]
     text = bare_phrase(first, rng) if negated else a_phrase(first, rng)

@@ -1,12 +1,10 @@
 """Phrases that mean one object of a scene, and things that a scene nearly shows."""
 
-from __future__ import annotations
-
 import functools
 
-import numpy as np
+from numpy.random import Generator
 
-from albef_jax.scenes.captions import matches, noun_phrase, word
+from albef_jax.scenes.captions import count, matches, noun_phrase, word
 from albef_jax.scenes.graph import MARGIN, pick, relations_of
 from albef_jax.scenes.levels import Level, get_level
 
@@ -43,31 +41,23 @@ def mention_of(item: dict, keys) -> dict:
     return {"count": 1} | {key: item[key] for key in keys}
 
 
-def a_phrase(mention: dict, rng: np.random.Generator) -> str:
+def a_phrase(mention: dict, rng: Generator) -> str:
     """"a small red thing"."""
     text = noun_phrase(mention, rng)
     return text if "shape" in mention else text.replace("shape", pick(rng, NOUNS))
 
 
-def the_phrase(mention: dict, rng: np.random.Generator) -> str:
+def the_phrase(mention: dict, rng: Generator) -> str:
     """"the small red thing"."""
     return "the " + bare_phrase(mention, rng)
 
 
-def bare_phrase(mention: dict, rng: np.random.Generator) -> str:
+def bare_phrase(mention: dict, rng: Generator) -> str:
     """"small red thing"; of a mention with a count, "small red things"."""
     return a_phrase(mention, rng).split(" ", 1)[1]
 
 
-def is_only(mention: dict, item: dict, objects: list[dict]) -> bool:
-    """Whether a mention fits this object and no other."""
-    return matches(mention, item) and sum(matches(mention, other) for other in objects) == 1
-
-
-def vary(
-    item: dict, keys, objects: list[dict], level: Level, kinds: frozenset,
-    rng: np.random.Generator,
-) -> dict:
+def vary(item: dict, keys, objects: list[dict], level: Level, kinds: frozenset, rng: Generator):
     """An object that differs in one of the keys, often by what another object has.
 
     It is of a kind of the split: that a kind is never seen must not tell that it is not there.
@@ -81,18 +71,15 @@ def vary(
             return other
 
 
-def absent(
-    keys, objects: list[dict], level: Level, kinds: frozenset, rng: np.random.Generator
-) -> dict:
+def absent(keys, objects: list[dict], level: Level, kinds: frozenset, rng: Generator) -> dict:
     """A mention by these keys that fits no object, though nearly."""
     while True:
-        item = vary(pick(rng, objects), keys, objects, level, kinds, rng)
-        mention = mention_of(item, keys)
-        if not any(matches(mention, other) for other in objects):
+        mention = mention_of(vary(pick(rng, objects), keys, objects, level, kinds, rng), keys)
+        if not count(mention, objects):
             return mention
 
 
-def point_out(graph: dict, level: Level, rng: np.random.Generator) -> tuple[str, int]:
+def point_out(graph: dict, level: Level, rng: Generator) -> tuple[str, int]:
     """A phrase that means one object, and the number of that object."""
     objects = graph["objects"]
     while True:
@@ -101,18 +88,13 @@ def point_out(graph: dict, level: Level, rng: np.random.Generator) -> tuple[str,
             phrase = refer(graph, target, rng, related=1.0)
         else:
             mention = only_mention(objects, target, rng, choices=LOOKS)
-            phrase = mention and pick_article(mention, rng)
+            phrase = mention and (a_phrase if rng.random() < PLAIN else the_phrase)(mention, rng)
         if phrase and len(phrase.split()) <= level.max_words:
             return phrase, target
 
 
-def pick_article(mention: dict, rng: np.random.Generator) -> str:
-    """"a red star" or, more often, "the red star"."""
-    return (a_phrase if rng.random() < PLAIN else the_phrase)(mention, rng)
-
-
 def refer(
-    graph: dict, target: int, rng: np.random.Generator, without: str = "", related: float = RELATED
+    graph: dict, target: int, rng: Generator, without: str = "", related: float = RELATED
 ) -> str | None:
     """A phrase that means one object and no other, or None if none was found.
 
@@ -121,28 +103,27 @@ def refer(
         without: a feature that the phrase does not name: what is asked for.
         related: how often a second object is named: "the star left of the ring".
     """
-    objects = graph["objects"]
     if rng.random() < related:
         phrase = _refer_by_relation(graph, target, rng, without)
         if phrase:
             return phrase
-    mention = only_mention(objects, target, rng, without)
+    mention = only_mention(graph["objects"], target, rng, without)
     return the_phrase(mention, rng) if mention else _refer_by_place(graph, target, rng, without)
 
 
 def only_mention(
-    objects: list[dict], target: int, rng: np.random.Generator, without: str = "", choices=KEYS
+    objects: list[dict], target: int, rng: Generator, without: str = "", choices=KEYS
 ) -> dict | None:
     """A mention that fits one object and no other, or None if none was found."""
     for _ in range(TRIES):
         keys = [key for key in pick(rng, choices) if key != without]
         mention = mention_of(objects[target], keys)
-        if is_only(mention, objects[target], objects):
+        if count(mention, objects) == 1:
             return mention
     return None
 
 
-def _refer_by_relation(graph, target, rng, without) -> str | None:
+def _refer_by_relation(graph, target, rng, without):
     objects, side = graph["objects"], graph["side"]
     for _ in range(TRIES):
         other = pick(rng, [i for i in range(len(objects)) if i != target])
@@ -157,12 +138,11 @@ def _refer_by_relation(graph, target, rng, without) -> str | None:
         fitting = [i for i, item in enumerate(objects) if i != other and matches(mention, item)
                    and relations_of(item, objects[other], side, (relation,), MARGIN / 2)]
         if fitting == [target]:
-            return (f"{the_phrase(mention, rng)} {word(relation, rng)} "
-                    f"{the_phrase(landmark, rng)}")
+            return f"{the_phrase(mention, rng)} {word(relation, rng)} {the_phrase(landmark, rng)}"
     return None
 
 
-def _refer_by_place(graph, target, rng, without) -> str | None:
+def _refer_by_place(graph, target, rng, without):
     """"the left star", "the star at the top": of several, the one that is so to all others."""
     item = graph["objects"][target]
     mention = mention_of(item, [key for key in pick(rng, KEYS) if key != without])

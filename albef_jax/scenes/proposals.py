@@ -1,8 +1,6 @@
 """Boxes to choose from, as a detector would give them: of objects, and of nothing in particular."""
 
-from __future__ import annotations
-
-import numpy as np
+from numpy.random import Generator
 
 PROPOSALS = 8
 RIGHT, WRONG = 0.6, 0.4  # IoU with the target: least of its proposal, most of the others
@@ -16,7 +14,7 @@ def width_height(box) -> Box:
     return float(x0), float(y0), float(x1 - x0), float(y1 - y0)
 
 
-def propose(graph: dict, target: int, rng: np.random.Generator) -> list[Box]:
+def propose(graph: dict, target: int, rng: Generator) -> list[Box]:
     """`PROPOSALS` boxes in any order; just one of them is that of the target, nearly."""
     side, boxes = graph["side"], [item["box"] for item in graph["objects"]]
     truth = boxes[target]

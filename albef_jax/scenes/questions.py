@@ -1,12 +1,10 @@
 """Questions about a scene with one answer, balanced so that the text does not give it away."""
 
-from __future__ import annotations
-
 import functools
 
-import numpy as np
+from numpy.random import Generator
 
-from albef_jax.scenes.captions import NUMBERS, is_true, matches, word
+from albef_jax.scenes.captions import NUMBERS, count, is_true, word
 from albef_jax.scenes.graph import MARGIN, pick, relations_of
 from albef_jax.scenes.levels import Level
 from albef_jax.scenes.phrases import (
@@ -28,16 +26,10 @@ SIDE_FRAMES = ("where is {a} seen from {b}", "on which side of {b} is {a}")
 COUNTED = ("shape", "shape", "colour", "texture", "size")
 
 
-def ask(
-    graph: dict, level: Level, kinds: frozenset, rng: np.random.Generator
-) -> tuple[str, str, str]:
-    """One question about a scene.
+def ask(graph: dict, level: Level, kinds: frozenset, rng: Generator) -> tuple[str, str, str]:
+    """A question about a scene, its answer, and its type, a key of `_ASK`.
 
-    Args:
-        kinds: of objects that questions speak of, see `phrases.kinds_of`.
-
-    Returns:
-        question, answer, and its type: 'yes/no', 'colour', 'shape', 'count' or 'relation'.
+    `kinds` are those of the objects that questions speak of, see `phrases.kinds_of`.
     """
     while True:
         kind = pick(rng, _TYPES)
@@ -97,7 +89,7 @@ def _ask_side(graph, level, kinds, rng, wanted):
 
 def _ask_feature(graph, level, kinds, rng, wanted):
     """"is the small star red"."""
-    objects, key = graph["objects"], pick(rng, ("colour", "shape", "size", "texture"))
+    objects, key = graph["objects"], pick(rng, tuple(level.values))
     target = int(rng.random() * len(objects))
     phrase = refer(graph, target, rng, without=key)
     item = objects[target] if wanted else vary(objects[target], [key], objects, level, kinds, rng)
@@ -127,12 +119,10 @@ def _ask_count(graph, level, kinds, rng):
     key = pick(rng, COUNTED)
     having = {}
     for value in level.values[key]:
-        count = sum(matches({key: value}, item) for item in graph["objects"])
-        having.setdefault(count, []).append(value)
-    count = pick(rng, sorted(having))
-    mention = {"count": 2, key: pick(rng, having[count])}
-    phrase = bare_phrase(mention, rng)
-    return pick(rng, COUNT_FRAMES).format(phrase), COUNTS[count]
+        having.setdefault(count({key: value}, graph["objects"]), []).append(value)
+    number = pick(rng, sorted(having))
+    phrase = bare_phrase({"count": 2, key: pick(rng, having[number])}, rng)
+    return pick(rng, COUNT_FRAMES).format(phrase), COUNTS[number]
 
 
 def _ask_relation(graph, level, kinds, rng):

@@ -1,7 +1,5 @@
 """Pixels of a scene graph: anti-aliased shapes with textures on a quiet background."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from albef_jax.scenes.levels import COLOURS
@@ -29,18 +27,10 @@ def background(spec: dict, side: int) -> np.ndarray:
     return first + share[..., None] * (second - first)
 
 
-def _plain(side, rng):
-    return np.zeros((side, side), np.float32)
-
-
 def _shaded(side, rng):
     x, y = _axes(side)
     angle = rng.uniform(0, 2 * np.pi)
     return np.clip(1.5 * (np.cos(angle) * (x - 0.5) + np.sin(angle) * (y - 0.5)) + 0.5, 0, 1)
-
-
-def _speckled(side, rng):
-    return rng.random((side, side), np.float32)
 
 
 def _checkered(side, rng):
@@ -49,7 +39,11 @@ def _checkered(side, rng):
     return ((x * fields).astype(np.int8) + (y * fields).astype(np.int8)) % 2 * np.float32(0.7)
 
 
-_SHARES = {"plain": _plain, "shaded": _shaded, "speckled": _speckled, "checkered": _checkered}
+_SHARES = {  # of the second colour
+    "plain": lambda side, rng: np.zeros((side, side), np.float32),
+    "speckled": lambda side, rng: rng.random((side, side), np.float32),
+    "shaded": _shaded, "checkered": _checkered,
+}
 
 
 def _axes(side):
@@ -86,14 +80,7 @@ def _dots(x, y):
     return np.clip((0.3 - np.hypot(dx, dy)) * PERIOD + 0.5, 0, 1)
 
 
-def _checks(x, y):
-    fields = np.floor(x * (1.6 / PERIOD)) + np.floor(y * (1.6 / PERIOD))
-    return fields % 2
-
-
 _TEXTURES = {
-    "plain": lambda x, y: np.zeros((1, 1), np.float32),
-    "striped": _stripes,
-    "dotted": _dots,
-    "checked": _checks,
+    "plain": lambda x, y: np.zeros((1, 1), np.float32), "striped": _stripes, "dotted": _dots,
+    "checked": lambda x, y: (np.floor(x * (1.6 / PERIOD)) + np.floor(y * (1.6 / PERIOD))) % 2,
 }

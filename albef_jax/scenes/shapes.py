@@ -3,33 +3,11 @@
 Every shape is centred in its bounding box, whose half sides are in `EXTENTS`.
 """
 
-from __future__ import annotations
-
 import numpy as np
-
-
-def _circle(x, y):
-    return np.hypot(x, y) - 1
 
 
 def _box(x, y, half_x, half_y):
     return np.maximum(np.abs(x) - half_x, np.abs(y) - half_y)
-
-
-def _square(x, y):
-    return _box(x, y, 0.88, 0.88)
-
-
-def _cross(x, y):
-    return np.minimum(_box(x, y, 1, 0.32), _box(x, y, 0.32, 1))
-
-
-def _ring(x, y):
-    return np.abs(np.hypot(x, y) - 0.71) - 0.29
-
-
-def _diamond(x, y):
-    return (np.abs(x) / 0.75 + np.abs(y) - 1) * 0.6
 
 
 def _heart(x, y):
@@ -89,21 +67,23 @@ def _centred(points):
     return points / np.abs(points).max()
 
 
-_TRIANGLE = _centred(_regular(3))
-_STAR = _centred(_regular(5, 0.42))
-_HEXAGON = _centred(_regular(6)[:, ::-1])
-_ARROW = np.array([(1, 0), (0.1, 0.8), (0.1, 0.3), (-1, 0.3), (-1, -0.3), (0.1, -0.3), (0.1, -0.8)])
-
+_POLYGONS = {
+    "triangle": _centred(_regular(3)), "star": _centred(_regular(5, 0.42)),
+    "hexagon": _centred(_regular(6)[:, ::-1]),
+    "arrow": np.array([(1, 0), (0.1, 0.8), (0.1, 0.3), (-1, 0.3), (-1, -0.3), (0.1, -0.3),
+                       (0.1, -0.8)]),
+}
 DISTANCES = {
-    "circle": _circle, "square": _square, "cross": _cross, "ring": _ring, "diamond": _diamond,
-    "heart": _heart, "moon": _moon, "drop": _drop, "triangle": _polygon(_TRIANGLE),
-    "star": _polygon(_STAR), "hexagon": _polygon(_HEXAGON), "arrow": _polygon(_ARROW),
+    "circle": lambda x, y: np.hypot(x, y) - 1,
+    "square": lambda x, y: _box(x, y, 0.88, 0.88),
+    "cross": lambda x, y: np.minimum(_box(x, y, 1, 0.32), _box(x, y, 0.32, 1)),
+    "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.71) - 0.29,
+    "diamond": lambda x, y: (np.abs(x) / 0.75 + np.abs(y) - 1) * 0.6,
+    "heart": _heart, "moon": _moon, "drop": _drop,
+    **{name: _polygon(corners) for name, corners in _POLYGONS.items()},
 }
 EXTENTS = {
     "circle": (1, 1), "square": (0.88, 0.88), "cross": (1, 1), "ring": (1, 1),
     "diamond": (0.75, 1), "heart": (1, 0.914), "moon": (0.76, 1), "drop": (0.65, 1),
-} | {
-    name: tuple(np.abs(points).max(0).tolist())
-    for name, points in (("triangle", _TRIANGLE), ("star", _STAR), ("hexagon", _HEXAGON),
-                         ("arrow", _ARROW))
+    **{name: tuple(np.abs(corners).max(0).tolist()) for name, corners in _POLYGONS.items()},
 }

@@ -5,21 +5,17 @@
     {"which": "more", "mention": {...}, "side": 0}         in this picture than in the other
 """
 
-from __future__ import annotations
-
 import collections
 
-import numpy as np
+from numpy.random import Generator
 
-from albef_jax.scenes.captions import NUMBERS, is_true, matches, noun_phrase, word
+from albef_jax.scenes.captions import NUMBERS, count, is_true, noun_phrase, word
 from albef_jax.scenes.graph import pick, relations_of
 from albef_jax.scenes.levels import Level
-from albef_jax.scenes.phrases import DIRECTIONS, a_phrase, bare_phrase, mention_of
+from albef_jax.scenes.phrases import DIRECTIONS, KEYS, a_phrase, bare_phrase, mention_of
 
 SIDES = ("left", "right")
-KEYS = (("colour", "shape"), ("colour", "shape"), ("colour",), ("shape",), ("size", "colour"),
-        ("size", "shape"), ("texture", "shape"), ("texture", "colour"))
-FEATURES = ("colour", "shape", "size", "texture")
+NAMED = KEYS[:8]  # the features that a mention names: one or two
 FRAMES = {
     "left": ("the left picture shows {}", "there is {} in the left picture",
              "in the left picture there is {}"),
@@ -39,34 +35,22 @@ Pair = tuple[int, int]  # scenes on the left and on the right
 
 
 class Statements:
-    """Makes statements about the scenes of a set.
-
-    Args:
-        graphs: all scenes, see `scenes.graph`.
-        level: their level.
-    """
+    """Makes statements about the scenes of a set, whose graphs and level are given."""
 
     def __init__(self, graphs: list[dict], level: Level):
         self._graphs, self._level = graphs, level
-        having = collections.defaultdict(list)  # (feature, value) -> scenes
+        self._having = collections.defaultdict(list)  # (feature, value) -> scenes
         for number, graph in enumerate(graphs):
-            for item in graph["objects"]:
-                for key in FEATURES:
-                    scenes = having[key, item[key]]
-                    if not scenes or scenes[-1] != number:
-                        scenes.append(number)
-        self._having = having
+            for value in {(key, item[key]) for item in graph["objects"] for key in level.values}:
+                self._having[value].append(number)
 
-    def make(self, first: int, rng: np.random.Generator) -> tuple[str, dict, Pair, Pair]:
-        """A statement about a scene and others.
-
-        Returns:
-            its text, its logical form, a pair of which it is true and one of which it is false.
-        """
+    def make(self, first: int, rng: Generator) -> tuple[str, dict, Pair, Pair]:
+        """A statement about a scene and others: its text, its logical form, a pair of which it is
+        true and one of which it is false."""
         while True:
             draw = rng.random()
-            make = (self._by_picture if draw < 0.75 else self._together if draw < 0.9
-                    else self._more)
+            make = (self._by_picture if draw < 0.75 else
+                    self._together if draw < 0.9 else self._more)
             made = make(first, rng)
             if made and len(made[0].split()) <= self._level.max_words:
                 return made
@@ -96,20 +80,19 @@ class Statements:
         """What one picture shows: an object, two objects alike, or two that are related."""
         graph = self._graphs[number]
         objects, kind = graph["objects"], rng.random()
-        order = rng.permutation(len(objects)).tolist()
-        items = [objects[i] for i in order]
+        items = [objects[i] for i in rng.permutation(len(objects)).tolist()]
         if kind < 0.35:
             known = relations_of(items[0], items[1], graph["side"], DIRECTIONS)
             if known:
-                mentions = [mention_of(item, pick(rng, KEYS)) for item in items[:2]]
+                mentions = [mention_of(item, pick(rng, NAMED)) for item in items[:2]]
                 return {"mentions": mentions, "relations": [[0, pick(rng, known), 1]]}
         if kind < 0.6:
-            alike = [key for key in FEATURES if items[0][key] == items[1][key]]
+            alike = [key for key in self._level.values if items[0][key] == items[1][key]]
             if alike:
                 mention = mention_of(items[0], [pick(rng, alike)])
-                mention["count"] = sum(matches(mention, item) for item in objects)
+                mention["count"] = count(mention, objects)
                 return {"mentions": [mention], "relations": []}
-        return {"mentions": [mention_of(items[0], pick(rng, KEYS))], "relations": []}
+        return {"mentions": [mention_of(items[0], pick(rng, NAMED))], "relations": []}
 
     def _find(self, first, form, wanted, rng, but=-1):
         """Another scene that shares a feature with the form and of which it is true, or is not."""
@@ -125,7 +108,7 @@ class Statements:
     def _together(self, first, rng):
         mention = self._counted(first, rng)
         second, third = self._other(mention, rng), self._other(mention, rng)
-        counts = [count(mention, self._graphs[i]) for i in (first, second, third)]
+        counts = [self._count(mention, i) for i in (first, second, third)]
         if counts[1] == counts[2] or first in (second, third):
             return None
         true, false = (first, second), (first, third)
@@ -139,7 +122,7 @@ class Statements:
     def _more(self, first, rng):
         mention = self._counted(first, rng)
         second = self._other(mention, rng)
-        here, there = (count(mention, self._graphs[i]) for i in (first, second))
+        here, there = self._count(mention, first), self._count(mention, second)
         if here == there:
             return None
         side = pick(rng, (0, 1))
@@ -147,10 +130,13 @@ class Statements:
         statement = {"which": "more", "mention": mention, "side": side}
         return self._say(statement, rng), statement, true, true[::-1]
 
+    def _count(self, mention, number):
+        return count(mention, self._graphs[number]["objects"])
+
     def _counted(self, first, rng):
         if rng.random() < 0.3:
             return {}
-        key = pick(rng, FEATURES)
+        key = pick(rng, tuple(self._level.values))
         return {key: pick(rng, self._graphs[first]["objects"])[key]}
 
     def _other(self, mention, rng):
@@ -173,14 +159,8 @@ class Statements:
             return text if is_one else text.replace("there is", "there are")
         things = bare_phrase({"count": 2} | statement["mention"], rng)
         if which == "together":
-            number = NUMBERS[statement["count"]]
             if statement["count"] == 1:
                 things = bare_phrase({"count": 1} | statement["mention"], rng)
-            return pick(rng, TOGETHER_FRAMES).format(number, things)
+            return pick(rng, TOGETHER_FRAMES).format(NUMBERS[statement["count"]], things)
         side = statement["side"]
         return pick(rng, MORE_FRAMES).format(SIDES[side], things, SIDES[1 - side])
-
-
-def count(mention: dict, graph: dict) -> int:
-    """How many objects a mention fits."""
-    return sum(matches(mention, item) for item in graph["objects"])

@@ -1,20 +1,15 @@
 """The words that tasks need beyond those of captions."""
 
-from __future__ import annotations
-
+import itertools
 import re
 
-from albef_jax.scenes import captions
-from albef_jax.scenes import hypotheses
-from albef_jax.scenes import phrases
-from albef_jax.scenes import questions
-from albef_jax.scenes import statements
+from albef_jax.scenes import captions, hypotheses, phrases, questions, statements
 from albef_jax.scenes.levels import Level
 
 _TEMPLATES = (
-    phrases.NOUNS, phrases.PLACES.values(), questions.EXIST_FRAMES, questions.COLOUR_FRAMES,
+    phrases.NOUNS, *phrases.PLACES.values(), questions.EXIST_FRAMES, questions.COLOUR_FRAMES,
     questions.SHAPE_FRAMES, questions.COUNT_FRAMES, questions.SIDE_FRAMES,
-    statements.FRAMES.values(), statements.TOGETHER_FRAMES, statements.MORE_FRAMES,
+    *statements.FRAMES.values(), statements.TOGETHER_FRAMES, statements.MORE_FRAMES,
     captions.NUMBERS, hypotheses.FRAMES, hypotheses.NEGATED, hypotheses.COUNT_FRAMES.values(),
 )
 
@@ -24,9 +19,7 @@ def task_words(level: Level) -> list[str]:
 
     A tokenizer that is trained on captions and on these knows each of them as one piece.
     """
-    plurals = [captions.PLURALS.get(noun, noun + "s") for noun in (*level.shapes, *phrases.NOUNS)]
-    texts = [*questions.answer_list(level), *level.sizes, *level.textures, *plurals]
-    for templates in _TEMPLATES:
-        for template in templates:
-            texts += [template] if isinstance(template, str) else template
+    plurals = map(captions.plural, (*level.shapes, *phrases.NOUNS))
+    texts = [*questions.answer_list(level), *level.sizes, *level.textures, *plurals,
+             *itertools.chain(*_TEMPLATES)]
     return [re.sub(r"{.*?}", " ", text) for text in texts]

@@ -26,30 +26,26 @@ INIT = dict(  # weights that a fresh run starts from; a resumed one has its own
     bert_layers=(),  # its layer for each text and fusion layer, -1: fresh; (): one to one
     vit="")  # a file, a folder or a Hugging Face name; positions are interpolated
 REMAT = {"model.remat": True, "model.remat_save": ()}
-TEXT_LENGTHS = ("text_length", "eval_text_length", "answer_length")  # those that a task has
 
 
 class AlbefTask(Task):
-    """See `tasks.base.Task`. A subclass sets `objective` and `model` in its constructor.
+    """See `tasks.base.Task`."""
 
-    Attributes:
-      views: images per text; with several, a batch's images are `[b, views, s, s, 3]`.
-      OBJECTIVE: defaults of the block `objective`.
-    """
-
-    OBJECTIVE: dict = {}
-    views = 1
+    module = None  # linen class of a `model` block, called with images, text ids and mask
+    OBJECTIVE: dict = {}  # defaults of the block `objective`
+    RULES: dict = {}  # name of a task -> the `Rule` for starting from its weights
+    views = 1  # images per text; with several, a batch's images are `[b, views, s, s, 3]`
     limits = {
         **{f"model.{name}": (1, None) for name in (
             "image_size", "patch_size", "vit_width", "vit_depth", "vit_heads", "text_width",
             "text_layers", "fusion_layers", "text_heads", "text_mlp_width", "max_positions",
             "embed_dim", "vocab_size")},
-        "model.dropout": (0.0, 1.0), "model.attention_dropout": (0.0, 1.0),
-        "objective.momentum": (0.0, 1.0), "objective.queue_size": (0, None),
-        "objective.alpha": (0.0, 1.0), "objective.alpha_itc": (0.0, 1.0),
-        "objective.alpha_mlm": (0.0, 1.0), "objective.mask_rate": (0.0, 1.0),
-        "objective.mlm_budget": (0, None)}
-
+        **{name: (0.0, 1.0) for name in (
+            "model.dropout", "model.attention_dropout", "objective.momentum", "objective.alpha",
+            "objective.alpha_itc", "objective.alpha_mlm", "objective.mask_rate")},
+        "objective.queue_size": (0, None), "objective.mlm_budget": (0, None)}
+    choices = {"model.dtype": ("float32", "bfloat16"), "objective.negatives": ("hard", "random"),
+               "objective.positives": ("pair", "image")}
     free_keys = ("model.scan", "model.remat", "model.remat_save")  # how the same is computed
     lighter = (
         {"model.remat": True, "model.remat_save": ("qkv", "attention")},
@@ -59,23 +55,20 @@ class AlbefTask(Task):
         REMAT | {"mesh.fsdp": 4}, REMAT | {"mesh.fsdp": 8}, REMAT | {"mesh.fsdp": 16})
 
     def __init__(self, config):
-        self.objective = config.objective
+        self.objective, self.model = config.objective, self.module(config.model)
 
     @classmethod
     def defaults(cls):
-        """See `Task.defaults`."""
         return dict(model=MODEL, init=INIT, objective=cls.OBJECTIVE,
                     data={**ImageField.defaults, **TextField.defaults})
 
     @classmethod
     def fields(cls, config):
-        """See `Task.fields`."""
         return {"image": ImageField(config.data, config.model.image_size, cls.views),
                 "text": TextField(config.data, config.model), "image_id": NumberField("image_id")}
 
     @classmethod
     def check(cls, config):
-        """Sizes that must divide each other, and names; see `Task.check`."""
         m, data = config.model, config.data
         if m.image_size % m.patch_size:
             raise UserError(
@@ -86,7 +79,7 @@ class AlbefTask(Task):
             if width % heads:
                 raise UserError(f"model.{tower}_width {width} is not a multiple of "
                                 f"model.{tower}_heads {heads}; change one of them.")
-        for name in TEXT_LENGTHS:
+        for name in ("text_length", "eval_text_length", "answer_length"):  # those that a task has
             if data.get(name, 0) > m.max_positions:
                 raise UserError(
                     f"data.{name} {data[name]} exceeds model.max_positions {m.max_positions}; "
@@ -94,36 +87,51 @@ class AlbefTask(Task):
         unknown = sorted({*m.remat_save} - {*REMAT_POINTS})
         if unknown:
             raise UserError(f"model.remat_save names {unknown[0]!r}; choose of {REMAT_POINTS}.")
-        if m.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"model.dtype is {m.dtype!r}; choose 'float32' or 'bfloat16'.")
 
     @classmethod
     def resolve(cls, config, tokenizer, steps_per_epoch):
-        """The tokenizer's ids, and the ramp of the teacher's weight; see `Task.resolve`."""
         super().resolve(config, tokenizer, steps_per_epoch)
         if config.objective.get("alpha_ramp_steps", 0) < 0:
             config.objective.alpha_ramp_steps = steps_per_epoch
 
     @classmethod
     def facts(cls, config):
-        """See `Task.facts`."""
         m = config.model
         return [f"{m.image_size} px images", f"{m.vit_depth} image, {m.text_layers} text and "
                 f"{m.fusion_layers} fusion layers", m.dtype]
 
+    @classmethod
+    def from_other(cls, name):
+        return cls.RULES.get(name)
+
+    def init(self, rng):
+        temperature = self.objective.get("temperature")
+        temp = {} if temperature is None else {"temp": jnp.asarray(temperature, jnp.float32)}
+        return {**super().init(rng), **temp}
+
     def init_boxed(self, rng):
-        """See `Task.init_boxed`; the weights of the encoders are drawn with `model.init_std`."""
+        """The weights of the encoders are drawn with `model.init_std`."""
         m = self.model.config
         views = (self.views,) if self.views > 1 else ()
         image = jnp.zeros((1, *views, m.image_size, m.image_size, 3), jnp.uint8)
         ids_bl = jnp.full((1, 2), m.cls_id, jnp.int32)
         with initial_std(m.init_std):
-            return self.model.init(rng, *self.images(image), ids_bl,
-                                   jnp.ones_like(ids_bl))["params"]
+            return self.model.init(
+                rng, *self.images(image), ids_bl, jnp.ones_like(ids_bl))["params"]
 
     def images(self, image):
         """The images of a batch as the model takes them, a tuple."""
         return (image,)
+
+    def apply(self, params, method, *args, part=None, key=None, **options):
+        """A method of the model (None: its call) or of a part of it; with a key, with dropout."""
+        def of_part(model, *args, **options):
+            return method(getattr(model, part), *args, **options)
+
+        if key is not None:
+            options |= {"deterministic": False, "rngs": {"dropout": key}}
+        return self.model.apply({"params": params}, *args, **options,
+                                method=of_part if part else method)
 
 
 class Distilled(AlbefTask):
@@ -133,7 +141,6 @@ class Distilled(AlbefTask):
                      alpha_ramp_steps=-1)  # -1: one epoch
 
     def teacher_of(self, params):
-        """Everything."""
         return params
 
     def schedule(self, step):

@@ -11,36 +11,22 @@ from albef_jax.parallel.axes import axis_names
 
 
 class Aux(NamedTuple):
-    """What a loss returns beside the scalar.
+    """What a loss returns beside the scalar."""
 
-    Attributes:
-      metrics: name -> scalar, averaged over groups and logged.
-      enqueue: arrays `[group_size, ...]` for `update_memory`, gathered in global order.
-      record: named intermediates, for tests and inspection; never computed unless read.
-    """
-
-    metrics: dict[str, jax.Array]
-    enqueue: dict[str, jax.Array]
-    record: dict[str, Any]
+    metrics: dict[str, jax.Array]  # name -> scalar, averaged over groups and logged
+    enqueue: dict[str, jax.Array]  # `[group_size, ...]` for `update_memory`, in global order there
+    record: dict[str, Any]  # named intermediates, for tests; never computed unless read
 
 
 class Shown(NamedTuple):
-    """A metric of `Aux.metrics` that a person sees first: in the log line, and as a chart.
-
-    Attributes:
-      name: of the metric. label: in the log line.
-      title: of its chart; '' for none.
-      share: it is a share, shown in percent.
-      blind: what it is for a model that knows nothing, a dashed line; None where it is not known.
-      note: what the dashed line is.
-    """
+    """A metric of `Aux.metrics` that a person sees first: in the log line, and as a chart."""
 
     name: str
-    label: str
-    title: str = ""
-    share: bool = False
-    blind: float | None = None
-    note: str = ""
+    label: str  # in the log line
+    title: str = ""  # of its chart; '' for none
+    share: bool = False  # it is a share, shown in percent
+    blind: float | None = None  # of a model that knows nothing, a dashed line; None: not known
+    note: str = ""  # what the dashed line is
 
 
 # A path of the new state -> the path of the old state that it comes from, or, as a string, the
@@ -49,15 +35,10 @@ Origin = Callable[[tuple[str, ...]], tuple[str, ...] | str]
 
 
 class Rule(NamedTuple):
-    """How a task starts from the weights of another.
-
-    Attributes:
-      origin: see `Origin`.
-      ignored: keys below `params` or `teacher` (or these themselves) of the old state that are
-        left out -> the reason.
-    """
+    """How a task starts from the weights of another."""
 
     origin: Origin
+    # Keys below `params` or `teacher` (or these) of the old state that are left out -> the reason.
     ignored: dict[tuple[str, ...], str]
 
 
@@ -71,21 +52,17 @@ class Task:
 
     `config.task` names the class: one of ours (`tasks.TASKS`), `package.module:Class` or
     `path/to/file.py:Class`. What a subclass does not say is as here.
-
-    Attributes:
-      model: linen module.
-      class_names: what the outputs of `classify` mean.
-      limits: dotted key of the config -> (least, most), None for no limit; of its own values.
-      logical_axes: names of axes that `config.rules` may have.
-      free_keys: dotted keys of `model` that may change when a run goes on.
-      lighter: values by dotted key that lower the memory of a step, the cheapest in time first.
     """
 
     model: nn.Module
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()  # what the outputs of `classify` mean
+    # Dotted keys of the config: -> (least, most), None for no limit; -> the values it may have.
     limits: dict[str, tuple] = {}
+    choices: dict[str, tuple] = {}
+    # Names of axes that `config.rules` may have.
     logical_axes: tuple[str, ...] = ("embed", "mlp", "heads", "vocab", "queue")
-    free_keys: tuple[str, ...] = ()
+    free_keys: tuple[str, ...] = ()  # dotted keys of `model` that may change when a run goes on
+    # Values by dotted key that lower the memory of a step, the cheapest in time first.
     lighter: tuple[dict[str, Any], ...] = ({"accumulation": 2}, {"accumulation": 4})
 
     def __init__(self, config):
@@ -105,8 +82,7 @@ class Task:
     def check(cls, config):
         """Checks its part of a config before anything is read.
 
-        Raises:
-          UserError: naming the keys, and values that would fit.
+        Raises UserError that names the keys, and values that would fit.
         """
 
     @classmethod
@@ -131,25 +107,21 @@ class Task:
 
         Empty where they are not known; utilisation is then not shown.
         """
-        del config
         return {}
 
     @classmethod
     def shown(cls, config):
         """The metrics to show first, in order: a list of `Shown`, the losses before the rest."""
-        del config
         return [Shown("loss", "loss", "Loss")]
 
     @classmethod
     def facts(cls, config):
         """What the model of a config is, in a few words each, for people."""
-        del config
         return []
 
     @classmethod
     def from_other(cls, name):
         """The `Rule` for starting from weights of the task `name`; None where there is none."""
-        del cls, name
 
     # ---- parameters and state --------------------------------------------------------------
 
@@ -164,7 +136,6 @@ class Task:
     def axes(self):
         """The names of the parameters' axes: a tree as of `init`, of `PartitionSpec`s."""
         def names(path, leaf):
-            del leaf
             known = named
             for key in path:
                 known = known.get(key.key, PartitionSpec()) if isinstance(known, dict) else known
@@ -183,29 +154,24 @@ class Task:
 
         Those that the loss sends no gradient are found without this.
         """
-        del path
         return False
 
     def teacher_of(self, params):
         """The subtree of the parameters that has a momentum copy."""
-        del params
         return {}
 
     def init_memory(self, rng):
         """Fresh memory (queues and the like), a dict."""
-        del rng
         return {}
 
     def update_memory(self, memory, enqueue):
         """Memory after the step; `enqueue` holds the whole batch in global order."""
-        del enqueue
         return memory
 
     # ---- what it does ----------------------------------------------------------------------
 
     def schedule(self, step):
         """Scalars that depend on the number of finished steps, as a dict."""
-        del step
         return {}
 
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):

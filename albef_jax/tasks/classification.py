@@ -14,38 +14,24 @@ from albef_jax.tasks.base import Aux, Shown
 
 
 class Classification(Distilled):
-    """See `tasks.base.Task`; a subclass names the model and the classes.
-
-    Attributes:
-      module: linen class of a `model` block, called with images, text ids and mask.
-    """
-
-    module = None
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.model = self.module(config.model, len(self.class_names))
+    """See `tasks.base.Task`; a subclass names the model and the classes."""
 
     @classmethod
     def fields(cls, config):
-        """See `Task.fields`."""
         return super().fields(config) | {"label": LabelField(len(cls.class_names))}
 
     @classmethod
     def shown(cls, config):
-        """See `Task.shown`."""
         return [*shown_classes(len(cls.class_names)), Shown("alpha", "alpha")]
 
     @classmethod
     def flops(cls, config):
-        """Every fusion layer exists once per image."""
         return flops.distilled_step(
             flops.classification_forward(config.model, config.data.text_length, cls.views),
             config.objective.alpha)
 
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):
         """(1 - alpha) CE + alpha CE(teacher), see `Task.loss`; nothing is drawn but dropout."""
-        del memory, draws
         online_key, teacher_key = jax.random.split(key)
         label_b = group["label"]
         logits_bc = self._logits(params, group, online_key)
@@ -62,15 +48,12 @@ class Classification(Distilled):
 
     def predict_fns(self):
         """`classify(params, image, text_ids, text_mask)` -> float32 logits `[b, classes]`."""
-        def classify(params, image, text_ids, text_mask):
-            return self.model.apply({"params": params}, *self.images(image), text_ids, text_mask)
-
-        return {"classify": classify}
+        return {"classify": lambda params, image, text_ids, text_mask: self.apply(
+            params, None, *self.images(image), text_ids, text_mask)}
 
     def _logits(self, params, group, key):
-        return self.model.apply(
-            {"params": params}, *self.images(group["image"]), group["text_ids"],
-            group["text_mask"], deterministic=False, rngs={"dropout": key})
+        return self.apply(params, None, *self.images(group["image"]), group["text_ids"],
+                          group["text_mask"], key=key)
 
 
 def shown_classes(classes):

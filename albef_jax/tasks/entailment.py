@@ -12,9 +12,4 @@ class Entailment(Classification):
 
     module = Model
     class_names = ("contradiction", "neutral", "entailment")
-
-    @classmethod
-    def from_other(cls, name):
-        """From a pre-training."""
-        return {"pretrain": Rule(with_classifier, NO_WORDS | NO_MATCHING),
-                "ve": Rule(same, {})}.get(name)
+    RULES = {"pretrain": Rule(with_classifier, NO_WORDS | NO_MATCHING), "ve": Rule(same, {})}

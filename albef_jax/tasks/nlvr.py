@@ -6,25 +6,6 @@ from albef_jax.tasks.classification import Classification, with_classifier
 from albef_jax.tasks.vqa import NO_MATCHING
 
 
-class Nlvr(Classification):
-    """See `Classification`; images come as `[b, 2, s, s, 3]`."""
-
-    module = Model
-    class_names = ("false", "true")
-    views = 2
-
-    @classmethod
-    def from_other(cls, name):
-        """From text assignment."""
-        return {"nlvr_pretrain": Rule(teacher_from_online, NO_MATCHING | {
-                    ("ta_head",): "the task assigns no texts"}),
-                "nlvr": Rule(same, {})}.get(name)
-
-    def images(self, image):
-        """First and second images."""
-        return image[:, 0], image[:, 1]
-
-
 def teacher_from_online(path):
     """An `Origin`: text assignment has no teacher, so it starts as a copy of the online weights.
 
@@ -32,3 +13,17 @@ def teacher_from_online(path):
     """
     path = with_classifier(path)
     return ("params", *path[1:]) if path[0] == "teacher" else path
+
+
+class Nlvr(Classification):
+    """See `Classification`; images come as `[b, 2, s, s, 3]`."""
+
+    module = Model
+    class_names = ("false", "true")
+    views = 2
+    RULES = {"nlvr": Rule(same, {}), "nlvr_pretrain": Rule(
+        teacher_from_online, NO_MATCHING | {("ta_head",): "the task assigns no texts"})}
+
+    def images(self, image):
+        """First and second images."""
+        return image[:, 0], image[:, 1]

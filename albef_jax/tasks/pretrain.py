@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from albef_jax.errors import UserError
 from albef_jax.models import flops
 from albef_jax.models.albef import Albef
+from albef_jax.models.bert import Bert
 from albef_jax.objectives import distillation, masking
 from albef_jax.tasks.aligned import ALIGNED, Aligned
 from albef_jax.tasks.base import Aux, Rule, Shown, same
-
-SPECIAL_IDS = ("pad_id", "cls_id", "mask_id")
 
 
 class PretrainDraws(NamedTuple):
@@ -31,20 +30,14 @@ class Pretrain(Aligned):
         positives="pair",  # 'image': captions of the same image are positives too
         alpha_mlm=0.4, mask_rate=0.15, mask_replace=(0.8, 0.1, 0.1),
         mlm_budget=0)  # predicted positions per group; 0: the mean plus six deviations
+    RULES = {"pretrain": Rule(same, {})}
+    step_flops = staticmethod(flops.pretrain_step)
     alphas = ("alpha_itc", "alpha_mlm")
-
-    def __init__(self, config):
-        super().__init__(config, config.objective.positives, words=True, itc=config.objective.itc)
-        self.special_ids = {name: config.model[name] for name in SPECIAL_IDS}
-        self.vocab_size = config.model.vocab_size
 
     @classmethod
     def check(cls, config):
-        """See `Task.check`."""
         super().check(config)
         o = config.objective
-        if o.positives not in ("pair", "image"):
-            raise UserError(f"objective.positives is {o.positives!r}; choose 'pair' or 'image'.")
         if o.negatives == "hard" and not o.itc:
             raise UserError("objective.negatives is 'hard' but objective.itc is False: nothing "
                             "would train the similarities they are drawn by; set "
@@ -56,19 +49,7 @@ class Pretrain(Aligned):
 
     @classmethod
     def shown(cls, config):
-        """See `Task.shown`."""
         return [*super().shown(config), Shown("mlm", "mlm", "Masked-word loss (MLM)")]
-
-    @classmethod
-    def flops(cls, config):
-        """See `models.flops.pretrain_step`."""
-        return flops.pretrain_step(config.model, config.objective, config.data.text_length,
-                                   config.group_size)
-
-    @classmethod
-    def from_other(cls, name):
-        """From another pre-training."""
-        return Rule(same, {}) if name == "pretrain" else None
 
     def prepare(self, params):
         """Clamps the temperature to [0.001, 0.5]."""
@@ -97,17 +78,16 @@ class Pretrain(Aligned):
         return total, Aux(metrics, self._enqueue(momentum, group), record)
 
     def predict_fns(self):
-        """As `Aligned.predict_fns`, with `mlm_logits`."""
-        def mlm_logits(params, image_embeds, masked_ids, text_mask):
-            return self._predict(Albef.mlm_logits, params, image_embeds, masked_ids, text_mask)
-
-        return super().predict_fns() | {"mlm_logits": mlm_logits}
+        return super().predict_fns() | {
+            "mlm_logits": lambda params, image_embeds, masked_ids, text_mask: self.apply(
+                params, Albef.mlm_logits, image_embeds, masked_ids, text_mask)}
 
     def _mask(self, group, key, draws):
-        o, ids_bl = self.objective, group["text_ids"]
+        o, m, ids_bl = self.objective, self.model.config, group["text_ids"]
         drawn = draws.masking if draws is not None else masking.draw_masking(
-            key, ids_bl.shape, self.vocab_size, o.mask_rate, tuple(o.mask_replace))
-        ids, predicted_bl = masking.mask_tokens(ids_bl, drawn, **self.special_ids)
+            key, ids_bl.shape, m.vocab_size, o.mask_rate, tuple(o.mask_replace))
+        ids, predicted_bl = masking.mask_tokens(
+            ids_bl, drawn, pad_id=m.pad_id, cls_id=m.cls_id, mask_id=m.mask_id)
         budget = o.mlm_budget or masking.default_budget(*ids_bl.shape, o.mask_rate)
         positions_m, weights_m, overflow = masking.masked_positions(predicted_bl, budget)
         return {"ids": ids, "predicted": predicted_bl, "positions": positions_m,
@@ -116,36 +96,34 @@ class Pretrain(Aligned):
 
     def _encode(self, params, group, masked_ids_bl, key):
         """Both encoders on one group; the same for the online model and its teacher."""
-        image_bnd, image_feat_be = self.model.apply(
-            {"params": params}, group["image"], method=Albef.encode_image)
-        text_bld, masked_bld = self._apply(
+        image_bnd, image_feat_be = self.apply(params, Albef.encode_image, group["image"])
+        text_bld, masked_bld = self.apply(
             params, Albef.encode_masked, group["text_ids"], masked_ids_bl, group["text_mask"],
             key=jax.random.fold_in(key, 0))
-        text_feat_be = self.model.apply({"params": params}, text_bld, method=Albef.text_feature)
+        text_feat_be = self.apply(params, Albef.text_feature, text_bld)
         return {"image": image_bnd, "image_feat": image_feat_be, "text": text_bld,
                 "masked": masked_bld, "text_feat": text_feat_be}
 
     def _fuse(self, params, group, online, masked, negatives, key):
         """One fusion pass over four text sets: masked, matching, other text, other image."""
         text, mask, other = online["text"], group["text_mask"], negatives["text"]
-        mlm_md, itm_sbd = self._apply(
-            params, Albef.fuse_for_losses,
+        mlm_md, itm_sbd = self.apply(
+            params, Bert.fuse_for_losses,
             jnp.stack([online["masked"], text, text[other], text]),
             jnp.stack([mask, mask, mask[other], mask]),
-            online["image"], negatives["image"], masked["positions"], key=key)
+            online["image"], negatives["image"], masked["positions"], part="text_encoder", key=key)
         return {"mlm_md": mlm_md, "itm_sbd": itm_sbd}
 
     def _mlm(self, params, teacher, group, momentum, masked, states_md, schedule, key):
-        momentum_md = self._apply(
-            teacher, Albef.fuse_at, momentum["masked"], group["text_mask"], momentum["image"],
-            masked["positions"], key=jax.random.fold_in(key, 1))
-
-        def words(p, states):
-            return self.model.apply({"params": p}, states, method=Albef.predict_words)
-
-        logits_mv, labels_m = words(params, states_md), masked["labels"]
+        momentum_md = self.apply(
+            teacher, Bert.fuse, momentum["masked"][None], group["text_mask"][None],
+            momentum["image"], select_m=masked["positions"], part="text_encoder",
+            key=jax.random.fold_in(key, 1))
+        logits_mv = self.apply(params, Bert.predict_words, states_md, part="text_encoder")
+        logits_m_mv = self.apply(teacher, Bert.predict_words, momentum_md, part="text_encoder")
+        labels_m = masked["labels"]
         losses_m = distillation.distilled_cross_entropy(
-            logits_mv, labels_m, words(teacher, momentum_md), schedule["alpha_mlm"])
+            logits_mv, labels_m, logits_m_mv, schedule["alpha_mlm"])
         # The maximum is at hand from the loss; an argmax would be one more pass over the words.
         labelled_m = jnp.take_along_axis(logits_mv, labels_m[:, None], axis=-1)[:, 0]
         correct_m = labelled_m >= jnp.max(logits_mv, axis=-1)

@@ -5,13 +5,14 @@ the same image is a positive, also those in the queue, no word is masked, and th
 not clamped.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from albef_jax.models import flops
 from albef_jax.models.albef import Albef
+from albef_jax.models.bert import Bert
 from albef_jax.tasks.aligned import ALIGNED, Aligned
 from albef_jax.tasks.base import Aux, Rule, same
 
@@ -28,24 +29,11 @@ class RetrievalDraws(NamedTuple):
 class Retrieval(Aligned):
     """See `tasks.base.Task`."""
 
+    module = staticmethod(functools.partial(Albef, words=False))
     OBJECTIVE = ALIGNED
-
-    def __init__(self, config):
-        super().__init__(config, positives="image", words=False)
-
-    @classmethod
-    def flops(cls, config):
-        """See `models.flops.retrieval_step`."""
-        return flops.retrieval_step(config.model, config.objective, config.data.text_length,
-                                    config.group_size)
-
-    @classmethod
-    def from_other(cls, name):
-        """From a pre-training, whose head for words is left out."""
-        return {"pretrain": Rule(same, NO_WORDS), "retrieval": Rule(same, {})}.get(name)
+    RULES = {"pretrain": Rule(same, NO_WORDS), "retrieval": Rule(same, {})}
 
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):
-        """See `Task.loss`."""
         keys = dict(zip(("image", "text", "encode", "fuse", "teacher"), jax.random.split(key, 5)))
         online = self._encode(params, group, keys["encode"])
         momentum = self._encode(teacher, group, keys["teacher"])
@@ -63,9 +51,8 @@ class Retrieval(Aligned):
 
     def _encode(self, params, group, key):
         """Both encoders on one group; the same for the online model and its teacher."""
-        image_bnd, image_feat_be = self.model.apply(
-            {"params": params}, group["image"], method=Albef.encode_image)
-        text_bld, text_feat_be = self._apply(
+        image_bnd, image_feat_be = self.apply(params, Albef.encode_image, group["image"])
+        text_bld, text_feat_be = self.apply(
             params, Albef.encode_text, group["text_ids"], group["text_mask"], key=key)
         return {"image": image_bnd, "image_feat": image_feat_be,
                 "text": text_bld, "text_feat": text_feat_be}
@@ -73,8 +60,8 @@ class Retrieval(Aligned):
     def _fuse(self, params, group, online, negatives, key):
         """One fusion pass over three text sets: matching, other text, other image."""
         text, mask, other = online["text"], group["text_mask"], negatives["text"]
-        states_sb1d = self._apply(
-            params, Albef.fuse, jnp.stack([text, text[other], text]),
+        states_sb1d = self.apply(
+            params, Bert.fuse, jnp.stack([text, text[other], text]),
             jnp.stack([mask, mask[other], mask]), online["image"], negatives["image"],
-            query_len=1, key=key)
+            query_len=1, part="text_encoder", key=key)
         return states_sb1d[:, :, 0]

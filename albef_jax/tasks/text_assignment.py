@@ -13,6 +13,7 @@ from albef_jax.errors import UserError
 from albef_jax.models import flops
 from albef_jax.models.classification import TextAssignment as Model
 from albef_jax.objectives import matching
+from albef_jax.objectives.masking import weighted_mean
 from albef_jax.tasks.albef import AlbefTask
 from albef_jax.tasks.base import Aux, Rule, same
 from albef_jax.tasks.classification import shown_classes
@@ -31,6 +32,16 @@ class AssignmentDraws(NamedTuple):
     label_b: jax.Array  # which of them is its own
 
 
+def into_pairs(path):
+    """An `Origin`: both layers of a pair start as the same fusion layer."""
+    if path[1] == "ta_head":
+        return "a new head"
+    if path[1] == "text_encoder" and path[2].startswith("fusion_"):
+        number = int(path[2].removeprefix("fusion_"))
+        return (*path[:2], f"fusion_{number // 2}", *path[3:])
+    return path
+
+
 class TextAssignment(AlbefTask):
     """See `tasks.base.Task`. There is no teacher, as in the public code.
 
@@ -39,15 +50,13 @@ class TextAssignment(AlbefTask):
     check that, and calls a text foreign to a second copy of its own image.
     """
 
+    module = Model
     OBJECTIVE = dict(temperature=0.07)  # the first value of a parameter that nothing reads
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.model = Model(config.model)
+    RULES = {"nlvr_pretrain": Rule(same, {}), "pretrain": Rule(into_pairs, NO_WORDS | {
+        ("itm_head",): "the task matches nothing", ("teacher",): "the task has no teacher"})}
 
     @classmethod
     def check(cls, config):
-        """See `Task.check`."""
         super().check(config)
         if config.group_size < 3:
             raise UserError(f"group_size is {config.group_size}; text assignment shows a text "
@@ -55,69 +64,45 @@ class TextAssignment(AlbefTask):
 
     @classmethod
     def shown(cls, config):
-        """FIRST, SECOND and NEITHER; see `Task.shown`."""
         return shown_classes(3)
 
     @classmethod
     def flops(cls, config):
-        """The second image of a text is that of another text, so each is encoded once."""
+        # The second image of a text is that of another text, so each is encoded once.
         m, length = config.model, config.data.text_length
         forward = flops.classification_forward(m, length, images=2)
         return flops.distilled_step(forward | {"vit": flops.vit_flops(m)}, alpha=0)
 
-    @classmethod
-    def from_other(cls, name):
-        """From a pre-training; both layers of a pair start as the same fusion layer."""
-        ignored = NO_WORDS | {("itm_head",): "the task matches nothing",
-                              ("teacher",): "the task has no teacher"}
-        return {"pretrain": Rule(into_pairs, ignored),
-                "nlvr_pretrain": Rule(same, {})}.get(name)
-
-    def init(self, rng):
-        """See `Task.init`."""
-        return {**super().init(rng), "temp": jnp.asarray(self.objective.temperature, jnp.float32)}
-
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):
         """Cross-entropy of the three labels, see `Task.loss`."""
-        del teacher, memory, schedule
         text_key, pair_key, draw_key = jax.random.split(key, 3)
-        image_bnd, feat_be = self._apply(params, Model.encode_image, group["image"])
-        text_bld = self._apply(params, Model.encode_text, group["text_ids"], group["text_mask"],
-                               deterministic=False, rngs={"dropout": text_key})
+        image_bnd, feat_be = self.apply(params, Model.encode_image, group["image"])
+        text_bld = self.apply(params, Model.encode_text, group["text_ids"], group["text_mask"],
+                              key=text_key)
         similarity_bb = jax.lax.stop_gradient(feat_be @ feat_be.T / TEMPERATURE)
-        other_bb = group["image_id"][:, None] != group["image_id"][None, :]
-        weights_bb = matching.negative_probabilities(similarity_bb, ~other_bb)
+        same_bb = group["image_id"][:, None] == group["image_id"][None, :]
+        weights_bb = matching.negative_probabilities(similarity_bb, same_bb)
         if draws is None:
             draws = draw_pairs(draw_key, weights_bb)
-        logits_b3 = self._apply(
+        logits_b3 = self.apply(
             params, Model.assign, image_bnd[draws.first_b], image_bnd[draws.second_b], text_bld,
-            group["text_mask"], deterministic=False, rngs={"dropout": pair_key})
-        weight_b = jnp.any(other_bb, axis=-1).astype(jnp.float32)
-        used = jnp.maximum(jnp.sum(weight_b), 1.0)
+            group["text_mask"], key=pair_key)
+        weight_b = matching.has_negative(same_bb)
         loss_b = optax.softmax_cross_entropy_with_integer_labels(logits_b3, draws.label_b)
         correct_b = jnp.argmax(logits_b3, axis=-1) == draws.label_b
-        total = jnp.sum(loss_b * weight_b) / used
-        metrics = {"loss": total, "accuracy": jnp.sum(correct_b * weight_b) / used}
+        total = weighted_mean(loss_b, weight_b)
+        metrics = {"loss": total, "accuracy": weighted_mean(correct_b, weight_b)}
         record = {"image": image_bnd, "text": text_bld, "image_feat": feat_be,
                   "similarity": similarity_bb, "weights": weights_bb, "logits": logits_b3}
         return total, Aux(metrics, {}, record)
-
-    def _apply(self, params, method, *args, **kwargs):
-        return self.model.apply({"params": params}, *args, method=method, **kwargs)
 
 
 def draw_pairs(key, weights_bb):
     """Draws the two images of every text, and their order.
 
-    With probability 2/3 one is the text's own and the other a negative, in either order; else
-    both are negatives and different.
-
-    Args:
-      key: PRNG key. weights_bb: probability of each image to be a text's negative.
-
-    Returns:
-      `AssignmentDraws`. A text with a single possible negative never gets NEITHER, and one without
-      any gets an arbitrary one, which the loss leaves out.
+    With probability 2/3 one is the text's own and the other a negative, drawn by `weights_bb`, in
+    either order; else both are negatives and different. A text with a single possible negative
+    never gets NEITHER, and one without any gets an arbitrary one, which the loss leaves out.
     """
     label_key, image_key = jax.random.split(key)
     # The largest two of log weights + Gumbel noise: two draws without replacement.
@@ -130,13 +115,3 @@ def draw_pairs(key, weights_bb):
     second_b = jnp.where(label_b == FIRST, negative_b,
                          jnp.where(label_b == SECOND, own_b, other_negative_b))
     return AssignmentDraws(first_b, second_b, label_b)
-
-
-def into_pairs(path):
-    """An `Origin`: both layers of a pair start as the same fusion layer."""
-    if path[1] == "ta_head":
-        return "a new head"
-    if path[1] == "text_encoder" and path[2].startswith("fusion_"):
-        number = int(path[2].removeprefix("fusion_"))
-        return (*path[:2], f"fusion_{number // 2}", *path[3:])
-    return path

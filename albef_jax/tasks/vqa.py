@@ -10,7 +10,7 @@ from albef_jax.data.fields.answers import AnswersField
 from albef_jax.models import flops
 from albef_jax.models.bert import CACHE
 from albef_jax.models.generation import beam_search
-from albef_jax.models.vqa import Vqa as VqaModel
+from albef_jax.models.vqa import TextDecoder, Vqa as VqaModel
 from albef_jax.objectives import distillation
 from albef_jax.tasks.albef import Distilled
 from albef_jax.tasks.base import Aux, Rule, Shown, same
@@ -21,48 +21,46 @@ NO_MATCHING = {(head,): "the task compares and matches nothing"
 RANKED_AT_ONCE = 8  # candidates of a question whose word logits exist at a time
 
 
+def into_decoder(path):
+    """An `Origin`: the decoder starts as the fusion layers, word embeddings and MLM head."""
+    if path[1] != "text_decoder":
+        return path
+    module = path[2].replace("layer_", "fusion_")
+    return (path[0], "text_encoder", module, *path[3:])
+
+
 class Vqa(Distilled):
     """See `tasks.base.Task`; the loss of a question is the weighted sum over its answers."""
 
-    def __init__(self, config):
-        super().__init__(config)
-        self.model = VqaModel(config.model)
+    module = VqaModel
+    RULES = {"pretrain": Rule(into_decoder, NO_MATCHING), "vqa": Rule(same, {})}
 
     @classmethod
     def defaults(cls):
-        """See `Task.defaults`."""
         shared = super().defaults()
         return shared | {"data": shared["data"] | AnswersField.defaults}
 
     @classmethod
     def fields(cls, config):
-        """See `Task.fields`."""
         return super().fields(config) | {"answers": AnswersField(config.data, config.model)}
 
     @classmethod
     def shown(cls, config):
-        """See `Task.shown`."""
         return [Shown("loss", "loss", "Loss"),
                 Shown("answer_accuracy", "accuracy", "Accuracy in training, %", share=True),
                 Shown("alpha", "alpha")]
 
     @classmethod
     def flops(cls, config):
-        """A question with all slots for its answers, free ones too."""
+        # A question has all slots for its answers, free ones too.
         m, data = config.model, config.data
         decoder = flops.decoder_flops(m, data.answer_length, data.text_length)
         forward = flops.classification_forward(m, data.text_length) | {
             "decoder": data.max_answers * decoder}
         return flops.distilled_step(forward, config.objective.alpha)
 
-    @classmethod
-    def from_other(cls, name):
-        """From a pre-training, whose fusion layers and words the decoder starts with."""
-        return {"pretrain": Rule(into_decoder, NO_MATCHING), "vqa": Rule(same, {})}.get(name)
-
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):
         """See `Task.loss`; without distillation (`objective.alpha` 0) the teacher is not asked."""
-        del memory, draws
         online_key, teacher_key = jax.random.split(key)
         ids_abl, mask_abl = (jnp.moveaxis(group[name], 1, 0)
                              for name in ("answer_ids", "answer_mask"))
@@ -97,22 +95,17 @@ class Vqa(Distilled):
         return total, Aux(metrics, {}, record)
 
     def predict_fns(self):
-        """Functions of the online parameters, without dropout.
-
-        encode: see `models.vqa.Vqa.encode`. rank, generate: see the methods.
-        """
-        def encode(params, image, text_ids, text_mask):
-            return self._apply(VqaModel.encode, params, image, text_ids, text_mask)
-
-        return {"encode": encode, "rank": self.rank, "generate": self.generate}
+        """`encode` (see `models.vqa.Vqa.encode`), and the methods `rank` and `generate`."""
+        return {"encode": lambda params, image, text_ids, text_mask: self.apply(
+            params, VqaModel.encode, image, text_ids, text_mask),
+            "rank": self.rank, "generate": self.generate}
 
     def rank(self, params, states_bnd, mask_bn, candidates, k, first_twice):
         """The k candidates with the likeliest first words, and how likely they are as a whole.
 
         Args:
-          params: online parameters. states_bnd, mask_bn: from `encode`, and the question's mask.
+          states_bnd, mask_bn: from `encode`, and the question's mask.
           candidates: ids and mask int32 `[c, l]` of the answers to choose from, c >= k.
-          k: number of candidates whose other words are read.
           first_twice: add the log probability of the first word once more, as the public code
             does; published numbers depend on it.
 
@@ -125,8 +118,8 @@ class Vqa(Distilled):
             question = states_nd[None], mask_n[None]
 
             def hidden_of(ids_kl, mask_kl):
-                return self._apply(VqaModel.decode, params, ids_kl[:, None], mask_kl[:, None],
-                                   *question)[:, 0]
+                return self._decode(params, TextDecoder.__call__, ids_kl[:, None],
+                                    mask_kl[:, None], *question)[:, 0]
 
             def log_likelihood(candidate):
                 ids_l, mask_l, hidden_ld = candidate
@@ -149,8 +142,7 @@ class Vqa(Distilled):
         """Writes answers: `beams` of each question, best first; see `beam_search`.
 
         Args:
-          params: online parameters. states_bnd, mask_bn: from `encode`, and the question's mask.
-          end_id: id of [SEP]. length: of an answer, with [CLS] and [SEP].
+          states_bnd, mask_bn: as of `rank`. length: of an answer, with [CLS] and [SEP], the end.
 
         Returns:
           int32 `[b, beams, length]` and float32 `[b, beams]`: answers and log probabilities.
@@ -158,12 +150,13 @@ class Vqa(Distilled):
         m = self.model.config
 
         def of_one_question(states_nd, mask_n):
-            question_kv = self._apply(VqaModel.read_questions, params, states_nd[None])
+            question_kv = self._decode(params, TextDecoder.read_questions, states_nd[None])
 
             def step(cache, ids_k, position):
                 logits, changed = self.model.apply(
                     {"params": params, CACHE: cache}, ids_k[:, None], position, question_kv,
-                    mask_n[None], method=VqaModel.next_words, mutable=[CACHE])
+                    mask_n[None], mutable=[CACHE],
+                    method=lambda model, *args: model.text_decoder.next_words(*args))
                 return changed[CACHE], jax.nn.log_softmax(logits[:, 0])
 
             return beam_search(step, self.model.empty_cache(beams, length), start_id=m.cls_id,
@@ -174,24 +167,14 @@ class Vqa(Distilled):
     def _read(self, params, key, group, ids_abl, mask_abl):
         """States of the questions `[b, n, d]` and of all words of their answers `[a, b, l, d]`."""
         encode_key, decode_key = jax.random.split(key)
-        states = self._apply(VqaModel.encode, params, group["image"], group["text_ids"],
-                             group["text_mask"], key=encode_key)
-        hidden = self._apply(VqaModel.decode, params, ids_abl, mask_abl, states,
-                             group["text_mask"], key=decode_key)
+        states = self.apply(params, VqaModel.encode, group["image"], group["text_ids"],
+                            group["text_mask"], key=encode_key)
+        hidden = self._decode(params, TextDecoder.__call__, ids_abl, mask_abl, states,
+                              group["text_mask"], key=decode_key)
         return {"states": states, "hidden": hidden}
 
     def _words(self, params, hidden):
-        return self._apply(VqaModel.predict_words, params, hidden)
+        return self._decode(params, TextDecoder.predict_words, hidden)
 
-    def _apply(self, method, params, *args, key=None):
-        """A method of the model, with dropout if there is a key."""
-        dropout = {} if key is None else {"deterministic": False, "rngs": {"dropout": key}}
-        return self.model.apply({"params": params}, *args, method=method, **dropout)
-
-
-def into_decoder(path):
-    """An `Origin`: the decoder starts as the fusion layers, word embeddings and MLM head."""
-    if path[1] != "text_decoder":
-        return path
-    module = path[2].replace("layer_", "fusion_")
-    return (path[0], "text_encoder", module, *path[3:])
+    def _decode(self, params, method, *args, **options):
+        return self.apply(params, method, *args, part="text_decoder", **options)

@@ -10,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from albef_jax.config import default_config, load_config
+from albef_jax.config import check_choices, default_config, load_config
 from albef_jax.core.build import build, trained
 from albef_jax.errors import UserError
 from albef_jax.parallel.mesh import make_mesh
-from albef_jax.core.optim import DEFAULTS, check_optimizer, make_optimizer, make_schedule, matches
+from albef_jax.core.optim import CHOICES, DEFAULTS, make_optimizer, make_schedule, matches
 from albef_jax.tasks import make_task
 
 RECORDED = json.loads(
@@ -102,12 +102,12 @@ def test_linear_and_constant():
 
 def test_unknown_names():
     for values, sentence in (
-            (dict(schedule="steps"), "optimizer.schedule is 'steps'; choose one of cosine, linear, "
-                                     "constant, albef_steps."),
-            (dict(clip="norm"), "optimizer.clip is 'norm'; choose one of none, global, "
-                                "per_tensor.")):
+            (dict(schedule="steps"), "optimizer.schedule is 'steps'; choose 'cosine', 'linear', "
+                                     "'constant' or 'albef_steps'."),
+            (dict(clip="norm"), "optimizer.clip is 'norm'; choose 'none', 'global' or "
+                                "'per_tensor'.")):
         with pytest.raises(UserError) as error:
-            check_optimizer(ConfigDict(DEFAULTS | values))
+            check_choices(ConfigDict({"optimizer": DEFAULTS | values}), CHOICES)
         assert str(error.value) == sentence
 
 

@@ -131,7 +131,8 @@ def read_pair(model, first, second, ids, mask):
 
 def write_answer(model, ids, mask, states, question_mask):
     """The answer decoder and its words."""
-    return model.predict_words(model.decode(ids, mask, states, question_mask))
+    decode = model.text_decoder
+    return decode.predict_words(decode(ids, mask, states, question_mask))
 
 
 def test_forward_passes_of_the_tasks_match_xla():

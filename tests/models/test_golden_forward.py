@@ -102,8 +102,9 @@ def test_text_assignment():
 
 def next_words(golden, part, ids_bl, mask_bl, states, question_mask):
     """Word logits of one answer per question."""
-    hidden = golden(part, ids_bl[None], mask_bl[None], states, question_mask, method=Vqa.decode)
-    return golden(part, hidden[0], method=Vqa.predict_words)
+    hidden = golden(part, ids_bl[None], mask_bl[None], states, question_mask,
+                    method=lambda model, *args: model.text_decoder(*args))
+    return golden(part, hidden[0], method=lambda model, x: model.text_decoder.predict_words(x))
 
 
 def test_vqa():

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from albef_jax.models.bert import Bert
 from albef_jax.objectives.distillation import distilled_cross_entropy
 from albef_jax.objectives.masking import (
     default_budget,
@@ -119,6 +120,6 @@ def test_mlm_is_the_view_based_form(tiny_run):
     f = x * head["norm"]["scale"] + head["norm"]["bias"]
     expected = [-np.log(np.exp(psi[y] @ row) / sum(np.exp(word @ row) for word in psi))
                 for y, row in zip(labels, f)]
-    logits = task.model.apply({"params": state.params}, states, method="predict_words")
+    logits = task.apply(state.params, Bert.predict_words, states, part="text_encoder")
     ours = distilled_cross_entropy(logits, labels, jnp.zeros_like(logits), 0.0)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from albef_jax.objectives.queue import enqueue, init_queue
+from albef_jax.objectives.contrastive import enqueue, init_queue
 
 
 def test_a_new_queue_holds_unit_vectors():

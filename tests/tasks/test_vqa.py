@@ -58,7 +58,7 @@ def log_probs(run, ids_sbl, states):
     task, params, _, group = run
 
     def words(model, *args):
-        return model.predict_words(model.decode(*args))
+        return model.text_decoder.predict_words(model.text_decoder(*args))
 
     return np.asarray(jax.nn.log_softmax(jax.jit(lambda *args: task.model.apply(
         {"params": params}, *args, method=words))(

@@ -8,11 +8,10 @@ import numpy as np
 
 from albef_jax.data.sources.base import Source, pairs
 from albef_jax.errors import UserError
-from albef_jax.scenes.captions import is_true
+from albef_jax.scenes.captions import damage, is_true
 from albef_jax.scenes.generate import CAPTIONS, VERSION
 from albef_jax.scenes.graph import SPLITS, pick, scene_rng
 from albef_jax.scenes.levels import get_level
-from albef_jax.scenes.noise import damage
 from albef_jax.scenes.vocabulary import task_words
 
 WORD_COPIES = 100  # of the tasks' words, so that a tokenizer keeps them whole
