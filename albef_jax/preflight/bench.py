@@ -2,16 +2,17 @@
 
 import resource
 import time
+import timeit
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from albef_jax.config import check_config
 from albef_jax.core.build import build
 from albef_jax.models.flops import peak_flops
 from albef_jax.parallel.mesh import check_groups, groups_of, local_rows, make_mesh, shard_batch
 from albef_jax.preflight.assume import assumed
+from albef_jax.run.tables import aligned
 from albef_jax.tasks import task_class
 
 WARM_UP = 3
@@ -38,7 +39,6 @@ def bench(config, steps):
       UserError: a config that cannot be used; a batch that the devices do not divide.
     """
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    check_config(config)
     config = assumed(config)
     mesh = make_mesh(config.mesh, groups=groups_of(config))
     check_groups(config, mesh)
@@ -62,7 +62,7 @@ def bench(config, steps):
 
 
 def summary(parts, seconds, compile_seconds, compiled):
-    """The measured and derived figures; no rates where the task's FLOPs are not known."""
+    """The figures by name; no rates where the task's FLOPs are not known."""
     config, device = parts.config, parts.mesh.local_devices[0]
     median = float(np.median(seconds))
     result = {
@@ -87,21 +87,15 @@ def measured_peak(dtype, size=2048, repeats=5):
     """FLOP/s of the best of a few square matrix products, for devices without a datasheet."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)), dtype)
     product = jax.jit(lambda a: a @ a)
-    jax.block_until_ready(product(x))
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(product(x))
-        seconds.append(time.perf_counter() - begin)
+    product(x)  # compiles
+    seconds = timeit.repeat(lambda: product(x).block_until_ready(), number=1, repeat=repeats)
     return 2 * size**3 / min(seconds)
 
 
 def peak_bytes(device):
     """Most memory ever in use: of the device, or of the process where the device is the CPU."""
-    stats = device.memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (device.memory_stats() or {}).get("peak_bytes_in_use", process)
 
 
 def program_bytes(compiled):
@@ -111,7 +105,7 @@ def program_bytes(compiled):
 
 
 def report(parts, result, metrics):
-    """Prints the figures, one per line."""
+    """Prints the figures."""
     config, mesh, (low, high) = parts.config, parts.mesh, result["spread"]
     rows = [
         ("device", f"{mesh.size} x {mesh.devices.flat[0].device_kind}"),
@@ -132,5 +126,4 @@ def report(parts, result, metrics):
                     f"({source})")]
     if "loss" in metrics:
         rows.append(("last loss", f"{float(metrics['loss']):.4f}"))
-    for name, value in rows:
-        print(f"{name:13s} {value}")
+    print(aligned(rows))

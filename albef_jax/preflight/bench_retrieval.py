@@ -9,7 +9,6 @@ import time
 import jax
 import numpy as np
 
-from albef_jax.config import check_config
 from albef_jax.core.build import build
 from albef_jax.data.sources.base import Source, pairs
 from albef_jax.data.text import train_tokenizer
@@ -27,13 +26,8 @@ SHORTEST_TEXT = 8  # words, unless the config's texts are shorter
 
 
 class NoisePairs(Source):
-    """Images of noise, dealt out to texts of random words.
-
-    Args:
-        images, texts: how many; every image has at least one text.
-        size: side of the images.
-        longest: words of a text.
-    """
+    """So many images of noise, pixels `size` x `size`, dealt out to texts of random words, at most
+    `longest`; every image has at least one text."""
 
     fingerprint, fields = "noise", pairs()
 
@@ -104,7 +98,6 @@ def bench_retrieval(config, images, texts, k, batch_size):
       UserError: a config that cannot be used.
     """
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    check_config(config)
     check_task("noise", KIND, config)
     config = assumed(config)
     config.data.update(engine="pillow", tokenizer="", blind=False)

@@ -25,10 +25,10 @@ PAIR = ("image", "text", "image_id")  # other fields are counted, whatever they 
 class Part(NamedTuple):
     """One source to check.
 
-    block: as given to `make_source`.
-    source: what of it can be read.
-    problems: what is wrong with it, a sentence each.
-    held_out: an evaluation reads it, and takes no broken value.
+    Attributes:
+        block: as given to `make_source`. source: what of it can be read.
+        problems: what is wrong with it, a sentence each.
+        held_out: an evaluation reads it, and takes no broken value.
     """
 
     name: str
@@ -125,10 +125,9 @@ def _look_at(part: Part, data_config) -> tuple[look.Images | None, list[str]]:
 def _too_many(part: Part, what: str, count: int, broken: dict[str, str], share: float) -> list[str]:
     """The sentence with which training or an evaluation would stop, if it would."""
     if part.held_out and broken:
-        return [
-            f"{part.name}: {len(broken)} of {count} {what} cannot be read, and an evaluation needs "
-            f"all: {look.listed(look.reasons(broken), LISTED_BAD)}; mend them or remove their rows."
-        ]
+        return [f"{part.name}: {len(broken)} of {count} {what} cannot be read, and an evaluation "
+                f"needs all: {look.listed(look.reasons(broken), LISTED_BAD)}; mend them or remove "
+                "their rows."]
     try:
         Broken(share).add(count, broken)
     except UserError as error:

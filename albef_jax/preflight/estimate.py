@@ -63,11 +63,6 @@ def kept_bytes(parts) -> int:
             // devices_along(mesh, (*within, "model")))
 
 
-def memory_estimate(held: dict[str, int], kept: int) -> dict[str, int]:
-    """`state_bytes` with the gradients and the activations (`kept_bytes`)."""
-    return held | {"gradients": held["params"], "activations": kept}
-
-
 def work_estimate(parts, held):
     """FLOPs and bytes of one device as `roofline.predict` takes them, and bytes sent.
 
@@ -76,7 +71,7 @@ def work_estimate(parts, held):
     What devices tell each other about a group that they share is not in it.
 
     Args:
-      held: of `memory_estimate`.
+      held: bytes by part, see `state_bytes`; also of gradients and activations.
     """
     config, mesh = parts.config, parts.mesh
     operations = sum(parts.task.flops(config).values()) * config.batch_size / mesh.size

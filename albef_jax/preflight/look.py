@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,10 +29,10 @@ SIDE_BINS = (0, 16, 32, 64, 128, 256, 512, 1024)
 class Images(NamedTuple):
     """What was seen of the different images of a source, which are numbered from 0.
 
-    name: of an image.
-    sides: shorter side in pixels, int32 [n]; 0 of an image that cannot be read.
-    digests: hash of the pixels, 16 bytes [n].
-    broken: number -> reason.
+    Attributes:
+        name: of an image. broken: number -> reason.
+        sides: shorter side in pixels, int32 [n]; 0 of an image that cannot be read.
+        digests: hash of the pixels, 16 bytes [n].
     """
 
     name: Callable[[int], str]
@@ -52,9 +53,9 @@ class Images(NamedTuple):
 class Values(NamedTuple):
     """What was seen of a field of a source.
 
-    counts: a thing -> how often it is there.
-    per_row: how many things each row has; empty where it is always one.
-    broken: name of an example -> reason.
+    Attributes:
+        counts: a thing -> how often it is there. broken: name of an example -> reason.
+        per_row: how many things each row has; empty where it is always one.
     """
 
     counts: Counter
@@ -63,11 +64,7 @@ class Values(NamedTuple):
 
 
 def images_of(source: Source, title: str, workers: int) -> Images:
-    """Decodes every image once, however many rows show it.
-
-    Args:
-        title: of the progress bar. workers: threads.
-    """
+    """Decodes every image once, however many rows show it, with a progress bar of that title."""
     places = _places(source)
 
     def image(number: int) -> tuple[str, Value]:
@@ -76,9 +73,10 @@ def images_of(source: Source, title: str, workers: int) -> Images:
 
     found = Images(lambda number: image(number)[0], np.zeros(len(places), np.int32),
                    np.zeros(len(places), "V16"), {})
-    looks = _in_threads(lambda number: _look(image(number)[1]), len(places), workers, title,
-                        "image")
-    for number, seen in enumerate(looks):
+    def look(number: int):
+        return _look(image(number)[1])
+
+    for number, seen in enumerate(_in_threads(look, len(places), workers, title, "image")):
         if isinstance(seen, str):
             found.broken[number] = sys.intern(seen)
         else:
@@ -166,17 +164,13 @@ def print_shared(found: dict[str, Images]) -> None:
         good = np.flatnonzero(part.sides)
         digests, first = np.unique(part.digests[good], return_index=True)
         firsts[name] = digests, good[first]
-    names = list(found)
-    for number, one in enumerate(names):
-        for other in names[number + 1 :]:
-            _, mine, theirs = np.intersect1d(firsts[one][0], firsts[other][0], True, True)
-            pairs = sorted(zip(firsts[one][1][mine], firsts[other][1][theirs]))
-            if pairs:
-                shared = (f"{found[one].name(a)} = {found[other].name(b)}" for a, b in pairs)
-                print(
-                    f"images in {one} and in {other}, by equal pixels: {len(pairs)} "
-                    f"({listed(shared)})"
-                )
+    for one, other in itertools.combinations(found, 2):
+        _, mine, theirs = np.intersect1d(firsts[one][0], firsts[other][0], True, True)
+        pairs = sorted(zip(firsts[one][1][mine], firsts[other][1][theirs]))
+        if pairs:
+            shared = (f"{found[one].name(a)} = {found[other].name(b)}" for a, b in pairs)
+            print(f"images in {one} and in {other}, by equal pixels: {len(pairs)} "
+                  f"({listed(shared)})")
 
 
 def reasons(broken: dict[str, str]) -> Iterator[str]:
@@ -193,13 +187,10 @@ def listed(items: Iterable[str], limit: int = LISTED) -> str:
 
 def _in_threads(look: Callable, count: int, workers: int, title: str, unit: str) -> Iterator:
     """`look(number)` of each number in order, with a progress bar."""
-    with ThreadPoolExecutor(workers) as pool, tqdm(
-        total=count, desc=title, unit=unit, leave=False, disable=None
-    ) as bar:
-        for start in range(0, count, CHUNK):
-            for seen in pool.map(look, range(start, min(start + CHUNK, count))):
-                yield seen
-                bar.update()
+    with ThreadPoolExecutor(workers) as pool:
+        chunks = (range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
+        seen = itertools.chain.from_iterable(pool.map(look, chunk) for chunk in chunks)
+        yield from tqdm(seen, title, count, leave=False, unit=unit, disable=None)
 
 
 def _places(source: Source) -> np.ndarray:
@@ -230,10 +221,9 @@ def _thing(value):
     """What is counted of a value: a text, a number or several; of arrays and the rest the kind."""
     if isinstance(value, (str, int, float, np.generic)):
         return value
-    if isinstance(value, tuple) and value and isinstance(value[0], str):
-        return value[0]  # an answer; its weight does not matter
     if isinstance(value, tuple):
-        return tuple(map(_thing, value))
+        is_answer = value and isinstance(value[0], str)  # its weight does not matter
+        return value[0] if is_answer else tuple(map(_thing, value))
     shape = f" {list(value.shape)}" if hasattr(value, "shape") else ""
     return f"{getattr(value, 'dtype', type(value).__name__)}{shape}"
 

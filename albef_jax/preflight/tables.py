@@ -33,8 +33,9 @@ class Switch(NamedTuple):
 
 def scaled(value: float) -> str:
     """A large number with a unit prefix, such as '1.50 T'."""
-    power = next((p for p in (12, 9, 6, 3) if value >= 10**p), 0)
-    return f"{value / 10**power:.2f} " + {12: "T", 9: "G", 6: "M", 3: "k", 0: ""}[power]
+    prefixes = {12: "T", 9: "G", 6: "M", 3: "k"}
+    power = next((power for power in prefixes if value >= 10**power), 0)
+    return f"{value / 10**power:.2f} {prefixes.get(power, '')}"
 
 
 def heading(parts, target) -> str:
