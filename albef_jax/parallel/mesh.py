@@ -1,6 +1,7 @@
 """The device mesh and where arrays live on it."""
 
 import functools
+import math
 
 import jax
 from jax.experimental import mesh_utils
@@ -45,18 +46,14 @@ def make_mesh(settings=None, devices=None, groups=0):
 
 
 def axis_sizes(settings, count, groups=0):
-    """Devices along each of `AXES`; see `make_mesh`.
-
-    Raises:
-      UserError: they do not multiply to `count`.
-    """
+    """Devices along each of `AXES`, see `make_mesh`; a UserError if they do not make `count`."""
     sizes = [settings[axis] for axis in ("data", "fsdp", "model")]
-    known = int(np.prod([size for size in sizes if size > 0]))
+    known = math.prod(size for size in sizes if size > 0)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"config.mesh has data, fsdp and model = {sizes}; give numbers of devices, "
                         "and -1 for the rest at most once.")
     sizes = [count // known if size == -1 else size for size in sizes]
-    if int(np.prod(sizes)) != count:
+    if math.prod(sizes) != count:
         raise UserError(
             f"config.mesh wants data x fsdp x model = {' x '.join(map(str, sizes))} devices, but "
             f"there are {count}; set one of them to -1 and the others to divisors of {count}.")
@@ -97,11 +94,7 @@ def group_axes(mesh, groups):
 
 
 def sliced_grid(sizes, slices, devices):
-    """A grid of devices whose outermost steps along 'data' go from slice to slice.
-
-    Raises:
-      UserError: the devices are not in so many slices, or 'data' does not divide over them.
-    """
+    """A grid of devices whose outermost steps along 'data' go from slice to slice."""
     data, *inside = sizes
     by_slice = {getattr(device, "slice_index", None) for device in devices}
     by_process = {device.process_index for device in devices}
@@ -186,8 +179,7 @@ def check_groups(config, mesh):
             f"batch_size to {batch_size // group_size * group_size or group_size} or choose a "
             "group_size that divides it.")
     groups, devices = batch_size // group_size, batch_shards(mesh)
-    along, within = (devices_along(mesh, axes)
-                     for axes in group_axes(mesh, groups_of(config)))
+    along, within = (devices_along(mesh, axes) for axes in group_axes(mesh, groups_of(config)))
     if groups % steps or (groups // steps) % along or group_size % within:
         unit = steps * devices
         raise UserError(

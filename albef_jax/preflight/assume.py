@@ -17,7 +17,7 @@ class Vocabulary(NamedTuple):
 
 
 def assumed(config, examples=0):
-    """The config, checked, with everything filled in that data would decide; see `train.resolve`.
+    """The config with everything filled in that data would decide; see `train.resolve`.
 
     A run that trains its own vocabulary has as many words as `data.vocab_size` allows.
 

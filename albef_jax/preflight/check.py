@@ -23,19 +23,13 @@ PAIR = ("image", "text", "image_id")  # other fields are counted, whatever they 
 
 
 class Part(NamedTuple):
-    """One source to check.
-
-    Attributes:
-        block: as given to `make_source`. source: what of it can be read.
-        problems: what is wrong with it, a sentence each.
-        held_out: an evaluation reads it, and takes no broken value.
-    """
+    """One source to check."""
 
     name: str
-    block: Mapping | str
-    source: Source | None
-    problems: list[str]
-    held_out: bool
+    block: Mapping | str  # as given to `make_source`
+    source: Source | None  # what of it can be read
+    problems: list[str]  # what is wrong with it, a sentence each
+    held_out: bool  # an evaluation reads it, and takes no broken value
 
 
 def check(manifests: Sequence[str], image_roots: Sequence[str] = (), config=None) -> list[str]:

@@ -23,11 +23,7 @@ def device_bytes(tree) -> int:
 
 
 def state_bytes(parts) -> dict[str, int]:
-    """Bytes per device of each part of the state, and of the batch.
-
-    Args:
-      parts: from `core.build.build`.
-    """
+    """Bytes per device of each part of the state, and of the batch, of `core.build.build`."""
     held = {name: device_bytes(getattr(parts.state, name)) for name in STATE}
     return held | {"batch": device_bytes(parts.batch_spec)}
 
@@ -68,10 +64,8 @@ def work_estimate(parts, held):
 
     FLOPs are those that the task states, and the forward pass once more where the config
     recomputes it; memory is touched to update the state, and to write and read the activations.
-    What devices tell each other about a group that they share is not in it.
-
-    Args:
-      held: bytes by part, see `state_bytes`; also of gradients and activations.
+    What devices tell each other about a group that they share is not in it. `held`: bytes by part,
+    see `state_bytes`; also of gradients and activations.
     """
     config, mesh = parts.config, parts.mesh
     operations = sum(parts.task.flops(config).values()) * config.batch_size / mesh.size

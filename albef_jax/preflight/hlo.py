@@ -28,14 +28,11 @@ _DIMS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 
 class Array(NamedTuple):
-    """An array in a program: sizes, and bytes without padding.
-
-    `main_memory` is False in on-chip memory (VMEM, flags).
-    """
+    """An array in a program."""
 
     dims: tuple[int, ...]
-    size: int
-    main_memory: bool
+    size: int  # bytes without padding
+    main_memory: bool  # False in on-chip memory (VMEM, flags)
 
 
 class Instruction(NamedTuple):
@@ -75,29 +72,20 @@ class Instruction(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """A kind of collective at one place of the program.
+    """A kind of collective at one place of the program."""
 
-    Attributes:
-      kind: of `COLLECTIVES`. times: per step. payload: bytes of the whole array that is reduced,
-        gathered or exchanged, per device and time. group: devices that take part in one.
-      source: the operation of the model that it comes from.
-    """
-
-    kind: str
-    times: int
-    payload: int
-    group: int
-    source: str
+    kind: str  # of `COLLECTIVES`
+    times: int  # per step
+    payload: int  # bytes of all that is reduced, gathered or exchanged, per device and time
+    group: int  # devices that take part in one
+    source: str  # the operation of the model that it comes from
 
     @property
     def wire(self) -> float:
-        """Bytes that a device sends in a step by the best known algorithm (rings).
-
-        An all-reduce is a reduce-scatter and an all-gather.
-        """
+        """Bytes that a device sends in a step by the best known algorithm (rings)."""
         if self.kind == "collective-permute":
             return self.times * self.payload
-        passes = 2 if self.kind == "all-reduce" else 1
+        passes = 2 if self.kind == "all-reduce" else 1  # a reduce-scatter and an all-gather
         return self.times * passes * self.payload * (self.group - 1) / self.group
 
 

@@ -27,18 +27,12 @@ SIDE_BINS = (0, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Images(NamedTuple):
-    """What was seen of the different images of a source, which are numbered from 0.
+    """What was seen of the different images of a source, which are numbered from 0."""
 
-    Attributes:
-        name: of an image. broken: number -> reason.
-        sides: shorter side in pixels, int32 [n]; 0 of an image that cannot be read.
-        digests: hash of the pixels, 16 bytes [n].
-    """
-
-    name: Callable[[int], str]
-    sides: np.ndarray
-    digests: np.ndarray
-    broken: dict[int, str]
+    name: Callable[[int], str]  # of an image
+    sides: np.ndarray  # the shorter ones in pixels, int32 [n]; 0 of what cannot be read
+    digests: np.ndarray  # hash of the pixels, 16 bytes [n]
+    broken: dict[int, str]  # number -> reason
 
     @property
     def count(self) -> int:
@@ -51,16 +45,11 @@ class Images(NamedTuple):
 
 
 class Values(NamedTuple):
-    """What was seen of a field of a source.
+    """What was seen of a field of a source."""
 
-    Attributes:
-        counts: a thing -> how often it is there. broken: name of an example -> reason.
-        per_row: how many things each row has; empty where it is always one.
-    """
-
-    counts: Counter
-    per_row: list[int]
-    broken: dict[str, str]
+    counts: Counter  # a thing -> how often it is there
+    per_row: list[int]  # how many things each row has; empty where it is always one
+    broken: dict[str, str]  # name of an example -> reason
 
 
 def images_of(source: Source, title: str, workers: int) -> Images:

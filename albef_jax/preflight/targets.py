@@ -19,22 +19,16 @@ FORMS = ("v5e:2x4, v6e:4x4 (two sizes), v4:2x2x2, v5p:2x2x2 (three sizes), gpu[:
 
 
 class Target(NamedTuple):
-    """Devices and what limits them.
+    """Devices and what limits each of them."""
 
-    Attributes:
-      name: as given. devices: of `jax`, to compile for; None: not at hand, estimate.
-      count: of devices. kind: as a person calls one. memory: bytes of one. peak: FLOP/s of one.
-      bandwidth, network: bytes/s of one, to memory and to the others.
-    """
-
-    name: str
-    devices: list | None
+    name: str  # as given
+    devices: list | None  # of `jax`, to compile for; None: not at hand, estimate
     count: int
-    kind: str
-    memory: float
-    peak: float
-    bandwidth: float
-    network: float
+    kind: str  # as a person calls one
+    memory: float  # bytes
+    peak: float  # FLOP/s
+    bandwidth: float  # bytes/s to memory
+    network: float  # bytes/s to the others
 
     @property
     def rates(self) -> tuple[float, float, float]:

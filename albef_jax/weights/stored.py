@@ -22,25 +22,17 @@ PARTS = ("params", "teacher", "memory")
 
 
 class Stored(NamedTuple):
-    """A model read back.
+    """A model read back."""
 
-    Attributes:
-      config: of the run. leaves: path tuple from `params`, `teacher` or `memory` down -> array.
-      tokenizer: its folder, or None. path: where it was read.
-    """
-
-    config: Any
-    leaves: dict
-    tokenizer: str | None
-    path: str
+    config: Any  # of the run
+    leaves: dict  # path tuple from `params`, `teacher` or `memory` down -> array
+    tokenizer: str | None  # its folder
+    path: str  # where it was read
 
 
 def state_shapes(config):
-    """Path tuple -> `jax.ShapeDtypeStruct` of every leaf of a state, without optimizer.
-
-    Args:
-      config: whole, with everything filled in that data decides.
-    """
+    """Path tuple -> `jax.ShapeDtypeStruct` of every leaf of the state, without optimizer, of a
+    whole config."""
     return _state_shapes(to_json(config))
 
 
@@ -87,11 +79,7 @@ def is_export(path):
 
 
 def read_export(path, report):
-    """Reads an export strictly; `report` is told what went where.
-
-    Raises:
-      UserError: a tensor is missing, unknown, misshapen or not finite.
-    """
+    """Reads an export strictly; `report` is told what went where, and raises as its `check`."""
     file = _weights_file(path)
     config = from_json(read_metadata(file)["config"])
     tensors, shapes = read_tensors(file), state_shapes(config)

@@ -88,11 +88,7 @@ def places(model):
 
 
 def source_layers(config, depth):
-    """For each of our layers the layer of the file, or FRESH.
-
-    Raises:
-      UserError: the file has more or fewer layers and the config does not say which go where.
-    """
+    """For each of our layers the layer of the file, or FRESH."""
     wanted = config.model.text_layers + config.model.fusion_layers
     chosen = tuple(config.init.bert_layers)
     if not chosen and depth == wanted:

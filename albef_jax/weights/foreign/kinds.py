@@ -32,28 +32,17 @@ MEMORY = {
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """The public names of one kind of model; what a state holds is known by its task.
+    """The public names of one kind of model; what a state holds is known by its task."""
 
-    Attributes:
-      name: as in the module's table; also `config.task`.
-      bert: what follows `text_encoder.` in official names.
-      words: the text encoder has an MLM head.
-      pairs: two fusion layers for each of the config, and two images.
-      decoder: has a text decoder.
-      heads: linear layers besides. classes: outputs of `cls_head`, 0: there is none.
-      temp: has a temperature.
-      memory: names in `TrainState.memory` that the official layout has too.
-    """
-
-    name: str
-    bert: str = ""
-    words: bool = False
-    pairs: bool = False
-    decoder: bool = False
-    heads: tuple[str, ...] = ()
-    classes: int = 0
-    temp: bool = False
-    memory: tuple[str, ...] = ()
+    name: str  # as in the module's table; also `config.task`
+    bert: str = ""  # what follows `text_encoder.` in official names
+    words: bool = False  # the text encoder has an MLM head
+    pairs: bool = False  # two fusion layers for each of the config, and two images
+    decoder: bool = False  # has a text decoder
+    heads: tuple[str, ...] = ()  # linear layers besides
+    classes: int = 0  # outputs of `cls_head`, 0: there is none
+    temp: bool = False  # has a temperature
+    memory: tuple[str, ...] = ()  # names in `TrainState.memory` that the official layout has too
 
     def params_table(self, model):
         """Entries of the online parameters; `model` is a config's model block."""

@@ -81,11 +81,7 @@ def sizes(file):
 
 
 def fit_positions(file, model):
-    """Makes the position embeddings those of [CLS] and of the model's patches.
-
-    Raises:
-      UserError: the file's patches are not a square.
-    """
+    """Makes the position embeddings those of [CLS] and of the model's patches."""
     count, width = file.shape("pos_embed", 3)[1:]
     if width is None:
         return  # the report says what is wrong
