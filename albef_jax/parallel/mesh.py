@@ -135,21 +135,11 @@ def local_rows(mesh: Mesh, batch_size: int):
 
 def shard_batch(batch, mesh):
     """Places a dict of numpy arrays, this process's `local_rows`, on the mesh."""
-    local = len(local_rows(mesh, batch_shards(mesh)))  # parts of the batch that are here
-    sharding = sharded_batch(mesh)
-
-    def place(array):
-        rows = len(array) // local * batch_shards(mesh)
-        here = local_rows(mesh, rows)
-
-        def part(index):
-            start, stop, _ = index[0].indices(rows)
-            first = int(np.searchsorted(here, start))
-            return array[first:first + stop - start]
-
-        return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, part)
-
-    return {name: place(array) for name, array in batch.items()}
+    parts = batch_shards(mesh)
+    here = len(local_rows(mesh, parts))
+    shapes = {name: (len(array) // here * parts, *array.shape[1:])
+              for name, array in batch.items()}
+    return jax.make_array_from_process_local_data(sharded_batch(mesh), batch, shapes)
 
 
 def placed(shapes, axes, mesh, rules):

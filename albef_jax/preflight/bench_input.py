@@ -51,9 +51,6 @@ def bench_input(config, photos="", mfu=0.4):
       photos: a folder of JPEG files; '': noise with the spectrum of photographs, 500 x 375.
       mfu: utilisation at which the needs of a device are computed.
 
-    Returns:
-      {(cores, engine): images per second}, medians of the rounds.
-
     Raises:
       UserError: the folder has no JPEG files, the task no images, or TensorFlow is missing.
     """
@@ -68,7 +65,6 @@ def bench_input(config, photos="", mfu=0.4):
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                 found |= pool.submit(measure, str(manifest), to_json(config), cores).result()
     report(config, found, mfu)
-    return {key: measured.rate for key, measured in found.items()}
 
 
 def fields_of(config):

@@ -90,10 +90,6 @@ def bench_retrieval(config, images, texts, k, batch_size):
       config: a locked config of a task that retrieval can be evaluated of. images, texts: how many.
       k: candidates of each query. batch_size: of the evaluator.
 
-    Returns:
-      'phases' (name -> seconds), 'pairs' (how many were scored) and 'compute' (seconds of the same
-      calls of the scoring function, back to back).
-
     Raises:
       UserError: a config that cannot be used.
     """
@@ -108,14 +104,12 @@ def bench_retrieval(config, images, texts, k, batch_size):
     dict(evaluator.run(Forward(params, functions, mesh)))  # compiles
     recorder = Recorder(params, functions, mesh, in_steps(match_logits(functions["match"]), mesh))
     dict(evaluator.run(recorder))
-    result = {"phases": dict(evaluator.seconds), "pairs": evaluator.num_pairs,
-              "compute": recorder.seconds()}
+    compute = recorder.seconds()
     if jax.process_index() == 0:
         device = mesh.devices.flat[0].device_kind
         print(f"{images} images, {texts} texts, k={k}, batch {batch_size}, {dtype_of(config)} "
               f"on {mesh.size} x {device}, after a run that compiles")
-        report(**result)
-    return result
+        report(evaluator.seconds, evaluator.num_pairs, compute)
 
 
 def noise_evaluator(config, images, texts, k, batch_size):

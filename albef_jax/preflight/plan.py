@@ -79,7 +79,9 @@ def measure(config, target):
         kept = kept_bytes(parts)
     if target.devices is None:
         held |= {"gradients": held["params"], "activations": kept}
-        result = estimate(parts, target, held)
+        result = {}
+        if parts.task.flops(parts.config):  # else the work of the task is not known
+            result["prediction"] = predict(*work_estimate(parts, held), *target.rates)
     else:
         result = compile_step(parts, target, held)
     result |= {"held": held, "kept": kept, "total": sum(held.values())}
@@ -90,13 +92,6 @@ def measure(config, target):
     if "prediction" in result:
         print(tables.costs(parts, target, result))
     return result
-
-
-def estimate(parts, target, held):
-    """The prediction for a target that is not at hand; nothing for a task of unknown FLOPs."""
-    if not parts.task.flops(parts.config):
-        return {}
-    return {"prediction": predict(*work_estimate(parts, held), *target.rates)}
 
 
 def compile_step(parts, target, held):

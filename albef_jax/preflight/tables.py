@@ -7,9 +7,10 @@ import jax
 from albef_jax.parallel.axes import devices_along
 from albef_jax.parallel.mesh import group_axes, groups_of
 from albef_jax.preflight.bench import dtype_of
+from albef_jax.preflight.roofline import GIB
 from albef_jax.run.tables import aligned
 
-GIB, MIB, MB = 2**30, 2**20, 1e6
+MIB, MB = 2**20, 1e6
 PARTS = {  # name of a part of the memory -> as people read it
     "params": "parameters", "teacher": "teacher", "opt_state": "optimizer", "memory": "queues",
     "batch": "batch", "padding": "padding of these", "gradients": "gradients",

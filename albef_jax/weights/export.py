@@ -51,23 +51,19 @@ def export(workdir, out, form, weights="online", step=None):
                         "export it with --format safetensors.")
     report = Report(f"{workdir} ({task}, {weights}) -> {os.path.basename(out)}")
     if weights == "momentum":
-        put_momentum_first(leaves, workdir)
+        copies = {("params", *path[1:]): leaf
+                  for path, leaf in leaves.items() if path[0] == "teacher"}
+        if not copies:
+            raise UserError(f"{workdir} has no momentum weights; use --weights online.")
+        leaves |= copies
     epath.Path(out).parent.mkdir(parents=True, exist_ok=True)
     with completed(out) as unfinished:
         if form == "salesforce":
-            write_torch_file(unfinished,
-                             official_tensors(leaves, KINDS[task], stored.config, report))
+            tensors = official_tensors(leaves, KINDS[task], stored.config, report)
+            write_torch_file(unfinished, tensors)
         else:
             write_folder(unfinished, leaves, stored, report)
     return report
-
-
-def put_momentum_first(leaves, workdir):
-    """Replaces online parameters by their momentum copies."""
-    copies = {("params", *path[1:]): leaf for path, leaf in leaves.items() if path[0] == "teacher"}
-    if not copies:
-        raise UserError(f"{workdir} has no momentum weights; use --weights online.")
-    leaves.update(copies)
 
 
 def official_tensors(leaves, kind, config, report):

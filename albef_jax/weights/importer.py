@@ -1,5 +1,6 @@
 """Weights from files into a work directory: `albef import`."""
 
+from contextlib import closing
 import math
 import os
 
@@ -18,7 +19,7 @@ from albef_jax.weights.foreign.kinds import MEMORY, detect, kind_of, sizes
 from albef_jax.weights.foreign.salesforce import read_leaves
 from albef_jax.weights.foreign.torch_file import let_go, read_tensors
 from albef_jax.weights.report import Report
-from albef_jax.weights.stored import is_export, read_export, state_shapes
+from albef_jax.weights.stored import PARTS, is_export, read_export, state_shapes
 from albef_jax.weights.transfer import has_patches
 
 REPORT_FILE = "import.txt"  # in the work directory
@@ -188,9 +189,6 @@ def write_workdir(out, config, leaves, tokenizer, report):
         tokenizer.save(str(out / "tokenizer"))
     (out / REPORT_FILE).write_text(f"{report}\n")
     write_config(config, out, is_writer=True)
-    checkpointer = Checkpointer(out, config.checkpoint, config.to_dict())
-    try:
-        state = {"params": {}, "teacher": {}, "memory": {}, **unflatten_dict(leaves)}
+    state = dict.fromkeys(PARTS, {}) | unflatten_dict(leaves)
+    with closing(Checkpointer(out, config.checkpoint, config.to_dict())) as checkpointer:
         checkpointer.save(0, {"step": np.zeros((), np.int32), **state}, wait=True)
-    finally:
-        checkpointer.close()

@@ -67,21 +67,27 @@ def open_weights(name):
     if os.path.isfile(name):
         return read_tensors(name), {}, os.path.dirname(name)
     folder = name if os.path.isdir(name) else download(name)
-    files = [file for file in WEIGHT_FILES if os.path.isfile(os.path.join(folder, file))]
-    if not files:
+    file = first_of(WEIGHT_FILES, folder)
+    if not file:
         raise UserError(f"{name} holds neither {' nor '.join(WEIGHT_FILES)}; give the folder of a "
                         "whole model in one file, or the file itself.")
-    return read_tensors(os.path.join(folder, files[0])), read_settings(folder), folder
+    return read_tensors(file), read_settings(folder), folder
+
+
+def first_of(files, folder):
+    """The path of the first of some files that is in a folder, or None."""
+    paths = (os.path.join(folder, file) for file in files)
+    return next(filter(os.path.isfile, paths), None)
 
 
 def read_settings(folder):
     """What a folder's config.json says; {} without one."""
     path = os.path.join(folder, "config.json")
-    if not os.path.isfile(path):
-        return {}
     try:
         with open(path, encoding="utf-8") as file:
             return dict(json.load(file))
+    except FileNotFoundError:
+        return {}
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); download it again.") from None
 
@@ -94,7 +100,7 @@ def download(name):
     try:
         for file in WEIGHT_FILES:
             folder = snapshot_download(name, allow_patterns=[*small, file])
-            if os.path.isfile(os.path.join(folder, file)):
+            if first_of(WEIGHT_FILES, folder):
                 break
     except Exception as error:  # the library raises anything
         raise UserError(f"The weights {name!r} are neither a file, nor a folder, nor a name that "
@@ -105,7 +111,7 @@ def download(name):
 
 def check_vocabulary(config, folder, tokenizer):
     """The run's words must be numbered as the file's are."""
-    if not any(os.path.isfile(os.path.join(folder, file)) for file in VOCABULARY_FILES):
+    if not first_of(VOCABULARY_FILES, folder):
         return  # their number is all that can be compared, with the embeddings
     if load_tokenizer(folder).vocabulary != tokenizer.vocabulary:
         raise UserError(f"The run's tokenizer has another vocabulary than {config.init.bert}, so "
