@@ -81,4 +81,4 @@ def test_the_parts_of_a_retrieval_evaluation(capsys):
     # Two of each image and two of each text, some of them the same.
     assert 2 * 14 <= int(rows["pairs"]) <= 2 * 6 + 2 * 14
     # Every call of the scoring function is repeated: there is something to compute.
-    assert 0.001 < float(rows["scores, compute alone"])
+    assert float(re.search(r"compute alone .* ([\d.]+)% of scores", printed)[1]) > 1
