@@ -85,12 +85,8 @@ def import_file(path, out, kind=None, heads=None, image_size=None, tokenizer=Non
 def fitted_config(config, kind, found, queue_size, heads, path):
     """The config of the model in a checkpoint, at its resolution; unlocked.
 
-    Args:
-      config: one that was given, or None. kind: a `Kind`. found, queue_size: from `kinds.sizes`.
-      heads: of both encoders; None: the config's. path: for sentences.
-
     Raises:
-      UserError: the given config has other sizes, or the heads do not divide a width.
+      UserError: a config that was given has other sizes, or the heads do not divide a width.
     """
     given = config.copy_and_resolve_references() if config else default_config(kind.name)
     differing = [f"model.{name} is {given.model[name]}, but {value} there"
@@ -119,17 +115,9 @@ def fitted_config(config, kind, found, queue_size, heads, path):
 
 
 def read_official(tensors, kind, config, report):
-    """Official tensors -> our leaves, strictly.
+    """Official tensors -> the leaves of a whole state without optimizer: as `read_leaves`.
 
-    Args:
-      tensors: name -> array. kind: a `Kind`. config: with the sizes of the checkpoint.
-      report: is told what went where.
-
-    Returns:
-      Path tuple -> numpy array, for the whole state without optimizer.
-
-    Raises:
-      UserError: anything is missing, unknown, misshapen, not finite, or not what it is tied to.
+    Second names, constants and empty queues are left out where they are what they must be.
     """
     for name, original in kind.tied(config).items():
         if name in tensors and original in tensors:

@@ -48,13 +48,9 @@ def check_tokenizers(tokenizer, stored):
 
 
 def take_weights(stored, state, config, workdir, is_writer):
-    """A fresh state with the weights of another run; step and optimizer stay fresh.
+    """A fresh `TrainState` with the weights of another run; step and optimizer stay fresh.
 
-    What went where is printed and kept in the work directory.
-
-    Args:
-      stored: the weights. state: a fresh `TrainState`. config: of the new run.
-      workdir: of the new run. is_writer: on the first process.
+    What went where is printed and kept in the work directory, on the first process (`is_writer`).
 
     Raises:
       UserError: `config.init` names weights too, or see `transfer`.

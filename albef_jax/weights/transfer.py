@@ -38,12 +38,11 @@ def transfer(stored, config, fresh, report):
     where they have the same size.
 
     Args:
-      stored: a `weights.stored.Stored`. config: of the new run.
-      fresh: path tuple -> leaf (anything with shape and dtype) of its parameters, teacher and
-        memory. report: is told what went where.
+      stored: a `weights.stored.Stored`. config: of the new run. report: is told what went where.
+      fresh: path -> shape and dtype of the leaves of its parameters, teacher and memory.
 
     Returns:
-      Path tuple -> numpy array; what is not in it starts fresh.
+      Path -> numpy array; what is not in it starts fresh.
 
     Raises:
       UserError: there is no rule, or a parameter is missing, unknown, misshapen or not finite.
@@ -88,10 +87,8 @@ def check_heads(stored, config):
 
 
 def lost_memory(stored, config, fresh, rule):
-    """Path of a memory leaf of the new run -> why it starts fresh, where the rule would take it.
-
-    It comes along as a whole, or not at all where a part has another size.
-    """
+    """Path of a memory leaf of the new run -> why it starts fresh, where the rule would take it: as
+    a whole where a part has another size."""
     memory = {path: origin for path in fresh if path[0] == "memory" and path != IMAGE_IDS
               and not isinstance(origin := rule.origin(path), str)}
     fits = all(origin in stored.leaves and stored.leaves[origin].shape == fresh[path].shape

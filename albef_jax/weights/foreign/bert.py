@@ -10,7 +10,8 @@ import numpy as np
 
 from albef_jax.errors import UserError
 from albef_jax.weights.foreign.fill import EncoderFile
-from albef_jax.weights.foreign.salesforce import embeddings_table, layer_table, words_table
+from albef_jax.weights.foreign.salesforce import (
+    depth, embeddings_table, layer_table, words_table)
 
 ENCODER = "text_encoder"
 FRESH = -1  # in config.init.bert_layers
@@ -31,27 +32,17 @@ HEAD = "cls.predictions"
 
 
 def fill(config, tensors, settings, leaves):
-    """Fills `text_encoder` from a BERT file.
-
-    Args:
-      config: a whole config. tensors: name -> array. settings: the file's config.json, a dict.
-      leaves: path -> fresh leaf of the encoder.
-
-    Returns:
-      Path -> numpy array of what the file fills, and the `Report`.
-
-    Raises:
-      UserError: the file's model is of another kind or size, or `init.bert_layers` has no meaning;
-        see `salesforce.read_leaves` too.
-    """
+    """See `foreign.fill`; a UserError too where `init.bert_layers` has no meaning."""
     model = config.model
+    places = [*(f"text_{i}" for i in range(model.text_layers)),  # bottom up
+              *(f"fusion_{i}" for i in range(model.fusion_layers))]
     file = EncoderFile(f"{config.init.bert} -> {ENCODER}", tensors, settings, RENAMED)
     file.check(model, sizes(file), SETTINGS)
-    depth = file.depth(r"bert\.encoder\.layer\.(\d+)\.")
-    layers = source_layers(config, depth)
+    count = depth(file.names, r"bert\.encoder\.layer\.(\d+)\.")
+    layers = source_layers(config, count)
     table = embeddings_table((ENCODER, "embeddings"), "bert.embeddings")
     fresh = {}
-    for place, layer in zip(places(model), layers):
+    for place, layer in zip(places, layers):
         if layer == FRESH:
             fresh[place] = "init.bert_layers says -1"
         else:
@@ -66,7 +57,7 @@ def fill(config, tensors, settings, leaves):
         elif path[1] in fresh:
             file.report.fresh(path, fresh[path[1]])
     file.ignore(IGNORED | {rf"bert\.encoder\.layer\.{layer}\..*": "not in init.bert_layers"
-                           for layer in range(depth) if layer not in layers})
+                           for layer in range(count) if layer not in layers})
     check_tied(file, f"{HEAD}.decoder.weight", WORDS)
     check_tied(file, f"{HEAD}.decoder.bias", f"{HEAD}.bias")
     return file.fill(table, leaves, model.patch_size), file.report
@@ -81,25 +72,19 @@ def sizes(file):
             "text_heads": file.settings.get("num_attention_heads")}
 
 
-def places(model):
-    """Our layers, bottom up."""
-    return [*(f"text_{i}" for i in range(model.text_layers)),
-            *(f"fusion_{i}" for i in range(model.fusion_layers))]
-
-
-def source_layers(config, depth):
+def source_layers(config, count):
     """For each of our layers the layer of the file, or FRESH."""
     wanted = config.model.text_layers + config.model.fusion_layers
     chosen = tuple(config.init.bert_layers)
-    if not chosen and depth == wanted:
-        return tuple(range(depth))
-    which = (f"which of {config.init.bert}'s {depth} layers (0 to {depth - 1}, or -1 for a fresh "
+    if not chosen and count == wanted:
+        return tuple(range(count))
+    which = (f"which of {config.init.bert}'s {count} layers (0 to {count - 1}, or -1 for a fresh "
              f"one) each of the {wanted} text and fusion layers takes")
     if not chosen:
-        raise UserError(f"init.bert_layers is empty, but {config.init.bert} has {depth} layers and "
+        raise UserError(f"init.bert_layers is empty, but {config.init.bert} has {count} layers and "
                         f"the model {wanted} (model.text_layers + model.fusion_layers); set it to "
                         f"{which}.")
-    if len(chosen) != wanted or not all(FRESH <= layer < depth for layer in chosen):
+    if len(chosen) != wanted or not all(FRESH <= layer < count for layer in chosen):
         raise UserError(f"init.bert_layers is {chosen}; it must say {which}.")
     return chosen
 

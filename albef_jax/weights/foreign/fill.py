@@ -1,9 +1,15 @@
-"""A file of somebody else's encoder, under the names of a layout that our tables know."""
+"""A file of somebody else's encoder, under the names of a layout that our tables know.
+
+A module for a layout (`bert`, `vit`) has the name of our encoder, `ENCODER`, and `fill(config,
+tensors, settings, leaves)`: of a whole config, name -> array, the file's config.json and path ->
+fresh leaf of the encoder it makes path -> numpy array of what the file fills, and the `Report`. It
+raises a UserError for a model of another kind or size, and as `salesforce.read_leaves`.
+"""
 
 import re
 
 from albef_jax.errors import UserError
-from albef_jax.weights.foreign.salesforce import depth, read_leaves
+from albef_jax.weights.foreign.salesforce import read_leaves
 from albef_jax.weights.report import Report
 
 
@@ -31,10 +37,6 @@ class EncoderFile:
         """The shape of a tensor; Nones where it is missing or has another number of axes."""
         shape = self.tensors[self.names[name]].shape if name in self.names else ()
         return shape if len(shape) == axes else (None,) * axes
-
-    def depth(self, pattern):
-        """How many layers it has, by their names."""
-        return depth(self.names, pattern)
 
     def check(self, model, found, known):
         """Compares what the file says about its model with ours, before any tensor is looked at.

@@ -9,7 +9,7 @@ import numpy as np
 from albef_jax.errors import UserError
 from albef_jax.models.resample import resize_positions
 from albef_jax.weights.foreign.fill import EncoderFile
-from albef_jax.weights.foreign.salesforce import vit_table
+from albef_jax.weights.foreign.salesforce import depth, vit_table
 
 ENCODER = "visual_encoder"
 RENAMED = (
@@ -41,18 +41,7 @@ IGNORED = {
 
 
 def fill(config, tensors, settings, leaves):
-    """Fills `visual_encoder` from a ViT file.
-
-    Args:
-      config: a whole config. tensors: name -> array. settings: the file's config.json, a dict.
-      leaves: path -> fresh leaf of the encoder.
-
-    Returns:
-      Path -> numpy array of what the file fills, and the `Report`.
-
-    Raises:
-      UserError: the file's model is of another kind or size; see `salesforce.read_leaves` too.
-    """
+    """See `foreign.fill`."""
     model = config.model
     file = EncoderFile(f"{config.init.vit} -> {ENCODER}", tensors, settings, RENAMED)
     file.check(model, sizes(file), SETTINGS)
@@ -75,7 +64,7 @@ def sizes(file):
     """Fields of the model block that a file tells; None where it does not."""
     width, _, _, patch = file.shape("patch_embed.proj.weight", 4)
     hidden, inputs = file.shape("blocks.0.mlp.fc1.weight", 2)
-    return {"vit_width": width, "vit_depth": file.depth(r"blocks\.(\d+)\.") or None,
+    return {"vit_width": width, "vit_depth": depth(file.names, r"blocks\.(\d+)\.") or None,
             "patch_size": patch, "vit_mlp_ratio": hidden / inputs if inputs else None,
             "vit_heads": file.settings.get("num_attention_heads")}
 
