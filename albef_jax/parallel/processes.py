@@ -61,11 +61,7 @@ def joined(coordinator=None, processes=None, process=None, timeout=TIMEOUT,
 def agree(wanted):
     """Whether all processes stop at this point of the program; all call it, in the same order.
 
-    Args:
-      wanted: whether this process has been asked to stop, perhaps alone.
-
-    Returns:
-      The same value in all processes: True within seconds of one process's wish.
+    The same in all of them: True within seconds of the wish of one, which `wanted` tells.
     """
     return _watch.tick(wanted) if _watch else wanted
 
@@ -137,8 +133,7 @@ def _give_up(sentence):
 
 
 def _given(coordinator, processes, process):
-    """Arguments of `jax.distributed.initialize` from flags and environment; empty if none is given.
-    """
+    """Arguments of `jax.distributed.initialize` from flags and environment, if any is given."""
     values = [os.environ.get(name) or None if flag is None else flag
               for name, flag in zip(ENVIRONMENT, (coordinator, processes, process))]
     # JAX itself takes the address alone, for clusters whose own choice does not suit.

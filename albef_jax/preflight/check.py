@@ -14,7 +14,7 @@ from albef_jax.data.prefetch import num_workers
 from albef_jax.data.sources import KINDS, Source, resolve_source
 from albef_jax.data.sources.manifest import ManifestSource
 from albef_jax.data.text import make_tokenizer
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, listed
 from albef_jax.evaluators import check_best_metric, make_evaluators
 from albef_jax.preflight import look
 from albef_jax.tasks import task_class
@@ -120,7 +120,7 @@ def _too_many(part: Part, what: str, count: int, broken: dict[str, str], share: 
     """The sentence with which training or an evaluation would stop, if it would."""
     if part.held_out and broken:
         return [f"{part.name}: {len(broken)} of {count} {what} cannot be read, and an evaluation "
-                f"needs all: {look.listed(look.reasons(broken), LISTED_BAD)}; mend them or remove "
+                f"needs all: {listed(look.reasons(broken), LISTED_BAD)}; mend them or remove "
                 "their rows."]
     try:
         Broken(share).add(count, broken)

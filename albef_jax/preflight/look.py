@@ -16,6 +16,7 @@ from tqdm import tqdm
 from albef_jax.data.images.pillow import BrokenImage, decode, open_image, read
 from albef_jax.data.sources.base import Source, Value, reason
 from albef_jax.data.text import clean
+from albef_jax.errors import listed
 
 SMALL_SIDE = 16  # pixels; the side of one patch: hardly anything can be seen
 LISTED = 10
@@ -140,7 +141,7 @@ def print_values(field: str, values: Values, class_names: Sequence[str] | None) 
         order = [*named, *(thing for thing in counts if thing not in named)]
     else:
         order = [thing for thing, _ in counts.most_common()] * (OFTEN * len(counts) <= total)
-    things = listed(f"{named.get(thing, thing)} ({counts[thing]})" for thing in order)
+    things = listed((f"{named.get(thing, thing)} ({counts[thing]})" for thing in order), LISTED)
     per_row = values.per_row and f", {min(values.per_row)} to {max(values.per_row)} per row"
     print(f"  {field}: {total}{per_row or ''}, {len(counts)} different{things and ': '}{things}")
     _print_count(f"broken values of {field}", len(values.broken), reasons(values.broken))
@@ -159,19 +160,12 @@ def print_shared(found: dict[str, Images]) -> None:
         if pairs:
             shared = (f"{found[one].name(a)} = {found[other].name(b)}" for a, b in pairs)
             print(f"images in {one} and in {other}, by equal pixels: {len(pairs)} "
-                  f"({listed(shared)})")
+                  f"({listed(shared, LISTED)})")
 
 
 def reasons(broken: dict[str, str]) -> Iterator[str]:
     """Names with what is wrong."""
     return (f"{name} ({why})" for name, why in broken.items())
-
-
-def listed(items: Iterable[str], limit: int = LISTED) -> str:
-    """The first items, and how many more there are."""
-    items = list(items)
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more
 
 
 def _in_threads(look: Callable, count: int, workers: int, title: str, unit: str) -> Iterator:
@@ -220,7 +214,7 @@ def _thing(value):
 def _print_count(what: str, count: int, names: Iterable[str] = ()) -> None:
     """A line about what there is any of."""
     if count:
-        names = listed(names)
+        names = listed(names, LISTED)
         print(f"  {what}: {count}" + (f" ({names})" if names else ""))
 
 

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, listed
 from albef_jax.run.tables import aligned
 
 MAX_NAMED = 3  # tensors named in a sentence
@@ -86,7 +86,7 @@ class Report:
             "without a value": [path for path in targets if path not in filled],
             "filled twice": [path for path, times in filled.items() if times > 1],
             "not part of the model": [path for path in filled if path not in wanted]}
-        parts = [f"{len(names)} {what} ({_first(names)})"
+        parts = [f"{len(names)} {what} ({listed(names, MAX_NAMED)})"
                  for what, names in troubles.items() if names]
         if parts:
             raise UserError(f"{self.title}: {'; '.join(parts)}; nothing was loaded, use weights "
@@ -144,11 +144,6 @@ def fault(array, shape, dtype=np.float32):
     return None if np.isfinite(total) or np.isfinite(array).all() else "holds NaN or infinity"
 
 
-def _first(names):
-    more = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
 def _module(name):
     """The module of a name or path, with every number collapsed: what shares a line."""
     parts = re.split(r"[./]", name)
@@ -169,4 +164,4 @@ def _collapse(names):
         numbers = sorted({int(n) for part in parts for n in NUMBER.findall(part)[:1]})
         common.append(parts[0] if len(set(parts)) == 1 else
                       NUMBER.sub(f"{numbers[0]}-{numbers[-1]}", parts[0], count=1))
-    return "".join(common).strip("./") or _first(names)
+    return "".join(common).strip("./") or listed(names, MAX_NAMED)
