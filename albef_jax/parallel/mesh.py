@@ -70,14 +70,11 @@ def unsplit_axes(tree, axes, mesh, rules):
       tree: arrays. axes: logical `PartitionSpec`s for it. mesh, rules: see `placed`.
     """
     split, whole = dict(rules), {}
-
-    def look(array, names):
+    for array, names in zip(jax.tree.leaves(tree), jax.tree.leaves(axes), strict=True):
         for name, size in zip(names, array.shape):
             axis = split.get(name)
             if axis and size % mesh.shape[axis]:
                 whole[name, size] = axis
-
-    jax.tree.map(look, tree, axes)
     return [f"the axis {name!r} of {size} stays whole on every device: mesh.{axis}="
             f"{mesh.shape[axis]} does not divide it"
             for (name, size), axis in whole.items()]
