@@ -15,3 +15,10 @@ def first_line(error: BaseException) -> str:
     """What an error says, or its type if it says nothing: short, to stand inside a sentence."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:LONGEST].strip().rstrip(".")
+
+
+def listed(items, limit: int) -> str:
+    """The first items, and how many more there are."""
+    items = list(items)
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more

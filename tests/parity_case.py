@@ -23,9 +23,9 @@ from albef_jax.tasks.retrieval import RetrievalDraws
 from albef_jax.tasks.text_assignment import AssignmentDraws
 from albef_jax.weights import importer
 from albef_jax.weights import report as imports
-from albef_jax.weights.foreign import salesforce
 from albef_jax.weights.foreign.kinds import KINDS, detect, sizes
 from albef_jax.weights.foreign.torch_file import read_tensors
+from official import write_tensors
 from parity_report import EXACT, GRADIENT, KEY_BIASES, STATE
 
 RUNNERS = {"pretrain": "parity_pretrain", "retrieval": "parity_retrieval", "vqa": "parity_vqa",
@@ -176,16 +176,14 @@ class Case:
 
     def official(self, params):
         """Parameters, or something of their shape, under official names; copies."""
-        return salesforce.write_tensors(self.kind.params_table(self.config.model),
-                                        jax.tree.map(np.array, params),
-                                        self.config.model.patch_size)
+        return write_tensors(self.kind.params_table(self.config.model),
+                             jax.tree.map(np.array, params), self.config.model.patch_size)
 
     def official_state(self, params, state):
         """Parameters, teacher and queues under official names, and their second names; copies."""
         tree = {"params": params, "teacher": state.teacher, "memory": state.memory}
-        tensors = salesforce.write_tensors(self.kind.table(self.config),
-                                           jax.tree.map(np.array, tree),
-                                           self.config.model.patch_size)
+        tensors = write_tensors(self.kind.table(self.config), jax.tree.map(np.array, tree),
+                                self.config.model.patch_size)
         second = self.kind.tied(self.config)
         return tensors | {name: tensors[first] for name, first in second.items()}
 

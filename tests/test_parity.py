@@ -10,6 +10,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+from official import write_tensors
 import parity
 import parity_report
 import parity_weights
@@ -19,7 +20,6 @@ from albef_jax.config import default_config
 from albef_jax.models.resample import resize_positions
 from albef_jax.objectives.masking import MaskingDraws
 from albef_jax.tasks.pretrain import Pretrain, PretrainDraws
-from albef_jax.weights.foreign import salesforce
 from albef_jax.weights.foreign.kinds import KINDS
 
 GOLDEN = Path(os.environ.get("ALBEF_GOLDEN", Path(__file__).parent / "golden"))
@@ -252,7 +252,7 @@ def ours_of(config):
 
 def official(config, params, teacher, memory):
     kind, tree = KINDS["pretrain"], {"params": params, "teacher": teacher, "memory": memory}
-    tensors = salesforce.write_tensors(kind.table(config), tree, config.model.patch_size)
+    tensors = write_tensors(kind.table(config), tree, config.model.patch_size)
     return tensors | {name: tensors[first] for name, first in kind.tied(config.model).items()}
 
 
@@ -292,7 +292,7 @@ def other_case(tmp_path_factory):
              loss_ita=aux.metrics["itc"], loss_itm=aux.metrics["itm"],
              itm_logits=np.concatenate([logits[0], logits[2], logits[1]]))
     names = KINDS["pretrain"].params_table(config.model)
-    np.savez(folder / "grads.npz", **salesforce.write_tensors(names, grads, OTHER["patch"]))
+    np.savez(folder / "grads.npz", **write_tensors(names, grads, OTHER["patch"]))
     np.savez(folder / "state_after.npz", **official(
         config, params, teacher, task.update_memory(memory, aux.enqueue)))
     (folder / "meta.json").write_text(json.dumps({"case": "other_sizes", "config": OTHER}))

@@ -48,14 +48,11 @@ def axis_names(boxed):
 
 
 def mesh_axes(names, shape, mesh, rules):
-    """The mesh axes of an array; an axis of the array that they do not divide stays whole.
+    """The `PartitionSpec` of an array; an axis that the devices do not divide stays whole.
 
     Args:
       names: logical axis names, at most one for each axis of the array. shape: of the array.
       mesh: the devices. rules: pairs of logical axis and mesh axis.
-
-    Returns:
-      A `PartitionSpec`.
     """
     axes = nn.logical_to_mesh_axes(tuple(names), tuple(rules))
     return PartitionSpec(*(axis if axis and size % devices_along(mesh, axis) == 0 else None

@@ -1,6 +1,7 @@
 """The device mesh and where arrays live on it."""
 
 import functools
+import math
 
 import jax
 from jax.experimental import mesh_utils
@@ -45,18 +46,14 @@ def make_mesh(settings=None, devices=None, groups=0):
 
 
 def axis_sizes(settings, count, groups=0):
-    """Devices along each of `AXES`; see `make_mesh`.
-
-    Raises:
-      UserError: they do not multiply to `count`.
-    """
+    """Devices along each of `AXES`, see `make_mesh`; a UserError if they do not make `count`."""
     sizes = [settings[axis] for axis in ("data", "fsdp", "model")]
-    known = int(np.prod([size for size in sizes if size > 0]))
+    known = math.prod(size for size in sizes if size > 0)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"config.mesh has data, fsdp and model = {sizes}; give numbers of devices, "
                         "and -1 for the rest at most once.")
     sizes = [count // known if size == -1 else size for size in sizes]
-    if int(np.prod(sizes)) != count:
+    if math.prod(sizes) != count:
         raise UserError(
             f"config.mesh wants data x fsdp x model = {' x '.join(map(str, sizes))} devices, but "
             f"there are {count}; set one of them to -1 and the others to divisors of {count}.")
@@ -73,14 +70,11 @@ def unsplit_axes(tree, axes, mesh, rules):
       tree: arrays. axes: logical `PartitionSpec`s for it. mesh, rules: see `placed`.
     """
     split, whole = dict(rules), {}
-
-    def look(array, names):
+    for array, names in zip(jax.tree.leaves(tree), jax.tree.leaves(axes), strict=True):
         for name, size in zip(names, array.shape):
             axis = split.get(name)
             if axis and size % mesh.shape[axis]:
                 whole[name, size] = axis
-
-    jax.tree.map(look, tree, axes)
     return [f"the axis {name!r} of {size} stays whole on every device: mesh.{axis}="
             f"{mesh.shape[axis]} does not divide it"
             for (name, size), axis in whole.items()]
@@ -97,11 +91,7 @@ def group_axes(mesh, groups):
 
 
 def sliced_grid(sizes, slices, devices):
-    """A grid of devices whose outermost steps along 'data' go from slice to slice.
-
-    Raises:
-      UserError: the devices are not in so many slices, or 'data' does not divide over them.
-    """
+    """A grid of devices whose outermost steps along 'data' go from slice to slice."""
     data, *inside = sizes
     by_slice = {getattr(device, "slice_index", None) for device in devices}
     by_process = {device.process_index for device in devices}
@@ -142,21 +132,11 @@ def local_rows(mesh: Mesh, batch_size: int):
 
 def shard_batch(batch, mesh):
     """Places a dict of numpy arrays, this process's `local_rows`, on the mesh."""
-    local = len(local_rows(mesh, batch_shards(mesh)))  # parts of the batch that are here
-    sharding = sharded_batch(mesh)
-
-    def place(array):
-        rows = len(array) // local * batch_shards(mesh)
-        here = local_rows(mesh, rows)
-
-        def part(index):
-            start, stop, _ = index[0].indices(rows)
-            first = int(np.searchsorted(here, start))
-            return array[first:first + stop - start]
-
-        return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, part)
-
-    return {name: place(array) for name, array in batch.items()}
+    parts = batch_shards(mesh)
+    here = len(local_rows(mesh, parts))
+    shapes = {name: (len(array) // here * parts, *array.shape[1:])
+              for name, array in batch.items()}
+    return jax.make_array_from_process_local_data(sharded_batch(mesh), batch, shapes)
 
 
 def placed(shapes, axes, mesh, rules):
@@ -186,8 +166,7 @@ def check_groups(config, mesh):
             f"batch_size to {batch_size // group_size * group_size or group_size} or choose a "
             "group_size that divides it.")
     groups, devices = batch_size // group_size, batch_shards(mesh)
-    along, within = (devices_along(mesh, axes)
-                     for axes in group_axes(mesh, groups_of(config)))
+    along, within = (devices_along(mesh, axes) for axes in group_axes(mesh, groups_of(config)))
     if groups % steps or (groups // steps) % along or group_size % within:
         unit = steps * devices
         raise UserError(

@@ -50,7 +50,7 @@ def joined(coordinator=None, processes=None, process=None, timeout=TIMEOUT,
     _watch = watch = Watch(timeout, hang_timeout)
     try:
         yield
-        watch.wait_for_all("end")  # process 0 may still write its report
+        wait_for_all("end")  # process 0 may still write its report
     except BaseException as error:
         watch.fail(error)
     watch.close()
@@ -61,11 +61,7 @@ def joined(coordinator=None, processes=None, process=None, timeout=TIMEOUT,
 def agree(wanted):
     """Whether all processes stop at this point of the program; all call it, in the same order.
 
-    Args:
-      wanted: whether this process has been asked to stop, perhaps alone.
-
-    Returns:
-      The same value in all processes: True within seconds of one process's wish.
+    The same in all of them: True within seconds of the wish of one, which `wanted` tells.
     """
     return _watch.tick(wanted) if _watch else wanted
 
@@ -82,7 +78,10 @@ def count():
 
 def total(name, own):
     """The sum of a whole number over all processes, as last told by each; nobody is waited for."""
-    return _watch.total(name, own) if _watch else own
+    if not _watch:
+        return own
+    _watch.tell(f"total/{name}/{jax.process_index()}", str(own))
+    return sum(int(value) for _, value in store().key_value_dir_get(f"albef/total/{name}/"))
 
 
 def wait_for_all(name):
@@ -91,18 +90,22 @@ def wait_for_all(name):
     Raises:
       UserError: they did not come in time.
     """
-    if _watch:
-        _watch.wait_for_all(name)
+    if not _watch:
+        return
+    limit = _watch.hang_timeout or 7 * 24 * 3600
+    try:
+        store().wait_at_barrier(f"albef/{name}", int(1000 * limit))
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(f"The processes did not all reach {name!r} within {limit} s "
+                        f"({first_line(error)}); see the output of the others, and start all of "
+                        "them again.") from None
+    _watch.progress = time.monotonic()
 
 
 def _start(coordinator, processes, process, timeout):
     """Connects to the other processes, if there are any; returns whether there are."""
     given = _given(coordinator, processes, process)
-    if given is None:
-        if cluster_size() == 1:
-            return False
-        given = {}
-    elif given["num_processes"] == 1:
+    if (given["num_processes"] if given else cluster_size()) == 1:
         return False
     # Signals come to `stop_signals`; JAX's own service would take SIGTERM away from it.
     jax.config.update("jax_enable_preemption_service", False)
@@ -130,16 +133,12 @@ def _give_up(sentence):
 
 
 def _given(coordinator, processes, process):
-    """Arguments of `jax.distributed.initialize` from flags and environment; None if none is given.
-
-    Raises:
-      UserError: some are missing, or do not fit.
-    """
+    """Arguments of `jax.distributed.initialize` from flags and environment, if any is given."""
     values = [os.environ.get(name) or None if flag is None else flag
               for name, flag in zip(ENVIRONMENT, (coordinator, processes, process))]
     # JAX itself takes the address alone, for clusters whose own choice does not suit.
     if values[1] is None and values[2] is None and coordinator is None:
-        return None
+        return {}
     missing = [f"{flag} (or {name})" for flag, name, value in zip(FLAGS, ENVIRONMENT, values)
                if value is None]
     try:
@@ -171,12 +170,12 @@ class Watch:
     """
 
     def __init__(self, timeout, hang_timeout):
-        self._timeout, self._hang_timeout = timeout, hang_timeout
+        self._timeout, self.hang_timeout = timeout, hang_timeout
         self._client = store()
         self._me, self.count = jax.process_index(), jax.process_count()
         self._every = min(1.0, timeout / 10)
         self._lock = threading.Lock()  # held while ticks must not go on
-        self._ticks, self._progress = 0, time.monotonic()
+        self._ticks, self.progress = 0, time.monotonic()
         self._asked, self._stop_at, self._stuck_since = False, None, None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="albef-watch")
@@ -186,28 +185,15 @@ class Watch:
         """See `agree`."""
         if wanted and not self._asked:
             self._asked = True
-            self._client.key_value_set("albef/stop", str(self._me), allow_overwrite=True)
+            self.tell("stop", str(self._me))
         with self._lock:
             self._ticks += 1
-            self._progress = time.monotonic()
+            self.progress = time.monotonic()
             return self._stop_at is not None and self._ticks >= self._stop_at
 
-    def total(self, name, own):
-        """See `albef_jax.parallel.processes.total`."""
-        folder = f"albef/total/{name}/"
-        self._client.key_value_set(f"{folder}{self._me}", str(own), allow_overwrite=True)
-        return sum(int(value) for _, value in self._client.key_value_dir_get(folder))
-
-    def wait_for_all(self, name):
-        """See `albef_jax.parallel.processes.wait_for_all`."""
-        limit = self._hang_timeout or 7 * 24 * 3600
-        try:
-            self._client.wait_at_barrier(f"albef/{name}", int(1000 * limit))
-        except jax.errors.JaxRuntimeError as error:
-            raise UserError(f"The processes did not all reach {name!r} within {limit} s "
-                            f"({first_line(error)}); see the output of the "
-                            "others, and start all of them again.") from None
-        self._progress = time.monotonic()
+    def tell(self, key, value):
+        """Tells the others; they find it in `albef/`."""
+        self._client.key_value_set(f"albef/{key}", value, allow_overwrite=True)
 
     def fail(self, error):
         """Tells the others and ends this process at once; an orderly end would wait for them."""
@@ -224,7 +210,7 @@ class Watch:
             code, sentence = 1, f"{type(error).__name__}: {first_line(error)}"
             traceback.print_exception(error)
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # it may be the store that is gone
-            self._client.key_value_set(f"albef/failed/{self._me}", sentence, allow_overwrite=True)
+            self.tell(f"failed/{self._me}", sentence)
         self._exit(code)
 
     def close(self):
@@ -233,11 +219,10 @@ class Watch:
         self._thread.join()
 
     def _run(self):
-        try:
+        # An error: process 0 is gone, and the runtime ends this one.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
             while not self._closed.wait(self._every):
                 self._look()
-        except jax.errors.JaxRuntimeError:  # process 0 is gone, and the runtime ends this one
-            pass
 
     def _look(self):
         said = {key.removeprefix("albef/"): value
@@ -247,7 +232,7 @@ class Watch:
             self._end_with(int(failed[0].removeprefix("failed/")), said[failed[0]])
         if "stop" in said and self._stop_at is None:
             self._agree_on_stop()
-        if self._hang_timeout and time.monotonic() - self._progress > self._hang_timeout:
+        if self.hang_timeout and time.monotonic() - self.progress > self.hang_timeout:
             self._say_stuck(said)
         elif self._stuck_since:  # it went on
             self._stuck_since = None
@@ -255,29 +240,24 @@ class Watch:
 
     def _agree_on_stop(self):
         with self._lock:
-            self._client.key_value_set(f"albef/ticks/{self._me}", str(self._ticks))
+            self.tell(f"ticks/{self._me}", str(self._ticks))
             self._client.wait_at_barrier("albef/ticks", int(1000 * self._timeout))
             ticks = [int(value) for _, value in self._client.key_value_dir_get("albef/ticks/")]
             self._stop_at = max(ticks) + 1
 
     def _say_stuck(self, said):
-        """Names the one that holds up the others: it has the fewest ticks, and does not wait.
-
-        They wait for it inside JAX.
-        """
+        """Names the one that holds up the others, which wait for it inside JAX: it has the fewest
+        ticks, and does not wait."""
         if self._stuck_since is None:
             self._stuck_since = time.monotonic()
             waits, where = where_main_is()
-            self._client.key_value_set(f"albef/stuck/{self._me}",
-                                       f"{self._ticks} {waits:d} {where}")
+            self.tell(f"stuck/{self._me}", f"{self._ticks} {waits:d} {where}")
         elif time.monotonic() - self._stuck_since > 5 * self._every:  # all have said it by now
             stuck = [(*map(int, value.split()[:2]), int(key.removeprefix("stuck/")), value)
                      for key, value in said.items() if key.startswith("stuck/")]
             *_, behind, value = min(stuck)
-            sentence = (f"It made no progress for {self._hang_timeout:g} s, at "
-                        f"{value.split(' ', 2)[2]}; "
-                        "mend what it waits for, or raise --hang-timeout.")
-            self._client.key_value_set(f"albef/failed/{behind}", sentence, allow_overwrite=True)
+            self.tell(f"failed/{behind}", f"It made no progress for {self.hang_timeout:g} s, at "
+                      f"{value.split(' ', 2)[2]}; mend what it waits for, or raise --hang-timeout.")
 
     def _end_with(self, process, sentence):
         print(f"albef: process {process} of {self.count} failed and ended all: {sentence}",

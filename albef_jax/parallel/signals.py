@@ -68,8 +68,7 @@ def may_stop():
 def stop_signals():
     """Yields a `StopFlag` that is connected to the signals."""
     flag = StopFlag()
-    old = {number: signal.signal(number, flag.handle)
-           for number in (signal.SIGTERM, signal.SIGINT)}
+    old = {number: signal.signal(number, flag.handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield flag
     finally:

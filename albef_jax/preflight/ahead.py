@@ -20,6 +20,7 @@ from albef_jax.errors import UserError, first_line
 from albef_jax.parallel.mesh import groups_of, make_mesh
 from albef_jax.preflight.targets import find_target
 
+_ERROR = "error.txt"  # that the other process left behind
 _DONE = "*jit_step*.after_optimizations_after_buffer_assignment.txt"
 _NO_ROOM = re.compile(r"HLO temporaries \(([\d.]+)([KMG])\)")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -27,19 +28,13 @@ _ALLOCATION = re.compile(r"^allocation \d+: size (\d+)(.*)$", re.MULTILINE)
 
 
 class Compiled(NamedTuple):
-    """A step as the compiler sees it.
+    """A step as the compiler sees it; without text and arguments where it found no room."""
 
-    Attributes:
-      text: of the optimised program; empty, and no arguments, where the compiler found no room.
-      arguments, temporaries: bytes per device, with padding.
-      program: bytes of machine code, 0 where none was made. seconds: that it took.
-    """
-
-    text: str
-    arguments: int
+    text: str  # of the optimised program
+    arguments: int  # bytes per device, with padding; so are temporaries
     temporaries: int
-    program: int
-    seconds: float
+    program: int  # bytes of machine code, 0 where none was made
+    seconds: float  # that it took
 
 
 def lowered_step(parts):
@@ -57,11 +52,8 @@ def compile_here(parts) -> Compiled:
 
 
 def compile_for_tpu(config, target: str) -> Compiled:
-    """Compiles for a TPU target until every buffer has its place.
-
-    Raises:
-      UserError: the compiler stopped for another reason than lack of memory.
-    """
+    """Compiles for a TPU target until every buffer has its place; a UserError where the compiler
+    stopped for another reason than lack of memory."""
     begin, context = time.perf_counter(), multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="albef_plan_", ignore_cleanup_errors=True) as name:
         folder = pathlib.Path(name)
@@ -75,16 +67,18 @@ def compile_for_tpu(config, target: str) -> Compiled:
             process.kill()
             process.join()
         if not any(folder.glob(_DONE)):
-            error = _error(folder)
-            if wanted := _NO_ROOM.search(str(error)):
+            said = folder / _ERROR
+            error = (said.read_text() if said.exists() else
+                     "it was killed; there may be too little memory here")
+            if wanted := _NO_ROOM.search(error):
                 size = int(float(wanted.group(1)) * _UNITS[wanted.group(2)])
                 return Compiled("", 0, size, 0, time.perf_counter() - begin)
-            raise UserError(f"The compiler for {target} stopped: {first_line(error)}.")
+            raise UserError(f"The compiler for {target} stopped: "
+                            f"{first_line(RuntimeError(error))}.")
         (program,) = folder.glob("*jit_step*.after_optimizations.txt")
         (buffers,) = folder.glob("*jit_step*.after_optimizations-buffer-assignment.txt")
         arguments, temporaries = buffer_bytes(buffers.read_text())
-        return Compiled(program.read_text(), arguments, temporaries, 0,
-                        time.perf_counter() - begin)
+        return Compiled(program.read_text(), arguments, temporaries, 0, time.perf_counter() - begin)
 
 
 def buffer_bytes(text: str) -> tuple[int, int]:
@@ -96,13 +90,6 @@ def buffer_bytes(text: str) -> tuple[int, int]:
         elif "color" not in rest or "color 0" in rest:  # others are memories on the chip
             others += int(size)
     return arguments, others
-
-
-def _error(folder):
-    """The error that the other process left behind."""
-    error = folder / "error.txt"
-    return RuntimeError(error.read_text() if error.exists() else
-                        "it was killed; there may be too little memory here")
 
 
 def _compile(config_json, target, folder):
@@ -119,4 +106,4 @@ def _compile(config_json, target, folder):
         lowered_step(parts).compile(
             compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
     except Exception as error:  # for the other process to tell
-        (pathlib.Path(folder) / "error.txt").write_text(f"{type(error).__name__}: {error}")
+        (pathlib.Path(folder) / _ERROR).write_text(f"{type(error).__name__}: {error}")

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from albef_jax.config import check_config
 from albef_jax.data.text import CLS, MASK, PAD, SPECIAL_TOKENS
 from albef_jax.tasks import task_class
 
@@ -21,11 +22,15 @@ def assumed(config, examples=0):
     A run that trains its own vocabulary has as many words as `data.vocab_size` allows.
 
     Args:
-      config: a checked one. examples: in an epoch; 0: as the config states.
+      config: a whole one. examples: in an epoch; 0: as the config states.
 
     Returns:
       A locked config whose `data.examples` are these; its `steps` are 0 where nothing tells them.
+
+    Raises:
+      UserError: see `check_config`.
     """
+    check_config(config)
     config = config.copy_and_resolve_references().unlock()
     config.data.examples = examples or config.data.examples
     per_epoch = config.data.examples // config.batch_size

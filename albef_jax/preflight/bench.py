@@ -2,16 +2,18 @@
 
 import resource
 import time
+import timeit
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from albef_jax.config import check_config
 from albef_jax.core.build import build
 from albef_jax.models.flops import peak_flops
 from albef_jax.parallel.mesh import check_groups, groups_of, local_rows, make_mesh, shard_batch
 from albef_jax.preflight.assume import assumed
+from albef_jax.preflight.roofline import GIB
+from albef_jax.run.tables import aligned
 from albef_jax.tasks import task_class
 
 WARM_UP = 3
@@ -31,14 +33,10 @@ def bench(config, steps):
     Args:
       config: a locked config; its data is not read. steps: how many to time, at least 1.
 
-    Returns:
-      The printed values by name (seconds, bytes, FLOP/s).
-
     Raises:
       UserError: a config that cannot be used; a batch that the devices do not divide.
     """
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    check_config(config)
     config = assumed(config)
     mesh = make_mesh(config.mesh, groups=groups_of(config))
     check_groups(config, mesh)
@@ -55,27 +53,35 @@ def bench(config, steps):
         state, metrics = compiled(state, batch, None)
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - begin)
-    result = summary(parts, seconds[WARM_UP:], compile_seconds, compiled)
     if jax.process_index() == 0:
-        report(parts, result, metrics)
-    return result
+        print(aligned(figures(parts, seconds[WARM_UP:], compile_seconds, compiled, metrics)))
 
 
-def summary(parts, seconds, compile_seconds, compiled):
-    """The measured and derived figures; no rates where the task's FLOPs are not known."""
-    config, device = parts.config, parts.mesh.local_devices[0]
-    median = float(np.median(seconds))
-    result = {
-        "samples_per_second": config.batch_size / median, "median": median,
-        "spread": (min(seconds), max(seconds)), "compile_seconds": compile_seconds,
-        "peak_bytes": peak_bytes(device), "program_bytes": program_bytes(compiled)}
-    per_sample = sum(parts.task.flops(config).values())
-    if not per_sample:
-        return result
-    rate, known = per_sample * config.batch_size / median / parts.mesh.size, peak_flops(device)
-    peak = known or measured_peak(jnp.dtype(dtype_of(config)))
-    return result | {"flops_per_sample": per_sample, "flops_per_device": rate, "peak_flops": peak,
-                     "peak_is_measured": known is None, "mfu": rate / peak}
+def figures(parts, seconds, compile_seconds, compiled, metrics):
+    """What is printed, names and texts; no rates where the task's FLOPs are not known."""
+    config, mesh, memory = parts.config, parts.mesh, compiled.memory_analysis()
+    device, median = mesh.local_devices[0], float(np.median(seconds))
+    program = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    rows = [
+        ("device", f"{mesh.size} x {mesh.devices.flat[0].device_kind}"),
+        ("batch", f"{config.batch_size} in groups of {config.group_size}, "
+                  f"{config.accumulation} micro-step(s), {dtype_of(config)}"),
+        ("samples/s", f"{config.batch_size / median:.2f}"),
+        ("step time", f"median {median:.4f} s (min {min(seconds):.4f}, max {max(seconds):.4f})"),
+        ("compile time", f"{compile_seconds:.1f} s"),
+        ("peak memory", f"{peak_bytes(device) / GIB:.2f} GiB (the step's arguments and "
+                        f"temporaries: {program / GIB:.2f} GiB)")]
+    if per_sample := sum(parts.task.flops(config).values()):
+        rate, known = per_sample * config.batch_size / median / mesh.size, peak_flops(device)
+        peak = known or measured_peak(jnp.dtype(dtype_of(config)))
+        rows += [
+            ("work", f"{per_sample / 1e9:.2f} GFLOP/sample as the public code computes it"),
+            ("rate", f"{rate / 1e9:.1f} GFLOP/s/device"),
+            ("MFU", f"{rate / peak:.1%} of {peak / 1e12:.3f} TFLOP/s "
+                    f"({'datasheet' if known else 'measured matrix product'})")]
+    if "loss" in metrics:
+        rows.append(("last loss", f"{float(metrics['loss']):.4f}"))
+    return rows
 
 
 def dtype_of(config):
@@ -87,50 +93,12 @@ def measured_peak(dtype, size=2048, repeats=5):
     """FLOP/s of the best of a few square matrix products, for devices without a datasheet."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)), dtype)
     product = jax.jit(lambda a: a @ a)
-    jax.block_until_ready(product(x))
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(product(x))
-        seconds.append(time.perf_counter() - begin)
+    product(x)  # compiles
+    seconds = timeit.repeat(lambda: product(x).block_until_ready(), number=1, repeat=repeats)
     return 2 * size**3 / min(seconds)
 
 
 def peak_bytes(device):
     """Most memory ever in use: of the device, or of the process where the device is the CPU."""
-    stats = device.memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def program_bytes(compiled):
-    """What the compiler reserves for the step: arguments and temporaries, per device."""
-    memory = compiled.memory_analysis()
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
-
-
-def report(parts, result, metrics):
-    """Prints the figures, one per line."""
-    config, mesh, (low, high) = parts.config, parts.mesh, result["spread"]
-    rows = [
-        ("device", f"{mesh.size} x {mesh.devices.flat[0].device_kind}"),
-        ("batch", f"{config.batch_size} in groups of {config.group_size}, "
-                  f"{config.accumulation} micro-step(s), {dtype_of(config)}"),
-        ("samples/s", f"{result['samples_per_second']:.2f}"),
-        ("step time", f"median {result['median']:.4f} s (min {low:.4f}, max {high:.4f})"),
-        ("compile time", f"{result['compile_seconds']:.1f} s"),
-        ("peak memory", f"{result['peak_bytes'] / 2**30:.2f} GiB (the step's arguments and "
-                        f"temporaries: {result['program_bytes'] / 2**30:.2f} GiB)")]
-    if "mfu" in result:
-        source = "measured matrix product" if result["peak_is_measured"] else "datasheet"
-        rows += [
-            ("work", f"{result['flops_per_sample'] / 1e9:.2f} GFLOP/sample as the public code "
-                     "computes it"),
-            ("rate", f"{result['flops_per_device'] / 1e9:.1f} GFLOP/s/device"),
-            ("MFU", f"{result['mfu']:.1%} of {result['peak_flops'] / 1e12:.3f} TFLOP/s "
-                    f"({source})")]
-    if "loss" in metrics:
-        rows.append(("last loss", f"{float(metrics['loss']):.4f}"))
-    for name, value in rows:
-        print(f"{name:13s} {value}")
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (device.memory_stats() or {}).get("peak_bytes_in_use", process)

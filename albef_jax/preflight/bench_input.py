@@ -1,5 +1,6 @@
 """`albef bench --input`: images per second of the input pipeline alone, both engines in turn."""
 
+from concurrent.futures import ProcessPoolExecutor
 import functools
 import io
 import json
@@ -8,11 +9,12 @@ import os
 from pathlib import Path
 import tempfile
 import time
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from albef_jax.config import check_config, from_json, to_json
+from albef_jax.config import from_json, to_json
 from albef_jax.data.fields import open_fields
 from albef_jax.data.fields.image import ImageField
 from albef_jax.data.fields.text import TextField
@@ -27,6 +29,19 @@ BATCH, STEPS, ROUNDS = 64, 4, 5  # a round is so many steps of each engine
 DEVICES = ("NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3", "TPU v4", "TPU v5 lite", "TPU v6 lite")
 
 
+class Measured(NamedTuple):
+    """Of one engine: images per second of each round, CPU seconds per image, those of stages."""
+
+    rates: list[float]
+    cpu: float
+    stages: dict[str, float]
+
+    @property
+    def rate(self) -> float:
+        """The median."""
+        return float(np.median(self.rates))
+
+
 def bench_input(config, photos="", mfu=0.4):
     """Measures and prints images per second, the cost of each stage, and what a step needs.
 
@@ -36,13 +51,9 @@ def bench_input(config, photos="", mfu=0.4):
       photos: a folder of JPEG files; '': noise with the spectrum of photographs, 500 x 375.
       mfu: utilisation at which the needs of a device are computed.
 
-    Returns:
-      {(cores, engine): images per second}, medians of the rounds.
-
     Raises:
       UserError: the folder has no JPEG files, the task no images, or TensorFlow is missing.
     """
-    check_config(config)
     config = assumed(config)
     fields_of(config)
     with tempfile.TemporaryDirectory() as scratch:
@@ -51,20 +62,13 @@ def bench_input(config, photos="", mfu=0.4):
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         found = {}
         for cores in [cores for cores in CORES if cores <= available]:
-            with multiprocessing.get_context("spawn").Pool(1, on_cores, (cores,)) as pool:
-                found |= pool.apply(measure, (str(manifest), to_json(config), cores))
-                pool.close()
-                pool.join()
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                found |= pool.submit(measure, str(manifest), to_json(config), cores).result()
     report(config, found, mfu)
-    return {key: value["rate"] for key, value in found.items()}
 
 
 def fields_of(config):
-    """The image of a task, one of each example, and its text, if it has one.
-
-    Raises:
-      UserError: it has no image.
-    """
+    """The image of a task, one of each example, and its text, if it has one."""
     fields = task_class(config.task).fields(config)
     image, text = fields.get("image"), fields.get("text")
     if not isinstance(image, ImageField):
@@ -110,14 +114,10 @@ def photo(rng):
     return file.getvalue()
 
 
-def on_cores(cores):
-    """Keeps this process to some cores, where the system can do that."""
+def measure(manifest, config_json, cores):
+    """In a process of its own, kept to some cores: {(cores, engine): Measured}."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-
-
-def measure(manifest, config_json, cores):
-    """In a process of its own: {(cores, engine): rates of the rounds, CPU time, stages}."""
     from albef_jax.data.pipeline import TrainPipeline
     from albef_jax.data.sources import make_source
     from albef_jax.data.text import train_tokenizer
@@ -140,13 +140,9 @@ def measure(manifest, config_json, cores):
                 pass
             seconds[engine].append((time.perf_counter() - begin, time.process_time() - cpu))
     images = BATCH * STEPS
-    return {
-        (cores, engine): {
-            "rate": images / float(np.median([wall for wall, _ in times])),
-            "rates": [images / wall for wall, _ in times],
-            "cpu": float(np.median([cpu for _, cpu in times])) / images,
-            "stages": stages(source, config, engine) if cores == 1 else {},
-        } for engine, times in seconds.items()}
+    return {(cores, engine): Measured(
+        [images / wall for wall, _ in times], float(np.median([cpu for _, cpu in times])) / images,
+        stages(source, config, engine) if cores == 1 else {}) for engine, times in seconds.items()}
 
 
 def stages(source, config, engine):
@@ -216,20 +212,19 @@ def tf_stages(contents, draws, size):
 def report(config, found, mfu):
     """Prints rates, ratios, stages, and what devices need."""
     need = sum(task_class(config.task).flops(config).values())
-    for (cores, engine), value in found.items():
-        low, high = min(value["rates"]), max(value["rates"])
-        print(f"{cores} core(s), {engine:6s} {value['rate']:7.1f} images/s (rounds {low:.1f} to "
-              f"{high:.1f}), {1000 * value['cpu']:.2f} ms of CPU per image")
+    for (cores, engine), one in found.items():
+        print(f"{cores} core(s), {engine:6s} {one.rate:7.1f} images/s (rounds {min(one.rates):.1f} "
+              f"to {max(one.rates):.1f}), {1000 * one.cpu:.2f} ms of CPU per image")
     for cores in sorted({cores for cores, _ in found}):
         tf, pillow = (found[cores, engine] for engine in ("tf", "pillow"))
-        print(f"{cores} core(s), tf / pillow: {tf['rate'] / pillow['rate']:.2f} by time, "
-              f"{pillow['cpu'] / tf['cpu']:.2f} by CPU")
+        print(f"{cores} core(s), tf / pillow: {tf.rate / pillow.rate:.2f} by time, "
+              f"{pillow.cpu / tf.cpu:.2f} by CPU")
     for engine in ("pillow", "tf"):
-        value = found[1, engine]
-        rest = {"batch assembly, the rest": value["cpu"] - sum(value["stages"].values())}
-        for name, seconds in (value["stages"] | rest).items():
+        one = found[1, engine]
+        rest = {"batch assembly, the rest": one.cpu - sum(one.stages.values())}
+        for name, seconds in (one.stages | rest).items():
             print(f"{engine:6s} {name:25s} {1000 * seconds:6.2f} ms per image")
-    best = found[1, "tf"]["rate"]
+    best = found[1, "tf"].rate
     for kind in DEVICES if need else ():  # the FLOPs of a task may not be known
         samples = mfu * PEAK_BF16[kind] / need
         print(f"{kind:22s} {samples:7.1f} samples/s at {mfu:.0%} MFU: {samples / best:5.2f} cores")

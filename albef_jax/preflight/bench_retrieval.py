@@ -9,7 +9,6 @@ import time
 import jax
 import numpy as np
 
-from albef_jax.config import check_config
 from albef_jax.core.build import build
 from albef_jax.data.sources.base import Source, pairs
 from albef_jax.data.text import train_tokenizer
@@ -27,13 +26,8 @@ SHORTEST_TEXT = 8  # words, unless the config's texts are shorter
 
 
 class NoisePairs(Source):
-    """Images of noise, dealt out to texts of random words.
-
-    Args:
-        images, texts: how many; every image has at least one text.
-        size: side of the images.
-        longest: words of a text.
-    """
+    """So many images of noise, pixels `size` x `size`, dealt out to texts of random words, at most
+    `longest`; every image has at least one text."""
 
     fingerprint, fields = "noise", pairs()
 
@@ -96,15 +90,10 @@ def bench_retrieval(config, images, texts, k, batch_size):
       config: a locked config of a task that retrieval can be evaluated of. images, texts: how many.
       k: candidates of each query. batch_size: of the evaluator.
 
-    Returns:
-      'phases' (name -> seconds), 'pairs' (how many were scored) and 'compute' (seconds of the same
-      calls of the scoring function, back to back).
-
     Raises:
       UserError: a config that cannot be used.
     """
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    check_config(config)
     check_task("noise", KIND, config)
     config = assumed(config)
     config.data.update(engine="pillow", tokenizer="", blind=False)
@@ -115,14 +104,12 @@ def bench_retrieval(config, images, texts, k, batch_size):
     dict(evaluator.run(Forward(params, functions, mesh)))  # compiles
     recorder = Recorder(params, functions, mesh, in_steps(match_logits(functions["match"]), mesh))
     dict(evaluator.run(recorder))
-    result = {"phases": dict(evaluator.seconds), "pairs": evaluator.num_pairs,
-              "compute": recorder.seconds()}
+    compute = recorder.seconds()
     if jax.process_index() == 0:
         device = mesh.devices.flat[0].device_kind
         print(f"{images} images, {texts} texts, k={k}, batch {batch_size}, {dtype_of(config)} "
               f"on {mesh.size} x {device}, after a run that compiles")
-        report(**result)
-    return result
+        report(evaluator.seconds, evaluator.num_pairs, compute)
 
 
 def noise_evaluator(config, images, texts, k, batch_size):

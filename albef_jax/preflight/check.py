@@ -14,7 +14,7 @@ from albef_jax.data.prefetch import num_workers
 from albef_jax.data.sources import KINDS, Source, resolve_source
 from albef_jax.data.sources.manifest import ManifestSource
 from albef_jax.data.text import make_tokenizer
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, listed
 from albef_jax.evaluators import check_best_metric, make_evaluators
 from albef_jax.preflight import look
 from albef_jax.tasks import task_class
@@ -23,19 +23,13 @@ PAIR = ("image", "text", "image_id")  # other fields are counted, whatever they 
 
 
 class Part(NamedTuple):
-    """One source to check.
-
-    block: as given to `make_source`.
-    source: what of it can be read.
-    problems: what is wrong with it, a sentence each.
-    held_out: an evaluation reads it, and takes no broken value.
-    """
+    """One source to check."""
 
     name: str
-    block: Mapping | str
-    source: Source | None
-    problems: list[str]
-    held_out: bool
+    block: Mapping | str  # as given to `make_source`
+    source: Source | None  # what of it can be read
+    problems: list[str]  # what is wrong with it, a sentence each
+    held_out: bool  # an evaluation reads it, and takes no broken value
 
 
 def check(manifests: Sequence[str], image_roots: Sequence[str] = (), config=None) -> list[str]:
@@ -125,10 +119,9 @@ def _look_at(part: Part, data_config) -> tuple[look.Images | None, list[str]]:
 def _too_many(part: Part, what: str, count: int, broken: dict[str, str], share: float) -> list[str]:
     """The sentence with which training or an evaluation would stop, if it would."""
     if part.held_out and broken:
-        return [
-            f"{part.name}: {len(broken)} of {count} {what} cannot be read, and an evaluation needs "
-            f"all: {look.listed(look.reasons(broken), LISTED_BAD)}; mend them or remove their rows."
-        ]
+        return [f"{part.name}: {len(broken)} of {count} {what} cannot be read, and an evaluation "
+                f"needs all: {listed(look.reasons(broken), LISTED_BAD)}; mend them or remove "
+                "their rows."]
     try:
         Broken(share).add(count, broken)
     except UserError as error:

@@ -23,11 +23,7 @@ def device_bytes(tree) -> int:
 
 
 def state_bytes(parts) -> dict[str, int]:
-    """Bytes per device of each part of the state, and of the batch.
-
-    Args:
-      parts: from `core.build.build`.
-    """
+    """Bytes per device of each part of the state, and of the batch, of `core.build.build`."""
     held = {name: device_bytes(getattr(parts.state, name)) for name in STATE}
     return held | {"batch": device_bytes(parts.batch_spec)}
 
@@ -63,20 +59,13 @@ def kept_bytes(parts) -> int:
             // devices_along(mesh, (*within, "model")))
 
 
-def memory_estimate(held: dict[str, int], kept: int) -> dict[str, int]:
-    """`state_bytes` with the gradients and the activations (`kept_bytes`)."""
-    return held | {"gradients": held["params"], "activations": kept}
-
-
 def work_estimate(parts, held):
     """FLOPs and bytes of one device as `roofline.predict` takes them, and bytes sent.
 
     FLOPs are those that the task states, and the forward pass once more where the config
     recomputes it; memory is touched to update the state, and to write and read the activations.
-    What devices tell each other about a group that they share is not in it.
-
-    Args:
-      held: of `memory_estimate`.
+    What devices tell each other about a group that they share is not in it. `held`: bytes by part,
+    see `state_bytes`; also of gradients and activations.
     """
     config, mesh = parts.config, parts.mesh
     operations = sum(parts.task.flops(config).values()) * config.batch_size / mesh.size

@@ -28,25 +28,22 @@ _DIMS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 
 class Array(NamedTuple):
-    """An array in a program.
-
-    Attributes:
-      dims: sizes. size: bytes without padding. main_memory: False in on-chip memory (VMEM, flags).
-    """
+    """An array in a program."""
 
     dims: tuple[int, ...]
-    size: int
-    main_memory: bool
+    size: int  # bytes without padding
+    main_memory: bool  # False in on-chip memory (VMEM, flags)
 
 
 class Instruction(NamedTuple):
-    """One line: `name = arrays opcode(operands), rest`."""
+    """One line: `name = arrays opcode(operands), rest`, and the computation that it stands in."""
 
     name: str
     arrays: tuple[Array, ...]
     opcode: str
     operands: tuple[str, ...]
     rest: str
+    computation: dict
 
     def attribute(self, pattern: str) -> str | None:
         """The first group of a pattern in the attributes, or None."""
@@ -58,31 +55,37 @@ class Instruction(NamedTuple):
         return [name for listed, single in _CALLED.findall(self.rest)
                 for name in re.findall(r"[\w.\-]+", listed or single)]
 
+    def operand(self, number: int) -> tuple[Array, ...]:
+        """Arrays of an operand: `name`, or `name#2` for one of several; none if it is no name."""
+        name, _, index = self.operands[number].partition("#")
+        arrays = self.computation[name].arrays if name in self.computation else ()
+        return arrays[int(index):int(index) + 1] if index else arrays
+
+    def reads(self) -> list[Array]:
+        """Arrays of all operands."""
+        return [array for number in range(len(self.operands)) for array in self.operand(number)]
+
+    def integer(self) -> int | None:
+        """The value of an integer constant, else None."""
+        constant = self.opcode == "constant" and re.fullmatch(r"-?\d+", self.operands[0])
+        return int(self.operands[0]) if constant else None
+
 
 class Collective(NamedTuple):
-    """A kind of collective at one place of the program.
+    """A kind of collective at one place of the program."""
 
-    Attributes:
-      kind: of `COLLECTIVES`. times: per step. payload: bytes of the whole array that is reduced,
-        gathered or exchanged, per device and time. group: devices that take part in one.
-      source: the operation of the model that it comes from.
-    """
-
-    kind: str
-    times: int
-    payload: int
-    group: int
-    source: str
+    kind: str  # of `COLLECTIVES`
+    times: int  # per step
+    payload: int  # bytes of all that is reduced, gathered or exchanged, per device and time
+    group: int  # devices that take part in one
+    source: str  # the operation of the model that it comes from
 
     @property
     def wire(self) -> float:
-        """Bytes that a device sends in a step by the best known algorithm (rings).
-
-        An all-reduce is a reduce-scatter and an all-gather.
-        """
+        """Bytes that a device sends in a step by the best known algorithm (rings)."""
         if self.kind == "collective-permute":
             return self.times * self.payload
-        passes = 2 if self.kind == "all-reduce" else 1
+        passes = 2 if self.kind == "all-reduce" else 1  # a reduce-scatter and an all-gather
         return self.times * passes * self.payload * (self.group - 1) / self.group
 
 
@@ -96,16 +99,15 @@ class Work(NamedTuple):
 
 
 class Program:
-    """The parsed text of a compiled program."""
+    """The parsed text of a compiled program, `compiled.as_text()`."""
 
     def __init__(self, text: str):
-        """Takes `compiled.as_text()`."""
         self.computations, self.entry = {}, None
         current = None
         for line in text.splitlines():
             if line.startswith("  "):
                 if current is not None and " = " in line:
-                    instruction = _parse(line)
+                    instruction = _parse(line, current)
                     current[instruction.name] = instruction
             elif header := _HEADER.match(line):
                 current = self.computations[header.group(2)] = {}
@@ -114,88 +116,76 @@ class Program:
             else:
                 current = None
 
-    def leaves(self, name: str | None = None, times: int = 1) -> Iterator[tuple]:
-        """Yields `(computation, instruction, times)` of what runs; a fusion is one instruction."""
-        computation = self.computations[name or self.entry]
-        for instruction in computation.values():
-            inside = instruction.called()
-            if instruction.opcode == "while":
-                for body in inside:
-                    yield from self.leaves(body, times * self.trips(computation, instruction))
-            elif instruction.opcode in ("call", "conditional", "async-start"):
-                for body in inside:
-                    yield from self.leaves(body, times)
+    def leaves(self, name: str | None = None, times: int = 1) -> Iterator[tuple[Instruction, int]]:
+        """Yields what runs, and how often; a fusion is one instruction."""
+        for instruction in self.computations[name or self.entry].values():
+            if instruction.opcode in ("while", "call", "conditional", "async-start"):
+                rounds = self.trips(instruction) if instruction.opcode == "while" else 1
+                for body in instruction.called():
+                    yield from self.leaves(body, times * rounds)
             else:
-                yield computation, instruction, times
+                yield instruction, times
 
-    def trips(self, computation: dict, loop: Instruction) -> int:
+    def trips(self, loop: Instruction) -> int:
         """How often a loop runs: as the compiler says, or its bound less its start; else 1."""
-        known = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"')
-        if known:
+        if known := loop.attribute(r'"known_trip_count":\{"n":"(\d+)"'):
             return int(known)
-        condition = self.computations[loop.attribute(r"condition=%?([\w.\-]+)")]
-        bounds = [_integer(i) for i in condition.values() if _integer(i) is not None]
-        counter = next((i for i in condition.values() if i.opcode == "get-tuple-element"), None)
+        condition = self.computations[loop.attribute(r"condition=%?([\w.\-]+)")].values()
+        bounds = [i.integer() for i in condition if i.integer() is not None]
+        counter = next((i for i in condition if i.opcode == "get-tuple-element"), None)
         if len(bounds) != 1 or counter is None:
             return 1
-        start = self._initial(computation, loop, int(counter.attribute(r"index=(\d+)")))
-        return max(bounds[0] - start, 1)
-
-    def _initial(self, computation, loop, index):
-        source = computation.get(computation[loop.operands[0]].operands[index])
-        while source is not None and source.opcode in ("copy", "bitcast"):
-            source = computation.get(source.operands[0])
-        return (source and _integer(source)) or 0
+        values = loop.computation[loop.operands[0]].operands
+        start = loop.computation.get(values[int(counter.attribute(r"index=(\d+)"))])
+        while start is not None and start.opcode in ("copy", "bitcast"):
+            start = loop.computation.get(start.operands[0])
+        return max(bounds[0] - ((start and start.integer()) or 0), 1)
 
     def collectives(self) -> list[Collective]:
         """All collectives; the compiler may overlap one with many fusions, it is counted once."""
         found = {}
-        for outer, leaf, times in self.leaves():
+        for leaf, times in self.leaves():
             # TPUs write a reduce-scatter as a fusion of an all-reduce and what each one keeps.
             scatter = any("all-reduce-scatter" in name for name in leaf.called())
-            for computation, instruction in self._inside(leaf, outer):
+            for instruction in self._inside(leaf):
                 kind = instruction.opcode.removesuffix("-start")
                 channel = instruction.attribute(r"channel_id=(\d+)") or instruction.name
                 if kind in COLLECTIVES and times < found.get(channel, (times + 1,))[0]:
-                    kind = "reduce-scatter" if scatter else kind
-                    found[channel] = times, kind, instruction, computation
-        return [_collective(kind, instruction, computation, times)
-                for times, kind, instruction, computation in found.values()]
+                    found[channel] = times, "reduce-scatter" if scatter else kind, instruction
+        return [_collective(kind, instruction, times)
+                for times, kind, instruction in found.values()]
 
-    def _inside(self, leaf, computation):
-        """A leaf of `leaves`, or what it fuses: `(computation, instruction)`."""
+    def _inside(self, leaf):
+        """A leaf of `leaves`, or the instructions that it fuses."""
         if leaf.opcode != "fusion":
-            yield computation, leaf
+            yield leaf
             return
         for name in leaf.called():
-            inner = self.computations[name]
-            for instruction in inner.values():
-                yield from self._inside(instruction, inner)
+            for instruction in self.computations[name].values():
+                yield from self._inside(instruction)
 
     def work(self) -> Iterator[Work]:
         """Yields the cost of every leaf; FLOPs are those of matrix products and convolutions."""
-        for computation, leaf, times in self.leaves():
-            if leaf.opcode.endswith("-done") or leaf.opcode.removesuffix(
-                    "-start") in COLLECTIVES:
+        for leaf, times in self.leaves():
+            if leaf.opcode.removesuffix("-start") in COLLECTIVES or leaf.opcode.endswith("-done"):
                 continue
-            flops = sum(_flops(i, inner) for inner, i in self._inside(leaf, computation))
-            moved = 0 if leaf.opcode in _FREE else self._moved(leaf, computation)
+            flops = sum(map(_flops, self._inside(leaf)))
+            moved = 0 if leaf.opcode in _FREE else self._moved(leaf)
             if flops or moved:
                 yield Work(leaf, times, flops, moved)
 
-    def _moved(self, leaf, computation):
+    def _moved(self, leaf):
         """Bytes that a leaf reads from and writes to main memory."""
         if leaf.opcode == "fusion":
-            return self._moved_by_fusion(leaf, computation)
+            return self._moved_by_fusion(leaf)
         if leaf.opcode in _SLICES:
             return 2 * _bytes(leaf.arrays)
         if leaf.opcode == "dynamic-update-slice":
-            return 2 * _bytes(_operand(computation, leaf.operands[1]))
+            return 2 * _bytes(leaf.operand(1))
         written = leaf.arrays[:1] if leaf.opcode.endswith("-start") else leaf.arrays
-        return _bytes(written) + sum(_bytes(_operand(computation, name))
-                                     for name in leaf.operands)
+        return _bytes(written) + _bytes(leaf.reads())
 
-    def _moved_by_fusion(self, leaf, computation):
+    def _moved_by_fusion(self, leaf):
         """As `_moved`: slices that are read, and pieces that are written, count for themselves.
 
         What a collective sends and receives beside the fused work, or what only passes through,
@@ -208,8 +198,7 @@ class Program:
         for array, output in zip(leaf.arrays, outputs):
             if output is not None and output.opcode == "dynamic-update-slice":
                 updated.add(output.operands[0])
-                moved += array.main_memory * sum(
-                    a.size for a in body[output.operands[1]].arrays)
+                moved += array.main_memory * sum(a.size for a in output.operand(1))
             elif output is None or output.opcode not in ("parameter", *COLLECTIVES):
                 moved += _bytes((array,))
         for name, read in body.items():
@@ -223,16 +212,16 @@ class Program:
         return moved
 
 
-def _parse(line):
+def _parse(line, computation):
     """An `Instruction` of a line; shapes of several arrays are in parentheses."""
     left, right = line.strip().removeprefix("ROOT ").split(" = ", 1)
     end = _closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
     call = right.index("(", end + 1)
     close = _closing(right, call)
     inside = right[call + 1:close]
-    return Instruction(
-        left.removeprefix("%"), _arrays(right[:end]), right[end + 1:call].strip(),
-        tuple(_OPERAND.findall(inside)) or (inside,), right[close + 1:])
+    operands = tuple(_OPERAND.findall(inside)) or (inside,)
+    return Instruction(left.removeprefix("%"), _arrays(right[:end]), right[end + 1:call].strip(),
+                       operands, right[close + 1:], computation)
 
 
 def _closing(text, start):
@@ -263,23 +252,8 @@ def _bytes(arrays):
     return sum(array.size for array in arrays if array.main_memory)
 
 
-def _integer(instruction):
-    """The value of an integer constant, else None."""
-    if instruction.opcode == "constant" and re.fullmatch(r"-?\d+", instruction.operands[0]):
-        return int(instruction.operands[0])
-    return None
-
-
-def _operand(computation, operand):
-    """The arrays of an operand: `name`, or `name#2` for one of several; none if it is no name."""
-    name, _, index = operand.partition("#")
-    arrays = computation[name].arrays if name in computation else ()
-    return arrays[int(index):int(index) + 1] if index else arrays
-
-
-def _collective(kind, instruction, computation, times):
-    sent = sum(a.size for name in instruction.operands for a in _operand(computation, name))
-    group = _group_size(instruction.rest)
+def _collective(kind, instruction, times):
+    sent, group = sum(a.size for a in instruction.reads()), _group_size(instruction.rest)
     source = instruction.attribute(r'op_name="([^"]*)"') or instruction.name
     return Collective(kind, times, sent * group if kind == "all-gather" else sent, group, source)
 
@@ -296,27 +270,25 @@ def _group_size(attributes):
     return 2  # a permutation has pairs
 
 
-def _flops(instruction, computation):
+def _flops(instruction):
     """FLOPs of a product or convolution, 2 per multiply-add; 0 for everything else."""
-    if instruction.opcode == "dot":
-        left = _operand(computation, instruction.operands[0])[0].dims
-        contracted = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}").split(",")
-        return 2 * math.prod(instruction.arrays[0].dims) * math.prod(
-            left[int(axis)] for axis in contracted if axis)
     if instruction.opcode == "convolution":
-        return _convolution_flops(instruction, computation)
-    return 0
+        return _convolution_flops(instruction)
+    if instruction.opcode != "dot":
+        return 0
+    left, out = instruction.operand(0)[0].dims, instruction.arrays[0].dims
+    contracted = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}").split(",")
+    return 2 * math.prod(out) * math.prod(left[int(axis)] for axis in contracted if axis)
 
 
-def _convolution_flops(instruction, computation):
+def _convolution_flops(instruction):
     """FLOPs of a convolution, positions in padding and between dilated ones left out.
 
     TPUs write all products as convolutions, batch axes as windows that overlap in one place.
     """
+    arrays = instruction.operand(0)[0], instruction.operand(1)[0], instruction.arrays[0]
     left, right, out = (dict(zip(labels, array.dims)) for labels, array in zip(
-        re.search(_DIMS, instruction.rest).groups(),
-        (*(_operand(computation, name)[0] for name in instruction.operands),
-         instruction.arrays[0])))
+        _DIMS.search(instruction.rest).groups(), arrays))
     groups = int(instruction.attribute(r"batch_group_count=(\d+)") or 1)
     products = right["i"] * out["f"] * (left["b"] // groups)
     window = instruction.attribute(r"window=\{([^}]*)\}") or ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from albef_jax.data.images.pillow import BrokenImage, decode, open_image, read
 from albef_jax.data.sources.base import Source, Value, reason
 from albef_jax.data.text import clean
+from albef_jax.errors import listed
 
 SMALL_SIDE = 16  # pixels; the side of one patch: hardly anything can be seen
 LISTED = 10
@@ -26,18 +28,12 @@ SIDE_BINS = (0, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Images(NamedTuple):
-    """What was seen of the different images of a source, which are numbered from 0.
+    """What was seen of the different images of a source, which are numbered from 0."""
 
-    name: of an image.
-    sides: shorter side in pixels, int32 [n]; 0 of an image that cannot be read.
-    digests: hash of the pixels, 16 bytes [n].
-    broken: number -> reason.
-    """
-
-    name: Callable[[int], str]
-    sides: np.ndarray
-    digests: np.ndarray
-    broken: dict[int, str]
+    name: Callable[[int], str]  # of an image
+    sides: np.ndarray  # the shorter ones in pixels, int32 [n]; 0 of what cannot be read
+    digests: np.ndarray  # hash of the pixels, 16 bytes [n]
+    broken: dict[int, str]  # number -> reason
 
     @property
     def count(self) -> int:
@@ -50,24 +46,15 @@ class Images(NamedTuple):
 
 
 class Values(NamedTuple):
-    """What was seen of a field of a source.
+    """What was seen of a field of a source."""
 
-    counts: a thing -> how often it is there.
-    per_row: how many things each row has; empty where it is always one.
-    broken: name of an example -> reason.
-    """
-
-    counts: Counter
-    per_row: list[int]
-    broken: dict[str, str]
+    counts: Counter  # a thing -> how often it is there
+    per_row: list[int]  # how many things each row has; empty where it is always one
+    broken: dict[str, str]  # name of an example -> reason
 
 
 def images_of(source: Source, title: str, workers: int) -> Images:
-    """Decodes every image once, however many rows show it.
-
-    Args:
-        title: of the progress bar. workers: threads.
-    """
+    """Decodes every image once, however many rows show it, with a progress bar of that title."""
     places = _places(source)
 
     def image(number: int) -> tuple[str, Value]:
@@ -76,9 +63,10 @@ def images_of(source: Source, title: str, workers: int) -> Images:
 
     found = Images(lambda number: image(number)[0], np.zeros(len(places), np.int32),
                    np.zeros(len(places), "V16"), {})
-    looks = _in_threads(lambda number: _look(image(number)[1]), len(places), workers, title,
-                        "image")
-    for number, seen in enumerate(looks):
+    def look(number: int):
+        return _look(image(number)[1])
+
+    for number, seen in enumerate(_in_threads(look, len(places), workers, title, "image")):
         if isinstance(seen, str):
             found.broken[number] = sys.intern(seen)
         else:
@@ -153,7 +141,7 @@ def print_values(field: str, values: Values, class_names: Sequence[str] | None) 
         order = [*named, *(thing for thing in counts if thing not in named)]
     else:
         order = [thing for thing, _ in counts.most_common()] * (OFTEN * len(counts) <= total)
-    things = listed(f"{named.get(thing, thing)} ({counts[thing]})" for thing in order)
+    things = listed((f"{named.get(thing, thing)} ({counts[thing]})" for thing in order), LISTED)
     per_row = values.per_row and f", {min(values.per_row)} to {max(values.per_row)} per row"
     print(f"  {field}: {total}{per_row or ''}, {len(counts)} different{things and ': '}{things}")
     _print_count(f"broken values of {field}", len(values.broken), reasons(values.broken))
@@ -166,17 +154,13 @@ def print_shared(found: dict[str, Images]) -> None:
         good = np.flatnonzero(part.sides)
         digests, first = np.unique(part.digests[good], return_index=True)
         firsts[name] = digests, good[first]
-    names = list(found)
-    for number, one in enumerate(names):
-        for other in names[number + 1 :]:
-            _, mine, theirs = np.intersect1d(firsts[one][0], firsts[other][0], True, True)
-            pairs = sorted(zip(firsts[one][1][mine], firsts[other][1][theirs]))
-            if pairs:
-                shared = (f"{found[one].name(a)} = {found[other].name(b)}" for a, b in pairs)
-                print(
-                    f"images in {one} and in {other}, by equal pixels: {len(pairs)} "
-                    f"({listed(shared)})"
-                )
+    for one, other in itertools.combinations(found, 2):
+        _, mine, theirs = np.intersect1d(firsts[one][0], firsts[other][0], True, True)
+        pairs = sorted(zip(firsts[one][1][mine], firsts[other][1][theirs]))
+        if pairs:
+            shared = (f"{found[one].name(a)} = {found[other].name(b)}" for a, b in pairs)
+            print(f"images in {one} and in {other}, by equal pixels: {len(pairs)} "
+                  f"({listed(shared, LISTED)})")
 
 
 def reasons(broken: dict[str, str]) -> Iterator[str]:
@@ -184,22 +168,12 @@ def reasons(broken: dict[str, str]) -> Iterator[str]:
     return (f"{name} ({why})" for name, why in broken.items())
 
 
-def listed(items: Iterable[str], limit: int = LISTED) -> str:
-    """The first items, and how many more there are."""
-    items = list(items)
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more
-
-
 def _in_threads(look: Callable, count: int, workers: int, title: str, unit: str) -> Iterator:
     """`look(number)` of each number in order, with a progress bar."""
-    with ThreadPoolExecutor(workers) as pool, tqdm(
-        total=count, desc=title, unit=unit, leave=False, disable=None
-    ) as bar:
-        for start in range(0, count, CHUNK):
-            for seen in pool.map(look, range(start, min(start + CHUNK, count))):
-                yield seen
-                bar.update()
+    with ThreadPoolExecutor(workers) as pool:
+        chunks = (range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
+        seen = itertools.chain.from_iterable(pool.map(look, chunk) for chunk in chunks)
+        yield from tqdm(seen, title, count, leave=False, unit=unit, disable=None)
 
 
 def _places(source: Source) -> np.ndarray:
@@ -230,10 +204,9 @@ def _thing(value):
     """What is counted of a value: a text, a number or several; of arrays and the rest the kind."""
     if isinstance(value, (str, int, float, np.generic)):
         return value
-    if isinstance(value, tuple) and value and isinstance(value[0], str):
-        return value[0]  # an answer; its weight does not matter
     if isinstance(value, tuple):
-        return tuple(map(_thing, value))
+        is_answer = value and isinstance(value[0], str)  # its weight does not matter
+        return value[0] if is_answer else tuple(map(_thing, value))
     shape = f" {list(value.shape)}" if hasattr(value, "shape") else ""
     return f"{getattr(value, 'dtype', type(value).__name__)}{shape}"
 
@@ -241,7 +214,7 @@ def _thing(value):
 def _print_count(what: str, count: int, names: Iterable[str] = ()) -> None:
     """A line about what there is any of."""
     if count:
-        names = listed(names)
+        names = listed(names, LISTED)
         print(f"  {what}: {count}" + (f" ({names})" if names else ""))
 
 

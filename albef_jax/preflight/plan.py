@@ -13,16 +13,16 @@ import time
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from albef_jax.config import check_config
 from albef_jax.core.build import build
 from albef_jax.errors import UserError
 from albef_jax.parallel.mesh import AXES, axis_sizes, check_groups, groups_of, make_mesh
-from albef_jax.preflight import roofline, tables
+from albef_jax.preflight import tables
 from albef_jax.preflight.ahead import compile_for_tpu, compile_here
 from albef_jax.preflight.assume import assumed
 from albef_jax.preflight.bench import dtype_of
-from albef_jax.preflight.estimate import kept_bytes, memory_estimate, state_bytes, work_estimate
+from albef_jax.preflight.estimate import kept_bytes, state_bytes, work_estimate
 from albef_jax.preflight.hlo import Program
+from albef_jax.preflight.roofline import GPUS, predict
 from albef_jax.preflight.targets import find_target
 from albef_jax.tasks import task_class
 
@@ -42,13 +42,12 @@ def plan(config, target, hbm=None, examples=0, suggest=False):
     Raises:
       UserError: a config or target that cannot be used; a batch that the target does not divide.
     """
-    if not target.startswith(("gpu", *roofline.GPUS)):
+    if not target.startswith(("gpu", *GPUS)):
         jax.config.update("jax_platforms", "cpu")  # leave accelerators to those who train
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    check_config(config)
+    config = assumed(config, examples)
     target = find_target(target, config.mesh.slices, dtype_of(config))
     target = target._replace(memory=hbm or target.memory)
-    config = assumed(config, examples)
     result = measure(config, target)
     if not result["fits"]:
         lighter = [switch for switch in switches(config, target, result) if switch.fits]
@@ -59,11 +58,8 @@ def plan(config, target, hbm=None, examples=0, suggest=False):
 
 
 def parts_for(config, target):
-    """The `Parts` of a config on a target; with shapes of a mesh only, where no devices are.
-
-    Raises:
-      UserError: devices or the batch do not divide so.
-    """
+    """The `Parts` of a config on a target, with the mesh's shape only where no devices are; a
+    UserError where devices or the batch do not divide so."""
     groups = groups_of(config)
     if target.devices is None:
         sizes = axis_sizes(config.mesh, target.count, groups)
@@ -82,8 +78,10 @@ def measure(config, target):
     with ticking("tracing activations"):
         kept = kept_bytes(parts)
     if target.devices is None:
-        held = memory_estimate(held, kept)
-        result = estimate(parts, target, held)
+        held |= {"gradients": held["params"], "activations": kept}
+        result = {}
+        if parts.task.flops(parts.config):  # else the work of the task is not known
+            result["prediction"] = predict(*work_estimate(parts, held), *target.rates)
     else:
         result = compile_step(parts, target, held)
     result |= {"held": held, "kept": kept, "total": sum(held.values())}
@@ -96,25 +94,14 @@ def measure(config, target):
     return result
 
 
-def estimate(parts, target, held):
-    """The prediction for a target that is not at hand; nothing for a task of unknown FLOPs."""
-    if not parts.task.flops(parts.config):
-        return {}
-    work, sent = work_estimate(parts, held)
-    return {"prediction": roofline.predict(
-        work, sent, target.peak, target.bandwidth, target.network)}
-
-
 def compile_step(parts, target, held):
     """Compiles the step; adds to `held` what the compiler wants, and returns the rest by name.
 
     Where the compiler finds no room, only its temporaries are known.
     """
     with ticking("compiling"):
-        if target.is_tpu:
-            compiled = compile_for_tpu(parts.config, target.name)
-        else:
-            compiled = compile_here(parts)
+        compiled = (compile_for_tpu(parts.config, target.name) if target.is_tpu
+                    else compile_here(parts))
     if not compiled.text:
         held["temporaries"] = compiled.temporaries
         return {}
@@ -126,9 +113,8 @@ def compile_step(parts, target, held):
         "compile_seconds": compiled.seconds, "collectives": collectives,
         "flops": sum(w.flops * w.times for w in work),
         "bytes": sum(w.moved * w.times for w in work),
-        "prediction": roofline.predict(
-            [(w.flops, w.moved) for w in work for _ in range(w.times)],
-            [c.wire for c in collectives], target.peak, target.bandwidth, target.network)}
+        "prediction": predict([(w.flops, w.moved) for w in work for _ in range(w.times)],
+                              [c.wire for c in collectives], *target.rates)}
 
 
 def switches(config, target, result):
@@ -136,8 +122,7 @@ def switches(config, target, result):
 
     Of a step's memory the state and the traced activations change; the rest is taken to stay.
     """
-    rest = result["total"] - result["kept"] - sum(
-        state_bytes(parts_for(config, target)).values())
+    rest = result["total"] - result["kept"] - sum(state_bytes(parts_for(config, target)).values())
     found = []
     with ticking("tracing lighter variants"):
         for values in task_class(config.task).lighter:

@@ -26,19 +26,13 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """What limits one device.
+    """What limits one device."""
 
-    Attributes:
-      kind: `jax.Device.device_kind`. memory: bytes of main memory. bandwidth: bytes/s of it.
-      link: bytes/s of one link (TPU) or of all (GPU), one direction.
-      ring: chips along an axis of the slice from which the axis is closed to a ring.
-    """
-
-    kind: str
-    memory: float
-    bandwidth: float
-    link: float
-    ring: int = 0
+    kind: str  # `jax.Device.device_kind`
+    memory: float  # bytes of main memory
+    bandwidth: float  # bytes/s of it
+    link: float  # bytes/s of one link (TPU) or of all (GPU), one direction
+    ring: int = 0  # chips along an axis of the slice from which the axis is closed to a ring
 
     @property
     def peak(self) -> float:
@@ -70,17 +64,12 @@ GPUS = {
 
 
 class Prediction(NamedTuple):
-    """Seconds of a step.
+    """Seconds of a step."""
 
-    Attributes:
-      compute: of instructions that the matrix units limit. memory: that memory limits.
-      network: of collectives. efficiency: of the first two.
-    """
-
-    compute: float
-    memory: float
-    network: float
-    efficiency: float = EFFICIENCY
+    compute: float  # of instructions that the matrix units limit
+    memory: float  # of those that memory limits
+    network: float  # of collectives
+    efficiency: float = EFFICIENCY  # of the first two
 
     @property
     def bound(self) -> float:

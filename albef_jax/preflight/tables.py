@@ -7,9 +7,10 @@ import jax
 from albef_jax.parallel.axes import devices_along
 from albef_jax.parallel.mesh import group_axes, groups_of
 from albef_jax.preflight.bench import dtype_of
+from albef_jax.preflight.roofline import GIB
 from albef_jax.run.tables import aligned
 
-GIB, MIB, MB = 2**30, 2**20, 1e6
+MIB, MB = 2**20, 1e6
 PARTS = {  # name of a part of the memory -> as people read it
     "params": "parameters", "teacher": "teacher", "opt_state": "optimizer", "memory": "queues",
     "batch": "batch", "padding": "padding of these", "gradients": "gradients",
@@ -33,8 +34,9 @@ class Switch(NamedTuple):
 
 def scaled(value: float) -> str:
     """A large number with a unit prefix, such as '1.50 T'."""
-    power = next((p for p in (12, 9, 6, 3) if value >= 10**p), 0)
-    return f"{value / 10**power:.2f} " + {12: "T", 9: "G", 6: "M", 3: "k", 0: ""}[power]
+    prefixes = {12: "T", 9: "G", 6: "M", 3: "k"}
+    power = next((power for power in prefixes if value >= 10**power), 0)
+    return f"{value / 10**power:.2f} {prefixes.get(power, '')}"
 
 
 def heading(parts, target) -> str:

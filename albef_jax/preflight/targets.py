@@ -1,16 +1,17 @@
 """What a plan is for: a TPU slice that need not exist, GPUs, or this CPU."""
 
+import contextlib
 import os
 import re
-import time
+import timeit
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from albef_jax.preflight.bench import measured_peak
 from albef_jax.errors import UserError, first_line
+from albef_jax.preflight.bench import measured_peak
 from albef_jax.preflight.roofline import GPUS, TPUS, Chip
 
 FORMS = ("v5e:2x4, v6e:4x4 (two sizes), v4:2x2x2, v5p:2x2x2 (three sizes), gpu[:N] (A100), "
@@ -18,22 +19,21 @@ FORMS = ("v5e:2x4, v6e:4x4 (two sizes), v4:2x2x2, v5p:2x2x2 (three sizes), gpu[:
 
 
 class Target(NamedTuple):
-    """Devices and what limits them.
+    """Devices and what limits each of them."""
 
-    Attributes:
-      name: as given. devices: of `jax`, to compile for; None: not at hand, estimate.
-      count: of devices. kind: as a person calls one. memory: bytes of one. peak: FLOP/s of one.
-      bandwidth, network: bytes/s of one, to memory and to the others.
-    """
-
-    name: str
-    devices: list | None
+    name: str  # as given
+    devices: list | None  # of `jax`, to compile for; None: not at hand, estimate
     count: int
-    kind: str
-    memory: float
-    peak: float
-    bandwidth: float
-    network: float
+    kind: str  # as a person calls one
+    memory: float  # bytes
+    peak: float  # FLOP/s
+    bandwidth: float  # bytes/s to memory
+    network: float  # bytes/s to the others
+
+    @property
+    def rates(self) -> tuple[float, float, float]:
+        """As `roofline.predict` takes them."""
+        return self.peak, self.bandwidth, self.network
 
     @property
     def is_tpu(self) -> bool:
@@ -80,8 +80,7 @@ def tpu_target(text: str, chip: Chip, shape: tuple[int, ...], slices: int) -> Ta
     if text.startswith("v4:"):
         options["chip_config_name"] = "megacore"  # as in training: a device is a chip
     try:
-        topology = topologies.get_topology_desc(
-            platform="tpu", topology_name=text, **options)
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=text, **options)
     except RuntimeError as error:  # also of a missing library
         if "not installed" in str(error):
             raise UserError(f"--target {text} needs the TPU compiler, which is not installed; "
@@ -96,10 +95,8 @@ def tpu_target(text: str, chip: Chip, shape: tuple[int, ...], slices: int) -> Ta
 
 def cpu_target(text: str, count: int, dtype: str) -> Target:
     """This machine, seen as so many devices that share its cores and memory."""
-    try:
+    with contextlib.suppress(RuntimeError):  # JAX has started: it has the devices that it has
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # JAX has started: it has the devices that it has
-        pass
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise UserError(f"--target {text} wants {count} CPU devices, but JAX started with "
@@ -112,10 +109,5 @@ def cpu_target(text: str, count: int, dtype: str) -> Target:
 
 def copy_rate(size: int = 2**27) -> float:
     """Bytes/s that this machine reads and writes in the best of a few copies."""
-    source, seconds = np.ones(size, np.uint8), []
-    target = np.empty_like(source)
-    for _ in range(3):
-        begin = time.perf_counter()
-        np.copyto(target, source)
-        seconds.append(time.perf_counter() - begin)
-    return 2 * size / min(seconds)
+    source, target = np.ones((2, size), np.uint8)
+    return 2 * size / min(timeit.repeat(lambda: np.copyto(target, source), number=1, repeat=3))

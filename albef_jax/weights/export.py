@@ -12,7 +12,7 @@ from albef_jax.files import absolute, completed
 from albef_jax.weights.foreign.kinds import KINDS
 from albef_jax.weights.foreign.salesforce import to_tensors
 from albef_jax.weights.foreign.torch_writer import write_torch_file
-from albef_jax.weights.report import Report, as_path, fault
+from albef_jax.weights.report import Report, as_path
 from albef_jax.weights.stored import FORMAT, WEIGHTS_FILE, read_workdir, state_shapes
 
 FORMATS = ("salesforce", "safetensors")
@@ -51,44 +51,27 @@ def export(workdir, out, form, weights="online", step=None):
                         "export it with --format safetensors.")
     report = Report(f"{workdir} ({task}, {weights}) -> {os.path.basename(out)}")
     if weights == "momentum":
-        put_momentum_first(leaves, workdir)
+        copies = {("params", *path[1:]): leaf
+                  for path, leaf in leaves.items() if path[0] == "teacher"}
+        if not copies:
+            raise UserError(f"{workdir} has no momentum weights; use --weights online.")
+        leaves |= copies
     epath.Path(out).parent.mkdir(parents=True, exist_ok=True)
     with completed(out) as unfinished:
         if form == "salesforce":
-            write_torch_file(unfinished,
-                             official_tensors(leaves, KINDS[task], stored.config, report))
+            tensors = official_tensors(leaves, KINDS[task], stored.config, report)
+            write_torch_file(unfinished, tensors)
         else:
             write_folder(unfinished, leaves, stored, report)
     return report
 
 
-def put_momentum_first(leaves, workdir):
-    """Replaces online parameters by their momentum copies.
-
-    Raises:
-      UserError: there are none.
-    """
-    copies = {("params", *path[1:]): leaf for path, leaf in leaves.items()
-              if path[0] == "teacher"}
-    if not copies:
-        raise UserError(f"{workdir} has no momentum weights; use --weights online.")
-    leaves.update(copies)
-
-
 def official_tensors(leaves, kind, config, report):
-    """Our leaves -> exactly the tensors of the public code's model, in its layout.
-
-    Args:
-      leaves: path tuple -> array. kind: a `Kind`. config: of the run.
-      report: is told what went where.
-
-    Raises:
-      UserError: a leaf is missing, has no place there, or is not finite.
-    """
+    """Our leaves -> exactly the tensors of the public code's model, in its layout, strictly."""
     shapes, table = state_shapes(config), kind.table(config)
     for path, leaf in leaves.items():
-        if path in shapes and (what := fault(leaf, shapes[path].shape, shapes[path].dtype)):
-            report.wrong(as_path(path), what)
+        if path in shapes:
+            report.inspect(as_path(path), leaf, shapes[path].shape, shapes[path].dtype)
     tensors = {}
     for entry in table:
         report.use([as_path(entry.path)], entry.sources[0])
@@ -121,8 +104,7 @@ def write_folder(folder, leaves, stored, report):
     report.check(named, state_shapes(stored.config))
     os.makedirs(folder)
     config = to_json(stored.config)
-    save_file(named, os.path.join(folder, WEIGHTS_FILE),
-              {"format": FORMAT, "config": config})
+    save_file(named, os.path.join(folder, WEIGHTS_FILE), {"format": FORMAT, "config": config})
     for name, text in (("config.json", config), ("README.md", model_card(stored, named))):
         with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
             file.write(text)

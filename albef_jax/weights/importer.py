@@ -1,5 +1,6 @@
 """Weights from files into a work directory: `albef import`."""
 
+from contextlib import closing
 import math
 import os
 
@@ -15,10 +16,10 @@ from albef_jax.models.resample import resize_positions
 from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.run.workdir import write_config
 from albef_jax.weights.foreign.kinds import MEMORY, detect, kind_of, sizes
-from albef_jax.weights.foreign.salesforce import shapes_there, to_leaf
+from albef_jax.weights.foreign.salesforce import read_leaves
 from albef_jax.weights.foreign.torch_file import let_go, read_tensors
-from albef_jax.weights.report import Report, fault
-from albef_jax.weights.stored import is_export, read_export, state_shapes
+from albef_jax.weights.report import Report
+from albef_jax.weights.stored import PARTS, is_export, read_export, state_shapes
 from albef_jax.weights.transfer import has_patches
 
 REPORT_FILE = "import.txt"  # in the work directory
@@ -114,26 +115,10 @@ def fitted_config(config, kind, found, queue_size, heads, path):
 
 
 def read_official(tensors, kind, config, report):
-    """Official tensors -> our leaves, strictly.
+    """Official tensors -> the leaves of a whole state without optimizer: as `read_leaves`.
 
-    Args:
-      tensors: name -> array. kind: a `Kind`. config: with the sizes of the checkpoint.
-      report: is told what went where.
-
-    Returns:
-      Path tuple -> numpy array, for the whole state without optimizer.
-
-    Raises:
-      UserError: anything is missing, unknown, misshapen, not finite, or not what it is tied to.
+    Second names, constants and empty queues are left out where they are what they must be.
     """
-    table, shapes = kind.table(config), state_shapes(config)
-    for entry in table:
-        report.use(entry.sources, entry.path)
-        leaf = shapes[entry.path]
-        wanted = shapes_there(entry, leaf.shape, config.model.patch_size)
-        for name, shape in zip(entry.sources, wanted):
-            if name in tensors and (what := fault(tensors[name], shape, leaf.dtype)):
-                report.wrong(name, what)
     for name, original in kind.tied(config).items():
         if name in tensors and original in tensors:
             report.ignore(name, "a second name of a tied tensor, equal to the first")
@@ -144,6 +129,7 @@ def read_official(tensors, kind, config, report):
             report.ignore(name, "a constant: positions 0, 1, 2, ...")
             if not np.array_equal(tensors[name], value):
                 report.wrong(name, "is not 0, 1, 2, ...")
+    shapes = state_shapes(config)
     for name in kind.memory if not any(path[0] == "memory" for path in shapes) else ():
         (source,) = MEMORY[name].sources
         if source not in tensors:
@@ -152,17 +138,11 @@ def read_official(tensors, kind, config, report):
             report.wrong(source, f"has shape {list(tensors[source].shape)}, but others are empty")
         else:
             report.ignore(source, "an empty queue")
-    report.check(tensors, shapes)
-    return {entry.path: to_leaf(entry, [tensors[name] for name in entry.sources])
-            for entry in table}
+    return read_leaves(kind.table(config), tensors, shapes, config.model.patch_size, report)
 
 
 def resize_images(leaves, config, image_size, report, path):
-    """Interpolates position embeddings in place, and sets the resolution of the config.
-
-    Raises:
-      UserError: the resolution is not a multiple of the patch, or the model has none.
-    """
+    """Interpolates position embeddings in place, and sets the resolution of the config."""
     if not has_patches(config):
         raise UserError(f"{path} is of the task {config.task!r}, whose model has no patches of "
                         "images; leave out --image-size.")
@@ -178,11 +158,7 @@ def resize_images(leaves, config, image_size, report, path):
 
 
 def fitted_tokenizer(name, config, path):
-    """The tokenizer of that folder or name, written into the config.
-
-    Raises:
-      UserError: it has another number of words than the model.
-    """
+    """The tokenizer of that folder or name, its ids written into the config."""
     tokenizer = load_tokenizer(str(name))
     if "vocab_size" not in config.model:  # a task that keeps the words elsewhere, or reads none
         return tokenizer
@@ -190,21 +166,17 @@ def fitted_tokenizer(name, config, path):
         raise UserError(f"The tokenizer {name} has {tokenizer.vocab_size} words, but {path} has "
                         f"{config.model.vocab_size} word embeddings; give the tokenizer that the "
                         "weights were trained with (bert-base-uncased for the official ones).")
-    config.model.update(pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id,
-                        mask_id=tokenizer.mask_id)
+    config.model.update(pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id)
     return tokenizer
 
 
 def write_workdir(out, config, leaves, tokenizer, report):
-    """Writes everything that a work directory holds to the path `out`."""
+    """Writes a whole work directory to the path `out`."""
     out.mkdir(parents=True)
     if tokenizer is not None:
         tokenizer.save(str(out / "tokenizer"))
     (out / REPORT_FILE).write_text(f"{report}\n")
     write_config(config, out, is_writer=True)
-    checkpointer = Checkpointer(out, config.checkpoint, config.to_dict())
-    try:
-        state = {"params": {}, "teacher": {}, "memory": {}, **unflatten_dict(leaves)}
+    state = dict.fromkeys(PARTS, {}) | unflatten_dict(leaves)
+    with closing(Checkpointer(out, config.checkpoint, config.to_dict())) as checkpointer:
         checkpointer.save(0, {"step": np.zeros((), np.int32), **state}, wait=True)
-    finally:
-        checkpointer.close()

@@ -3,11 +3,12 @@
 import json
 import os
 
+from flax.traverse_util import flatten_dict, unflatten_dict
+
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError, first_line
 from albef_jax.files import local_copy
-from albef_jax.weights.foreign import bert
-from albef_jax.weights.foreign import vit
+from albef_jax.weights.foreign import bert, vit
 from albef_jax.weights.foreign.torch_file import read_tensors
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -36,19 +37,17 @@ def apply(config, params, tokenizer):
       UserError: weights that are missing, left over, broken, or of a model of other sizes.
     """
     params, reports = dict(params), []
-    if config.init.bert:
-        tensors, settings, folder = open_weights(config.init.bert)
-        check_vocabulary(config, folder, tokenizer)
-        plan = bert.plan(config, tensors, settings)
-        params[bert.ENCODER] = plan.fill(bert.ENCODER, params[bert.ENCODER],
-                                         config.model.patch_size)
-        reports.append(plan.report)
-    if config.init.vit:
-        tensors, settings, _ = open_weights(config.init.vit)
-        plan = vit.plan(config, tensors, settings)
-        params[vit.ENCODER] = plan.fill(vit.ENCODER, params[vit.ENCODER], config.model.patch_size)
-        reports.append(plan.report)
-    return params, "\n".join(map(str, reports))
+    for layout, name in ((bert, config.init.bert), (vit, config.init.vit)):
+        if not name:
+            continue
+        tensors, settings, folder = open_weights(name)
+        if layout is bert:
+            check_vocabulary(config, folder, tokenizer)
+        leaves = flatten_dict({layout.ENCODER: params[layout.ENCODER]})
+        filled, report = layout.fill(config, tensors, settings, leaves)
+        params |= unflatten_dict(leaves | filled)
+        reports.append(str(report))
+    return params, "\n".join(reports)
 
 
 def open_weights(name):
@@ -62,48 +61,47 @@ def open_weights(name):
       name -> array; what config.json says, {} where there is none; the folder.
 
     Raises:
-      UserError: there is no such thing, or it is incomplete.
+      UserError: there is no such thing, or it is incomplete or damaged.
     """
     name = local_copy(name)
     if os.path.isfile(name):
         return read_tensors(name), {}, os.path.dirname(name)
     folder = name if os.path.isdir(name) else download(name)
-    files = [file for file in WEIGHT_FILES if os.path.isfile(os.path.join(folder, file))]
-    if not files:
+    file = first_of(WEIGHT_FILES, folder)
+    if not file:
         raise UserError(f"{name} holds neither {' nor '.join(WEIGHT_FILES)}; give the folder of a "
                         "whole model in one file, or the file itself.")
-    return read_tensors(os.path.join(folder, files[0])), read_settings(folder), folder
+    return read_tensors(file), read_settings(folder), folder
+
+
+def first_of(files, folder):
+    """The path of the first of some files that is in a folder, or None."""
+    paths = (os.path.join(folder, file) for file in files)
+    return next(filter(os.path.isfile, paths), None)
 
 
 def read_settings(folder):
-    """What a folder's config.json says; {} without one.
-
-    Raises:
-      UserError: it is damaged.
-    """
+    """What a folder's config.json says; {} without one."""
     path = os.path.join(folder, "config.json")
-    if not os.path.isfile(path):
-        return {}
     try:
         with open(path, encoding="utf-8") as file:
             return dict(json.load(file))
+    except FileNotFoundError:
+        return {}
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); download it again.") from None
 
 
 def download(name):
-    """The local folder of a model on the Hugging Face hub, downloaded where it is not cached.
-
-    Raises:
-      UserError: there is no such folder and no such model.
-    """
+    """The local folder of a model on the Hugging Face hub, downloaded where it is not cached."""
     from huggingface_hub import snapshot_download
 
     small = ["config.json", "tokenizer_config.json", *VOCABULARY_FILES]
     try:
-        folder = snapshot_download(name, allow_patterns=[*small, WEIGHT_FILES[0]])
-        if not os.path.isfile(os.path.join(folder, WEIGHT_FILES[0])):
-            folder = snapshot_download(name, allow_patterns=[*small, WEIGHT_FILES[1]])
+        for file in WEIGHT_FILES:
+            folder = snapshot_download(name, allow_patterns=[*small, file])
+            if first_of(WEIGHT_FILES, folder):
+                break
     except Exception as error:  # the library raises anything
         raise UserError(f"The weights {name!r} are neither a file, nor a folder, nor a name that "
                         f"the Hugging Face hub gives us ({first_line(error)}); check "
@@ -112,12 +110,8 @@ def download(name):
 
 
 def check_vocabulary(config, folder, tokenizer):
-    """The run's words must be numbered as the file's are.
-
-    Raises:
-      UserError: they are not.
-    """
-    if not any(os.path.isfile(os.path.join(folder, file)) for file in VOCABULARY_FILES):
+    """The run's words must be numbered as the file's are."""
+    if not first_of(VOCABULARY_FILES, folder):
         return  # their number is all that can be compared, with the embeddings
     if load_tokenizer(folder).vocabulary != tokenizer.vocabulary:
         raise UserError(f"The run's tokenizer has another vocabulary than {config.init.bert}, so "

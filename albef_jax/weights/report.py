@@ -1,12 +1,5 @@
 """What went where when weights came in: every tensor is accounted for, or nothing is loaded.
 
-    report = Report("bert-base.safetensors -> text encoder")
-    report.use(("bert.pooler.weight",), "head/kernel")  # for every leaf that is filled
-    report.ignore("cls.seq_relationship.bias", "no next-sentence task")
-    report.fresh("itm_head/dense/kernel", "not in BERT")
-    report.check(tensors, leaf_paths)  # raises on anything that is not accounted for
-    print(report)
-
 There is no lenient mode: whoever wants to leave something out writes a rule with a name.
 """
 
@@ -15,7 +8,8 @@ import re
 
 import numpy as np
 
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, listed
+from albef_jax.run.tables import aligned
 
 MAX_NAMED = 3  # tensors named in a sentence
 ROOTS = ("params", "teacher", "memory")  # of a whole state; a tree without them is fine too
@@ -24,6 +18,13 @@ NUMBER = re.compile(r"\d+")
 
 class Report:
     """Collects where source tensors and target leaves went, and what is wrong with them.
+
+        report = Report("bert-base.safetensors -> text encoder")
+        report.use(("bert.pooler.weight",), "head/kernel")  # for every leaf that is filled
+        report.ignore("cls.seq_relationship.bias", "no next-sentence task")
+        report.fresh("itm_head/dense/kernel", "not in BERT")
+        report.check(tensors, leaf_paths)  # raises on anything that is not accounted for
+        print(report)
 
     Paths are strings with '/' or tuples of keys; source names are strings.
 
@@ -59,6 +60,11 @@ class Report:
         """The tensor `source` cannot be used as it is; `check` raises."""
         self._wrong[source] = what
 
+    def inspect(self, source, array, shape, dtype):
+        """The tensor `source` is wrong if it cannot be a leaf of that shape and type."""
+        if what := fault(array, shape, dtype):
+            self.wrong(source, what)
+
     def check(self, sources, targets):
         """Everything is accounted for exactly once.
 
@@ -73,17 +79,14 @@ class Report:
         read = dict.fromkeys(name for names, _ in self._used for name in names)
         filled = collections.Counter([target for _, target in self._used] + list(self._fresh))
         known = {*read, *self._ignored, *self._wrong}
-        self._complain({
+        troubles = {
             "cannot be used": [f"{name} {what}" for name, what in self._wrong.items()],
             "missing": [name for name in read if name not in given | self._wrong.keys()],
             "unknown": [name for name in sources if name not in known],
             "without a value": [path for path in targets if path not in filled],
             "filled twice": [path for path, times in filled.items() if times > 1],
-            "not part of the model": [path for path in filled if path not in wanted],
-        })
-
-    def _complain(self, troubles):
-        parts = [f"{len(names)} {what} ({_first(names)})"
+            "not part of the model": [path for path in filled if path not in wanted]}
+        parts = [f"{len(names)} {what} ({listed(names, MAX_NAMED)})"
                  for what, names in troubles.items() if names]
         if parts:
             raise UserError(f"{self.title}: {'; '.join(parts)}; nothing was loaded, use weights "
@@ -91,15 +94,20 @@ class Report:
 
     def __str__(self):
         """The table: one line per module, then what was ignored, fresh and interpolated."""
-        lines = [self.title]
-        lines += _table([(_source_name(names), f"{sum(map(len, names))}", "->", module)
-                         for module, names in _grouped(self._used).items()])
+        modules = {}
+        for sources, target in self._used:
+            names, paths = modules.setdefault(_module(target), ([], []))
+            names += sources
+            paths.append(target)
+        tables = [[(_collapse(names), len(names), f"-> {_collapse(paths)}")
+                   for names, paths in modules.values()]]
         for heading, entries in (("ignored", self._ignored), ("fresh", self._fresh)):
             rules = {}
             for name, rule in entries.items():
                 rules.setdefault((rule, _module(name)), []).append(name)
-            lines += _table([(f"{heading}: {_collapse(names)}", f"{len(names)}", "", rule)
-                             for (rule, _), names in rules.items()])
+            tables.append([(f"{heading}: {_collapse(names)}", len(names), rule)
+                           for (rule, _), names in rules.items()])
+        lines = [self.title, *(aligned(rows, indent=2) for rows in tables if rows)]
         lines += [f"  interpolated: {target} from {before} to {after}"
                   for target, (before, after) in self._interpolated.items()]
         used = sum(len(names) for names, _ in self._used)
@@ -121,8 +129,7 @@ def fault(array, shape, dtype=np.float32):
     """
     if tuple(array.shape) != tuple(shape):
         return f"has shape {list(array.shape)}, not {list(shape)}"
-    kind = "float" if np.issubdtype(dtype, np.floating) else "integer"
-    if kind == "integer":
+    if not np.issubdtype(dtype, np.floating):
         if not np.issubdtype(array.dtype, np.integer):
             return f"is {array.dtype}, not an integer"
         limits = np.iinfo(dtype)
@@ -134,14 +141,7 @@ def fault(array, shape, dtype=np.float32):
     # A sum is not finite if an entry is not; only then is every entry looked at.
     with np.errstate(over="ignore", invalid="ignore"):
         total = np.sum(array, dtype=np.float32)
-    if not np.isfinite(total) and not np.isfinite(array).all():
-        return "holds NaN or infinity"
-    return None
-
-
-def _first(names):
-    more = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return None if np.isfinite(total) or np.isfinite(array).all() else "holds NaN or infinity"
 
 
 def _module(name):
@@ -154,19 +154,6 @@ def _module(name):
     return "/".join(parts[:-1][:depth]) or parts[-1]
 
 
-def _grouped(used):
-    """Module of the targets, with ranges of numbers -> the source names of every leaf."""
-    groups = {}
-    for sources, target in used:
-        groups.setdefault(_module(target), []).append((sources, target))
-    return {_collapse([target for _, target in group]): [sources for sources, _ in group]
-            for group in groups.values()}
-
-
-def _source_name(names_of_leaves):
-    return _collapse([name for names in names_of_leaves for name in names])
-
-
 def _collapse(names):
     """What names have in common, numbers as a range: `blocks.0-11` for its 144 tensors."""
     split = [re.split(r"([./])", name) for name in names]
@@ -177,13 +164,4 @@ def _collapse(names):
         numbers = sorted({int(n) for part in parts for n in NUMBER.findall(part)[:1]})
         common.append(parts[0] if len(set(parts)) == 1 else
                       NUMBER.sub(f"{numbers[0]}-{numbers[-1]}", parts[0], count=1))
-    return "".join(common).strip("./") or _first(names)
-
-
-def _table(rows):
-    """Aligned columns."""
-    if not rows:
-        return []
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return [f"  {left:<{widths[0]}}  {count:>{widths[1]}}  {arrow:<{widths[2]}} {right}".rstrip()
-            for left, count, arrow, right in rows]
+    return "".join(common).strip("./") or listed(names, MAX_NAMED)

@@ -37,29 +37,20 @@ def read_init(init, workdir):
 
 
 def check_tokenizers(tokenizer, stored):
-    """The words of a run are those of the weights it starts from.
-
-    Raises:
-      UserError: they are not.
-    """
+    """A UserError if the words of a run are not those of the weights it starts from."""
     words = stored.config.model.get("vocab_size", tokenizer.vocab_size)
-    same = tokenizer.vocab_size == words
-    if same and stored.tokenizer:
-        same = tokenizer.vocabulary == load_tokenizer(stored.tokenizer).vocabulary
-    if not same:
+    if tokenizer.vocab_size != words or (
+            stored.tokenizer
+            and tokenizer.vocabulary != load_tokenizer(stored.tokenizer).vocabulary):
         raise UserError(f"The tokenizer of this run has {tokenizer.vocab_size} words and is not "
                         f"that of {stored.path}, which has {words}; set data.tokenizer to the "
                         "latter, or leave it empty if it is saved there.")
 
 
 def take_weights(stored, state, config, workdir, is_writer):
-    """A fresh state with the weights of another run; step and optimizer stay fresh.
+    """A fresh `TrainState` with the weights of another run; step and optimizer stay fresh.
 
-    What went where is printed and kept in the work directory.
-
-    Args:
-      stored: the weights. state: a fresh `TrainState`. config: of the new run.
-      workdir: of the new run. is_writer: on the first process.
+    What went where is printed and kept in the work directory, on the first process (`is_writer`).
 
     Raises:
       UserError: `config.init` names weights too, or see `transfer`.

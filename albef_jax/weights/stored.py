@@ -14,7 +14,7 @@ from albef_jax.run.checkpoint import open_to_read
 from albef_jax.run.workdir import read_config
 from albef_jax.tasks import make_task
 from albef_jax.weights.foreign.torch_file import read_metadata, read_tensors
-from albef_jax.weights.report import Report, as_path, fault
+from albef_jax.weights.report import Report, as_path
 
 WEIGHTS_FILE = "model.safetensors"  # in an export folder
 FORMAT = "albef_jax"  # in the file's metadata
@@ -22,25 +22,17 @@ PARTS = ("params", "teacher", "memory")
 
 
 class Stored(NamedTuple):
-    """A model read back.
+    """A model read back."""
 
-    Attributes:
-      config: of the run. leaves: path tuple from `params`, `teacher` or `memory` down -> array.
-      tokenizer: its folder, or None. path: where it was read.
-    """
-
-    config: Any
-    leaves: dict
-    tokenizer: str | None
-    path: str
+    config: Any  # of the run
+    leaves: dict  # path tuple from `params`, `teacher` or `memory` down -> array
+    tokenizer: str | None  # its folder
+    path: str  # where it was read
 
 
 def state_shapes(config):
-    """Path tuple -> `jax.ShapeDtypeStruct` of every leaf of a state, without optimizer.
-
-    Args:
-      config: whole, with everything filled in that data decides.
-    """
+    """Path tuple -> `jax.ShapeDtypeStruct` of every leaf of the state, without optimizer, of a
+    whole config."""
     return _state_shapes(to_json(config))
 
 
@@ -50,15 +42,11 @@ def _state_shapes(config):
     task, rng = make_task(from_json(config)), jax.random.key(0)
     params = jax.eval_shape(task.init, rng)
     return flatten_dict({"params": params, "teacher": jax.eval_shape(task.teacher_of, params),
-                    "memory": jax.eval_shape(task.init_memory, rng)})
+                         "memory": jax.eval_shape(task.init_memory, rng)})
 
 
 def read_stored(path):
-    """Reads a work directory (its latest checkpoint) or an export.
-
-    Raises:
-      UserError: it is neither, or incomplete.
-    """
+    """Reads a work directory (its latest checkpoint) or an export; a UserError if it is neither."""
     if is_export(path):
         return read_export(path, Report(str(path)))
     if not epath.Path(path).is_dir():
@@ -68,23 +56,15 @@ def read_stored(path):
 
 
 def read_workdir(path, step=None):
-    """Parameters, teacher and memory of a checkpoint, as numpy.
-
-    Raises:
-      UserError: there is no config or checkpoint, or it is damaged.
-    """
+    """Parameters, teacher and memory of a checkpoint; raises as `read_parts`."""
     workdir = epath.Path(path)
     config = read_config(workdir)
-    state = read_parts(workdir, config, PARTS, step)
-    return Stored(config, flatten_dict(state), _tokenizer_of(workdir), str(path))
+    leaves = flatten_dict(read_parts(workdir, config, PARTS, step))
+    return Stored(config, leaves, _tokenizer_of(workdir), str(path))
 
 
 def read_parts(workdir, config, parts, step=None):
-    """Parts of a checkpoint by name, as numpy.
-
-    Raises:
-      UserError: there is no checkpoint, or it is damaged.
-    """
+    """Parts of a checkpoint by name, as numpy; a UserError if there is none or it is damaged."""
     with open_to_read(workdir, config.checkpoint) as checkpointer:
         shapes = checkpointer.shapes(step)
         return checkpointer.restore({part: shapes[part] for part in parts}, step, partial=True)[0]
@@ -99,22 +79,17 @@ def is_export(path):
 
 
 def read_export(path, report):
-    """Reads an export strictly; `report` is told what went where.
-
-    Raises:
-      UserError: a tensor is missing, unknown, misshapen or not finite.
-    """
+    """Reads an export strictly; `report` is told what went where, and raises as its `check`."""
     file = _weights_file(path)
     config = from_json(read_metadata(file)["config"])
     tensors, shapes = read_tensors(file), state_shapes(config)
     for name in tensors:
         report.use([name], name)
-    for path_of_leaf, leaf in shapes.items():
-        name = as_path(path_of_leaf)
-        if name in tensors and (what := fault(tensors[name], leaf.shape, leaf.dtype)):
-            report.wrong(name, what)
+    for leaf, spec in shapes.items():
+        if as_path(leaf) in tensors:
+            report.inspect(as_path(leaf), tensors[as_path(leaf)], spec.shape, spec.dtype)
     report.check(tensors, shapes)
-    leaves = {path_of_leaf: tensors[as_path(path_of_leaf)] for path_of_leaf in shapes}
+    leaves = {leaf: tensors[as_path(leaf)] for leaf in shapes}
     return Stored(config, leaves, _tokenizer_of(epath.Path(file).parent), str(path))
 
 

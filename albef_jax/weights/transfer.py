@@ -10,18 +10,14 @@ from albef_jax.errors import UserError
 from albef_jax.models.resample import resize_positions
 from albef_jax.tasks import TASKS, task_class
 from albef_jax.tasks.base import Rule, same
-from albef_jax.weights.report import as_path, fault
+from albef_jax.weights.report import as_path
 
 # What is remembered only of the own data, and the row to write next, a multiple of batch_size.
 IMAGE_IDS, POINTER = ("memory", "id_queue"), ("memory", "pointer")
 
 
 def rule_for(source, target):
-    """The rule for starting the task `target` from weights of the task `source`.
-
-    Raises:
-      UserError: there is none.
-    """
+    """The rule for starting the task `target` from weights of the task `source`, or a UserError."""
     rule = rule_of(source, target)
     if rule is None:
         starts = [name for name in dict.fromkeys((target, *TASKS)) if rule_of(name, target)]
@@ -32,8 +28,7 @@ def rule_for(source, target):
 
 def rule_of(source, target):
     """As `rule_for`, None where there is none; every task starts from itself."""
-    return task_class(target).from_other(source) or (
-        Rule(same, {}) if source == target else None)
+    return task_class(target).from_other(source) or (Rule(same, {}) if source == target else None)
 
 
 def transfer(stored, config, fresh, report):
@@ -43,12 +38,11 @@ def transfer(stored, config, fresh, report):
     where they have the same size.
 
     Args:
-      stored: a `weights.stored.Stored`. config: of the new run.
-      fresh: path tuple -> leaf (anything with shape and dtype) of its parameters, teacher and
-        memory. report: is told what went where.
+      stored: a `weights.stored.Stored`. config: of the new run. report: is told what went where.
+      fresh: path -> shape and dtype of the leaves of its parameters, teacher and memory.
 
     Returns:
-      Path tuple -> numpy array; what is not in it starts fresh.
+      Path -> numpy array; what is not in it starts fresh.
 
     Raises:
       UserError: there is no rule, or a parameter is missing, unknown, misshapen or not finite.
@@ -70,8 +64,7 @@ def transfer(stored, config, fresh, report):
             value = resize_positions(value, config.model.image_size // config.model.patch_size)
             report.interpolate(path, f"{stored.config.model.image_size} px",
                                f"{config.model.image_size} px")
-        if what := fault(value, leaf.shape, leaf.dtype):
-            report.wrong(as_path(origin), what)
+        report.inspect(as_path(origin), value, leaf.shape, leaf.dtype)
         leaves[path] = np.asarray(value, leaf.dtype)
     for path in stored.leaves:
         if reason := reason_to_ignore(path, rule, fresh, lost):
@@ -86,11 +79,7 @@ def has_patches(config):
 
 
 def check_heads(stored, config):
-    """Heads leave no trace in shapes, so they are compared by themselves.
-
-    Raises:
-      UserError: they differ.
-    """
+    """A UserError if heads differ: they leave no trace in shapes."""
     for name, old in stored.config.model.items():
         if name.endswith("heads") and config.model.get(name, old) != old:
             raise UserError(f"{stored.path} has model.{name}={old}, but the config has "
@@ -98,10 +87,8 @@ def check_heads(stored, config):
 
 
 def lost_memory(stored, config, fresh, rule):
-    """Path of a memory leaf of the new run -> why it starts fresh, where the rule would take it.
-
-    It comes along as a whole, or not at all where a part has another size.
-    """
+    """Path of a memory leaf of the new run -> why it starts fresh, where the rule would take it: as
+    a whole where a part has another size."""
     memory = {path: origin for path in fresh if path[0] == "memory" and path != IMAGE_IDS
               and not isinstance(origin := rule.origin(path), str)}
     fits = all(origin in stored.leaves and stored.leaves[origin].shape == fresh[path].shape

@@ -6,12 +6,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from official import read_tree, write_tensors
 import pytest
 
 from albef_jax.config import default_config
 from albef_jax.models.albef import PIXEL_MEAN, PIXEL_STD, Albef, normalise_image
 from albef_jax.tasks import make_task
-from albef_jax.weights.foreign import salesforce
+from albef_jax.weights.foreign.kinds import KINDS
 
 MANIFESTS = Path(__file__).parents[1] / "golden" / "manifests"
 # float32 sums in another order; values are of order 1.
@@ -29,19 +30,15 @@ def test_the_official_configuration_has_the_official_tensors():
     assert count == info["trainable_parameters"] == 209937725
     assert momentum == info["momentum_parameters"] == 209936186
 
-    empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
-    model = config.model
-    tensors = {
-        **salesforce.write_tensors(salesforce.pretrain_table(model), empty, model.patch_size),
-        **salesforce.write_tensors(salesforce.teacher_table(model), empty, model.patch_size,
-                                   salesforce.momentum_name)}
+    state = {"params": shapes, "teacher": task.teacher_of(shapes),
+             "memory": jax.eval_shape(task.init_memory, jax.random.key(0))}
+    empty = jax.tree.map(lambda leaf: np.broadcast_to(leaf.dtype.type(0), leaf.shape), state)
+    tensors = write_tensors(KINDS["pretrain"].table(config), empty, config.model.patch_size)
     for name, of in info["tied"].items():
         tensors[name] = tensors[of]
-    memory = jax.eval_shape(task.init_memory, jax.random.key(0))
     ours = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    ours |= {name: list(memory[name].shape[::-1]) for name in ("image_queue", "text_queue")}
     official = json.loads((MANIFESTS / "pretrain.json").read_text())
-    no_parameters = {"queue_ptr", "text_encoder.bert.embeddings.position_ids",
+    no_parameters = {"text_encoder.bert.embeddings.position_ids",
                      "text_encoder_m.bert.embeddings.position_ids"}
     assert len(official) == info["n_keys"]
     assert ours == {name: s for name, s in official.items() if name not in no_parameters}
@@ -49,9 +46,10 @@ def test_the_official_configuration_has_the_official_tensors():
 
 def test_official_layout_there_and_back(tiny_run):
     task, _, state, _ = tiny_run("model.fusion_layers=2")
-    table, model = salesforce.pretrain_table(task.model.config), task.model.config
-    tensors = salesforce.write_tensors(table, state.params, model.patch_size)
-    back = salesforce.read_tree(table, tensors)
+    model = task.model.config
+    table = KINDS["pretrain"].params_table(model)
+    tensors = write_tensors(table, state.params, model.patch_size)
+    back = read_tree(table, tensors)
     jax.tree.map(np.testing.assert_array_equal, back, dict(state.params))
     # A convolution over patches is their product with the flattened kernel.
     patch = np.random.default_rng(0).normal(size=(8, 8, 3))

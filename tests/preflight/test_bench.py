@@ -81,4 +81,4 @@ def test_the_parts_of_a_retrieval_evaluation(capsys):
     # Eight of each image and eight of each text, some of them the same.
     assert 8 * 56 <= int(rows["pairs"]) <= 8 * 24 + 8 * 56
     # Every call of the scoring function is repeated: there is something to compute.
-    assert 0.001 < float(rows["scores, compute alone"])
+    assert float(re.search(r"compute alone .* ([\d.]+)% of scores", printed)[1]) > 1

@@ -169,4 +169,4 @@ ENTRY %main (p: f32[8]) -> f32[2] {
     program = Program(text)
     (found,) = program.collectives()
     assert (found.kind, found.times, found.group, found.payload) == ("reduce-scatter", 1, 4, 32)
-    assert max(times for _, _, times in program.leaves()) == 11  # from 1 to below 12
+    assert max(times for _, times in program.leaves()) == 11  # from 1 to below 12

@@ -59,8 +59,8 @@ def test_table():
         "a.pth -> b",
         "  blocks.0-1.weight  2  -> params/block_0-1/kernel",
         "  head.weight        1  -> params/head/kernel",
-        "  ignored: ids  1   a constant",
-        "  fresh: params/temp  1   not there",
+        "  ignored: ids  1  a constant",
+        "  fresh: params/temp  1  not there",
         "  interpolated: params/block_0/kernel from 256 px to 384 px",
         "  3 tensors used, 1 ignored; 3 parameters filled, 1 fresh"]
 

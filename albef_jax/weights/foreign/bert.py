@@ -6,17 +6,22 @@ weight and bias. ALBEF reads BERT's first layers into the text encoder and the o
 fusion encoder, whose cross-attention stays fresh (ALBEF section 3.1).
 """
 
-import re
-
 import numpy as np
 
 from albef_jax.errors import UserError
-from albef_jax.weights.foreign.fill import Plan, check_settings
-from albef_jax.weights.report import Report
-from albef_jax.weights.foreign.salesforce import embeddings_table, layer_table, words_table
+from albef_jax.weights.foreign.fill import EncoderFile
+from albef_jax.weights.foreign.salesforce import (
+    depth, embeddings_table, layer_table, words_table)
 
 ENCODER = "text_encoder"
 FRESH = -1  # in config.init.bert_layers
+RENAMED = (
+    (r"LayerNorm\.gamma$", "LayerNorm.weight"),
+    (r"LayerNorm\.beta$", "LayerNorm.bias"),
+    (r"^(?=embeddings\.|encoder\.|pooler\.)", "bert."),
+)
+SETTINGS = {"model_type": ("bert",), "hidden_act": ("gelu",),
+            "position_embedding_type": ("absolute",)}
 IGNORED = {
     r"bert\.embeddings\.position_ids": "positions are counted",
     r"bert\.pooler\..*": "no pooler",
@@ -26,116 +31,70 @@ WORDS = "bert.embeddings.word_embeddings.weight"
 HEAD = "cls.predictions"
 
 
-def plan(config, tensors, settings):
-    """How a BERT file fills `text_encoder`.
-
-    Args:
-      config: a whole config. tensors: name -> array. settings: the file's config.json, a dict.
-
-    Returns:
-      A `Plan`.
-
-    Raises:
-      UserError: the file's model is of another kind or size, or `init.bert_layers` has no meaning.
-    """
-    model, report = config.model, Report(f"{config.init.bert} -> {ENCODER}")
-    names = {canonical(name): name for name in tensors}
-    depth = len({m[1] for m in map(re.compile(r"bert\.encoder\.layer\.(\d+)\.").match, names) if m})
-    check_settings(
-        report.title, model, sizes(names, tensors, settings),
-        [("model_type", settings.get("model_type"), ("bert",)),
-         ("hidden_act", settings.get("hidden_act"), ("gelu",)),
-         ("position_embedding_type", settings.get("position_embedding_type"), ("absolute",))])
-    layers = source_layers(config, depth)
+def fill(config, tensors, settings, leaves):
+    """See `foreign.fill`; a UserError too where `init.bert_layers` has no meaning."""
+    model = config.model
+    places = [*(f"text_{i}" for i in range(model.text_layers)),  # bottom up
+              *(f"fusion_{i}" for i in range(model.fusion_layers))]
+    file = EncoderFile(f"{config.init.bert} -> {ENCODER}", tensors, settings, RENAMED)
+    file.check(model, sizes(file), SETTINGS)
+    count = depth(file.names, r"bert\.encoder\.layer\.(\d+)\.")
+    layers = source_layers(config, count)
     table = embeddings_table((ENCODER, "embeddings"), "bert.embeddings")
-    for place, layer in zip(places(model), layers):
-        if layer != FRESH:
+    fresh = {}
+    for place, layer in zip(places, layers):
+        if layer == FRESH:
+            fresh[place] = "init.bert_layers says -1"
+        else:
             table += layer_table((ENCODER, place), f"bert.encoder.layer.{layer}")
-    if any(name.startswith(HEAD) for name in names):
+    if any(name.startswith(HEAD) for name in file.names):
         table += words_table((ENCODER, "head"), HEAD)
-    mark_fresh(report, model, layers, table)
-    mark_ignored(report, names, tensors, layers)
-    entries = [entry._replace(sources=tuple(names.get(name, name) for name in entry.sources))
-               for entry in table]
-    return Plan(tensors, entries, report)
+    else:
+        fresh["head"] = "the file has no MLM head"
+    for path in leaves:
+        if path[2] == "cross":
+            file.report.fresh(path, "BERT has no cross-attention")
+        elif path[1] in fresh:
+            file.report.fresh(path, fresh[path[1]])
+    file.ignore(IGNORED | {rf"bert\.encoder\.layer\.{layer}\..*": "not in init.bert_layers"
+                           for layer in range(count) if layer not in layers})
+    check_tied(file, f"{HEAD}.decoder.weight", WORDS)
+    check_tied(file, f"{HEAD}.decoder.bias", f"{HEAD}.bias")
+    return file.fill(table, leaves, model.patch_size), file.report
 
 
-def canonical(name):
-    """A tensor's name as newer files with a head have it."""
-    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
-    name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-    return re.sub(r"^(?=embeddings\.|encoder\.|pooler\.)", "bert.", name)
-
-
-def sizes(names, tensors, settings):
+def sizes(file):
     """Fields of the model block that a file tells; None where it does not."""
-    def axis(name, number):
-        shape = tensors[names[name]].shape if name in names else ()
-        return int(shape[number]) if len(shape) > number else None
-
-    return {"vocab_size": axis(WORDS, 0), "text_width": axis(WORDS, 1),
-            "max_positions": axis("bert.embeddings.position_embeddings.weight", 0),
-            "text_mlp_width": axis("bert.encoder.layer.0.intermediate.dense.weight", 0),
-            "text_heads": settings.get("num_attention_heads")}
+    words, width = file.shape(WORDS, 2)
+    return {"vocab_size": words, "text_width": width,
+            "max_positions": file.shape("bert.embeddings.position_embeddings.weight", 2)[0],
+            "text_mlp_width": file.shape("bert.encoder.layer.0.intermediate.dense.weight", 2)[0],
+            "text_heads": file.settings.get("num_attention_heads")}
 
 
-def places(model):
-    """Our layers, bottom up."""
-    return [*(f"text_{i}" for i in range(model.text_layers)),
-            *(f"fusion_{i}" for i in range(model.fusion_layers))]
-
-
-def source_layers(config, depth):
-    """For each of our layers the layer of the file, or FRESH.
-
-    Raises:
-      UserError: the file has more or fewer layers and the config does not say which go where.
-    """
+def source_layers(config, count):
+    """For each of our layers the layer of the file, or FRESH."""
     wanted = config.model.text_layers + config.model.fusion_layers
     chosen = tuple(config.init.bert_layers)
-    if not chosen and depth == wanted:
-        return tuple(range(depth))
-    which = (f"which of {config.init.bert}'s {depth} layers (0 to {depth - 1}, or -1 for a fresh "
+    if not chosen and count == wanted:
+        return tuple(range(count))
+    which = (f"which of {config.init.bert}'s {count} layers (0 to {count - 1}, or -1 for a fresh "
              f"one) each of the {wanted} text and fusion layers takes")
     if not chosen:
-        raise UserError(f"init.bert_layers is empty, but {config.init.bert} has {depth} layers and "
+        raise UserError(f"init.bert_layers is empty, but {config.init.bert} has {count} layers and "
                         f"the model {wanted} (model.text_layers + model.fusion_layers); set it to "
                         f"{which}.")
-    if len(chosen) != wanted or not all(FRESH <= layer < depth for layer in chosen):
+    if len(chosen) != wanted or not all(FRESH <= layer < count for layer in chosen):
         raise UserError(f"init.bert_layers is {chosen}; it must say {which}.")
     return chosen
 
 
-def mark_fresh(report, model, layers, table):
-    """Names the rule of every parameter that no tensor fills."""
-    for i in range(model.fusion_layers):
-        cross = layer_table((f"fusion_{i}",), "", cross=True)
-        for entry in cross:
-            if entry.path[1] == "cross":
-                report.fresh((ENCODER, *entry.path), "BERT has no cross-attention")
-    for place, layer in zip(places(model), layers):
-        if layer == FRESH:
-            for entry in layer_table((ENCODER, place), ""):
-                report.fresh(entry.path, "init.bert_layers says -1")
-    if not any(entry.path[1] == "head" for entry in table):
-        for entry in words_table((ENCODER, "head"), ""):
-            report.fresh(entry.path, "the file has no MLM head")
-
-
-def mark_ignored(report, names, tensors, layers):
-    """Names the rule of every tensor that is left out on purpose."""
-    for name, original in names.items():
-        for pattern, rule in IGNORED.items():
-            if re.fullmatch(pattern, name):
-                report.ignore(original, rule)
-        number = re.match(r"bert\.encoder\.layer\.(\d+)\.", name)
-        if number and int(number[1]) not in layers:
-            report.ignore(original, "not in init.bert_layers")
-    for copy, tied in ((f"{HEAD}.decoder.weight", WORDS),
-                       (f"{HEAD}.decoder.bias", f"{HEAD}.bias")):
-        if copy not in names or tied not in names:
-            continue
-        if np.array_equal(tensors[names[copy]], tensors[names[tied]]):
-            report.ignore(names[copy], f"tied to {names[tied]}")
-        else:
-            report.wrong(names[copy], f"differs from {names[tied]}, which is the same tensor here")
+def check_tied(file, copy, tied):
+    """Leaves out a tensor that is another one once more."""
+    copy, tied = file.names.get(copy), file.names.get(tied)
+    if copy is None or tied is None:
+        return
+    if np.array_equal(file.tensors[copy], file.tensors[tied]):
+        file.report.ignore(copy, f"tied to {tied}")
+    else:
+        file.report.wrong(copy, f"differs from {tied}, which is the same tensor here")

@@ -17,13 +17,7 @@ import numpy as np
 
 from albef_jax.errors import UserError
 from albef_jax.weights.foreign.salesforce import (
-    Entry,
-    bert_table,
-    decoder_table,
-    linear,
-    momentum_name,
-    vit_table,
-)
+    Entry, bert_table, decoder_table, depth, linear, momentum_name, vit_table)
 from albef_jax.weights.stored import state_shapes
 
 PROJECTIONS = ("vision_proj", "text_proj")
@@ -38,28 +32,17 @@ MEMORY = {
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """The public names of one kind of model; what a state holds is known by its task.
+    """The public names of one kind of model; what a state holds is known by its task."""
 
-    Attributes:
-      name: as in the module's table; also `config.task`.
-      bert: what follows `text_encoder.` in official names.
-      words: the text encoder has an MLM head.
-      pairs: two fusion layers for each of the config, and two images.
-      decoder: has a text decoder.
-      heads: linear layers besides. classes: outputs of `cls_head`, 0: there is none.
-      temp: has a temperature.
-      memory: names in `TrainState.memory` that the official layout has too.
-    """
-
-    name: str
-    bert: str = ""
-    words: bool = False
-    pairs: bool = False
-    decoder: bool = False
-    heads: tuple[str, ...] = ()
-    classes: int = 0
-    temp: bool = False
-    memory: tuple[str, ...] = ()
+    name: str  # as in the module's table; also `config.task`
+    bert: str = ""  # what follows `text_encoder.` in official names
+    words: bool = False  # the text encoder has an MLM head
+    pairs: bool = False  # two fusion layers for each of the config, and two images
+    decoder: bool = False  # has a text decoder
+    heads: tuple[str, ...] = ()  # linear layers besides
+    classes: int = 0  # outputs of `cls_head`, 0: there is none
+    temp: bool = False  # has a temperature
+    memory: tuple[str, ...] = ()  # names in `TrainState.memory` that the official layout has too
 
     def params_table(self, model):
         """Entries of the online parameters; `model` is a config's model block."""
@@ -129,11 +112,7 @@ KINDS = {kind.name: kind for kind in (
 
 
 def kind_of(name):
-    """The kind of that name.
-
-    Raises:
-      UserError: there is none.
-    """
+    """The kind of that name, or a UserError."""
     if name not in KINDS:
         raise UserError(f"{name!r} is no kind of ALBEF weights; choose one of "
                         f"{', '.join(KINDS)} (grounding checkpoints are 'retrieval').")
@@ -141,11 +120,8 @@ def kind_of(name):
 
 
 def detect(tensors, path):
-    """The kind of an official state dict, by its names; `path` is for the sentence.
-
-    Raises:
-      UserError: the names fit none, or more than one.
-    """
+    """The kind of an official state dict, by its names; a UserError, about `path`, if they fit none
+    or several."""
     parts = {name.split(".")[0] for name in tensors}
     if not {"visual_encoder", "text_encoder"} <= parts:
         raise UserError(f"{path} is no ALBEF checkpoint: it has no tensors visual_encoder.* and "
@@ -180,10 +156,6 @@ def sizes(tensors, kind, path):
                             f"kind ({', '.join(KINDS)}) or a complete checkpoint.")
         return found
 
-    def depth(pattern):
-        found = {m[1] for m in map(re.compile(pattern).match, tensors) if m}
-        return len(found)
-
     text = f"text_encoder.{kind.bert}"
     layers = re.escape(f"{text}encoder.layer.") + r"(\d+)\."
     vit_width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight", 4)
@@ -193,14 +165,14 @@ def sizes(tensors, kind, path):
     if side * side != tokens - 1:
         raise UserError(f"{path} has {tokens - 1} position embeddings of patches, which is no "
                         "square grid; only square images are supported.")
-    fusion = depth(layers + "crossattention")
+    fusion = depth(tensors, layers + "crossattention")
     found = {
         "vit_width": vit_width, "patch_size": patch, "image_size": side * patch,
-        "vit_depth": depth(r"visual_encoder\.blocks\.(\d+)\."),
+        "vit_depth": depth(tensors, r"visual_encoder\.blocks\.(\d+)\."),
         "vit_mlp_ratio": shape("visual_encoder.blocks.0.mlp.fc1.weight", 2)[0] / vit_width,
         "vocab_size": vocab, "text_width": text_width,
         "max_positions": shape(f"{text}embeddings.position_embeddings.weight", 2)[0],
-        "text_layers": depth(layers) - fusion,
+        "text_layers": depth(tensors, layers) - fusion,
         "fusion_layers": fusion // 2 if kind.pairs else fusion,
         "text_mlp_width": shape(f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0]}
     if "vision_proj" in kind.heads:

@@ -5,11 +5,10 @@ are `[out, in]` there and `[in, out]` here; the three (two) projections of an at
 matrix here.
 """
 
+import re
 from typing import NamedTuple
 
-from flax.traverse_util import flatten_dict, unflatten_dict
 import numpy as np
-
 
 EMPTY_HERE, EMPTY_THERE = -1, -100  # places of the id queue that hold no image id
 
@@ -43,24 +42,21 @@ def _norm(path, name):
 
 def vit_table(depth, prefix="visual_encoder"):
     """Entries of the image encoder."""
-    root = (prefix,)
     table = [
-        Entry((*root, "cls_token"), (f"{prefix}.cls_token",), "copy"),
-        Entry((*root, "pos_embed"), (f"{prefix}.pos_embed",), "copy"),
-        Entry((*root, "patch_embed", "kernel"), (f"{prefix}.patch_embed.proj.weight",), "conv"),
-        Entry((*root, "patch_embed", "bias"), (f"{prefix}.patch_embed.proj.bias",), "copy"),
-        *_norm((*root, "norm"), f"{prefix}.norm"),
-    ]
+        Entry((prefix, "cls_token"), (f"{prefix}.cls_token",), "copy"),
+        Entry((prefix, "pos_embed"), (f"{prefix}.pos_embed",), "copy"),
+        Entry((prefix, "patch_embed", "kernel"), (f"{prefix}.patch_embed.proj.weight",), "conv"),
+        Entry((prefix, "patch_embed", "bias"), (f"{prefix}.patch_embed.proj.bias",), "copy"),
+        *_norm((prefix, "norm"), f"{prefix}.norm")]
     for i in range(depth):
-        ours, theirs = (*root, f"block_{i}"), f"{prefix}.blocks.{i}"
+        ours, theirs = (prefix, f"block_{i}"), f"{prefix}.blocks.{i}"
         table += [
             *_norm((*ours, "norm1"), f"{theirs}.norm1"),
             *linear((*ours, "attn", "qkv", "dense"), f"{theirs}.attn.qkv"),
             *linear((*ours, "attn", "proj"), f"{theirs}.attn.proj"),
             *_norm((*ours, "norm2"), f"{theirs}.norm2"),
             *linear((*ours, "mlp", "fc1"), f"{theirs}.mlp.fc1"),
-            *linear((*ours, "mlp", "fc2"), f"{theirs}.mlp.fc2"),
-        ]
+            *linear((*ours, "mlp", "fc2"), f"{theirs}.mlp.fc2")]
     return table
 
 
@@ -86,7 +82,7 @@ def layer_table(root, prefix, cross=False, key_value=True):
       root: our path. prefix: the official one. cross: with cross-attention.
       key_value: with key and value projections of its own in cross-attention.
     """
-    own = f"{prefix}.attention"
+    own, other = f"{prefix}.attention", f"{prefix}.crossattention"
     table = [
         *linear((*root, "attention", "qkv", "dense"),
                 *(f"{own}.self.{part}" for part in ("query", "key", "value"))),
@@ -94,15 +90,12 @@ def layer_table(root, prefix, cross=False, key_value=True):
         *_norm((*root, "attention", "norm"), f"{own}.output.LayerNorm"),
         *linear((*root, "ffn", "mlp", "fc1"), f"{prefix}.intermediate.dense"),
         *linear((*root, "ffn", "mlp", "fc2"), f"{prefix}.output.dense"),
-        *_norm((*root, "ffn", "norm"), f"{prefix}.output.LayerNorm"),
-    ]
+        *_norm((*root, "ffn", "norm"), f"{prefix}.output.LayerNorm")]
     if cross:
-        other = f"{prefix}.crossattention"
         table += [
             *linear((*root, "cross", "query", "dense"), f"{other}.self.query"),
             *linear((*root, "cross", "output"), f"{other}.output.dense"),
-            *_norm((*root, "cross", "norm"), f"{other}.output.LayerNorm"),
-        ]
+            *_norm((*root, "cross", "norm"), f"{other}.output.LayerNorm")]
     if cross and key_value:
         table += linear((*root, "cross", "key_value", "dense"),
                         f"{other}.self.key", f"{other}.self.value")
@@ -139,46 +132,15 @@ def decoder_table(layers):
     return table
 
 
-def teacher_table(model):
-    """Entries of the parts that have a momentum copy. `model` is a config's model block."""
-    return [
-        *vit_table(model.vit_depth),
-        *bert_table(model.text_layers, model.fusion_layers),
-        *linear(("vision_proj", "dense"), "vision_proj"),
-        *linear(("text_proj", "dense"), "text_proj"),
-    ]
-
-
-def pretrain_table(model):
-    """Entries of all online parameters of the pre-training model."""
-    return [*teacher_table(model), *linear(("itm_head", "dense"), "itm_head"),
-            Entry(("temp",), ("temp",), "copy")]
-
-
 def momentum_name(name):
     """The official name of a tensor's momentum copy: `text_proj.bias` -> `text_proj_m.bias`."""
     part, rest = name.split(".", 1)
     return f"{part}_m.{rest}"
 
 
-def read_tree(table, tensors, rename=lambda name: name):
-    """Official tensors -> our nested dict of numpy arrays.
-
-    Args:
-      table: entries to fill. tensors: official name -> array. rename: applied to every name.
-    """
-    return unflatten_dict({entry.path: to_leaf(entry, [tensors[rename(name)]
-                                                  for name in entry.sources])
-                      for entry in table})
-
-
-def write_tensors(table, tree, patch_size, rename=lambda name: name):
-    """Our tree -> official name -> numpy array; the inverse of `read_tree`."""
-    flat, tensors = flatten_dict(tree), {}
-    for entry in table:
-        parts = to_tensors(entry, np.asarray(flat[entry.path]), patch_size)
-        tensors.update(zip((rename(name) for name in entry.sources), parts))
-    return tensors
+def depth(names, pattern):
+    """How many layers some names speak of: different first groups of a pattern at their start."""
+    return len({found[1] for found in map(re.compile(pattern).match, names) if found})
 
 
 def shapes_there(entry, shape, patch_size):
@@ -191,6 +153,32 @@ def shapes_there(entry, shape, patch_size):
     if entry.layout == "conv":
         return [(shape[1], shape[0] // patch_size**2, patch_size, patch_size)]
     return [(1, *shape) if entry.layout in ("scalar", "ids") else shape]
+
+
+def read_leaves(table, tensors, leaves, patch_size, report):
+    """Official tensors -> our leaves, strictly.
+
+    Args:
+      table: entries. tensors: name -> array, all of a file. patch_size: of the model.
+      leaves: path -> shape and dtype of each leaf of the model.
+      report: a `weights.report.Report`; knows already what is ignored or fresh.
+
+    Returns:
+      Path -> numpy array, of the entries.
+
+    Raises:
+      UserError: a tensor is missing, left over, misshapen or not finite; a leaf has no value.
+    """
+    for path, sources, _ in table:
+        report.use(sources, path)
+    for entry in (entry for entry in table if entry.path in leaves):
+        leaf = leaves[entry.path]
+        for name, shape in zip(entry.sources, shapes_there(entry, leaf.shape, patch_size)):
+            if name in tensors:
+                report.inspect(name, tensors[name], shape, leaf.dtype)
+    report.check(tensors, leaves)
+    return {entry.path: to_leaf(entry, [tensors[name] for name in entry.sources])
+            for entry in table}
 
 
 def to_leaf(entry, parts):

@@ -96,17 +96,11 @@ def _what_else(path, start):
 
 
 # All that a pickle can get hold of is immutable, so that it can change nothing here.
-class StorageType(NamedTuple):
-    """Stands for a class such as `torch.FloatStorage`."""
-
-    name: str
-
-
 class Storage(NamedTuple):
     """What the pickle says about a storage: the record that holds it, its type and length."""
 
     record: str
-    type: StorageType
+    type: str
     size: int
 
 
@@ -143,7 +137,7 @@ ADMITTED = {
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
     ("collections", "OrderedDict"): OrderedDict,
-    **{("torch", name): StorageType(name) for name in STORAGES},
+    **{("torch", name): name for name in STORAGES},
 }
 
 
@@ -160,11 +154,10 @@ class _Unpickler(pickle.Unpickler):
         return ADMITTED[module, name]
 
     def persistent_load(self, pid):
-        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"
-                and isinstance(pid[1], StorageType)):
-            raise pickle.UnpicklingError(f"an unknown reference {str(pid)[:80]}")
-        _, kind, record, _, size = pid
-        return Storage(record, kind, size)
+        match pid:
+            case "storage", str(kind), record, _, size if kind in STORAGES:
+                return Storage(record, kind, size)
+        raise pickle.UnpicklingError(f"an unknown reference {str(pid)[:80]}")
 
 
 def _read_torch_zip(path):
@@ -190,22 +183,15 @@ def _read_torch_zip(path):
                         "alone, or do not use the file.") from None
     except Exception as error:  # damaged input makes zipfile and pickle raise nearly anything
         raise _damaged(path, error) from None
-    described = _state_dict(pickled, path)
-    with open(path, "rb") as file:
-        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    described, buffer = _state_dict(pickled, path), _mapped(path)
     try:
-        return {name: _array(tensor, records, root, buffer)
-                for name, tensor in described.items()}
+        return {name: _array(tensor, records, root, buffer) for name, tensor in described.items()}
     except (ValueError, TypeError, KeyError, struct.error) as error:
         raise _damaged(path, error) from None
 
 
 def _state_dict(pickled, path):
-    """name -> Tensor.
-
-    Raises:
-      UserError: there is none.
-    """
+    """name -> Tensor; a UserError where there is none."""
     for key in WRAPPERS:
         if isinstance(pickled, dict) and isinstance(pickled.get(key), dict):
             pickled = pickled[key]
@@ -220,12 +206,8 @@ def _state_dict(pickled, path):
 
 
 def _array(tensor, records, root, buffer):
-    """A view of the mapped file.
-
-    Raises:
-      ValueError, KeyError: the tensor does not fit its storage, or the storage the file.
-    """
-    storage, dtype = tensor.storage, np.dtype(STORAGES[tensor.storage.type.name])
+    """A view of the mapped file; ValueError or KeyError where it would not be in there."""
+    storage, dtype = tensor.storage, np.dtype(STORAGES[tensor.storage.type])
     info = records[f"{root}data/{storage.record}"]
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"its record {info.filename} is compressed")
@@ -238,13 +220,18 @@ def _array(tensor, records, root, buffer):
     if len(tensor.shape) != len(tensor.strides) or any(
             number < 0 for number in (tensor.offset, *tensor.shape, *tensor.strides)):
         raise ValueError("a tensor has a negative size")
-    last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides))
-    if 0 not in tensor.shape and last >= storage.size:
-        raise ValueError(f"a tensor is larger than its record {info.filename}")
     if 0 in tensor.shape:
         return np.zeros(tensor.shape, dtype)
+    last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides))
+    if last >= storage.size:
+        raise ValueError(f"a tensor is larger than its record {info.filename}")
     return np.ndarray(tensor.shape, dtype, buffer, start + tensor.offset * dtype.itemsize,
                       tuple(step * dtype.itemsize for step in tensor.strides))
+
+
+def _mapped(path):
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _damaged(path, error):
@@ -258,10 +245,9 @@ def _damaged(path, error):
 def _read_safetensors(path):
     """name -> array of a safetensors file."""
     header, buffer, start = _open_safetensors(path)
+    header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
-        if name == "__metadata__":
-            continue
         if entry["dtype"] not in SAFETENSORS_DTYPES:
             raise UserError(f"{path} holds {name} as {entry['dtype']}, which is not a type that "
                             "weights are trained in; save it as F32 or BF16.")
@@ -272,11 +258,7 @@ def _read_safetensors(path):
 
 
 def read_metadata(path):
-    """The free-text metadata of a safetensors file, a dict; empty when it has none.
-
-    Raises:
-      UserError: the file is damaged.
-    """
+    """The free-text metadata of a safetensors file, a dict; a UserError where it is damaged."""
     return _open_safetensors(local_copy(path))[0].get("__metadata__", {})
 
 
@@ -289,7 +271,6 @@ def _open_safetensors(path):
             pass
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from None
-    with open(path, "rb") as file:
-        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    buffer = _mapped(path)
     (length,) = struct.unpack_from("<Q", buffer)
     return json.loads(buffer[8:8 + length]), buffer, 8 + length

@@ -18,12 +18,11 @@ ALIGNMENT = 64  # bytes; torch maps records that begin at multiples of it
 
 
 def write_torch_file(path, tensors, wrapper="model"):
-    """Writes `{wrapper: {name: tensor}}` in torch's zip format.
+    """Writes `{wrapper: {name: tensor}}` in torch's zip format to a new local file.
 
     Names of one and the same array object share a storage, as tied tensors of torch do.
 
     Args:
-      path: of the new file, local.
       tensors: name -> numpy array. wrapper: key of the state dict; '' to write it bare.
     """
     storages = {}  # id of an array -> (record, array)
