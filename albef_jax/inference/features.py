@@ -12,7 +12,7 @@ from albef_jax.data.fields.image import ImageField
 from albef_jax.data.fields.text import TextField
 from albef_jax.errors import UserError
 from albef_jax.evaluators.heat import explainer, explanation
-from albef_jax.evaluators.pairs import match_logits, score_pairs
+from albef_jax.evaluators.pairs import score_pairs
 from albef_jax.inference.inputs import as_images, as_texts, name_of
 from albef_jax.inference.model import Model, NotOffered
 
@@ -197,14 +197,13 @@ class FeatureModel(Model):
 
 @functools.lru_cache(maxsize=64)
 def probability(match):
-    """The function of blocks for `score_pairs` that gives probabilities of a match, `[g, s]`."""
-    logits = match_logits(match)
-
-    def of_blocks(params, image_embeds, text_embeds, real_mask, text_mask):
+    """The function for `score_pairs` that gives probabilities of a match, `[g]`."""
+    def of_pairs(params, image_embeds, text_embeds, real_mask, text_mask):
         del text_mask
-        return jax.nn.softmax(logits(params, image_embeds, text_embeds, real_mask))[..., 1]
+        return jax.nn.softmax(match(params, image_embeds=image_embeds, text_embeds=text_embeds,
+                                    text_mask=real_mask))[..., 1]
 
-    return of_blocks
+    return of_pairs
 
 
 def check_query(kind, text, image, rerank):
