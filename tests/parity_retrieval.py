@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from albef_jax.evaluators import grounding, recall
-from albef_jax.evaluators.pairs import match_logits
 from albef_jax.models.resample import upsample
 from albef_jax.objectives import contrastive
 from parity_aligned import (
@@ -66,7 +65,7 @@ def run_evaluation(case, report):
         params, jnp.asarray(arrays["input_ids"], jnp.int32), mask)
     sims = np.asarray(image_feat @ text_feat.T)
     n, m = sims.shape
-    match = jax.jit(match_logits(functions["match"]))(
+    match = jax.jit(jax.vmap(functions["match"], (None, None, 1, 1), 1))(
         params, image, jnp.tile(text, (n, 1, 1, 1)), jnp.tile(mask, (n, 1, 1)))[..., 1]
     scores = {
         "score_i2t": np.where(recall.candidates(sims, k), match, recall.UNSCORED),

@@ -20,11 +20,7 @@ COMMON_OPTIONS = {"every": (0, 0), "batch_size": (64, 1)}
 
 
 def evaluator_class(kind):
-    """The class that the `kind` of a block of `config.evals` names.
-
-    Raises:
-      UserError: there is none.
-    """
+    """The class that the `kind` of a block of `config.evals` names; UserError if there is none."""
     return find_class(kind, KINDS, Evaluator, "The kind of an evals block")
 
 
@@ -54,8 +50,7 @@ def make_evaluators(config, tokenizer, problems=None):
 def make_evaluator(name, block, config, tokenizer, opened=None):
     """The evaluator of one block of `config.evals`; see `make_evaluators`.
 
-    Args:
-      name: of the block. opened: sources by their blocks, which takes that of this one.
+    `opened` has sources by their blocks, and takes that of this one.
     """
     kind = evaluator_class(block.get("kind"))
     settings = settings_of(f"The evals block {name!r} of kind {block['kind']!r}", kind, block)
@@ -64,20 +59,12 @@ def make_evaluator(name, block, config, tokenizer, opened=None):
     if key not in opened:
         opened[key] = make_source(block["source"])
     fields = task_class(config.task).fields(config)
-    check_fields({field: fields[field] for field in kind.asks}, opened[key],
-                 f"evals.{name}.source")
+    check_fields({field: fields[field] for field in kind.asks}, opened[key], f"evals.{name}.source")
     return kind(opened[key], settings, config, tokenizer)
 
 
 def check_task(name, kind, config):
-    """Checks that the task of a config has the functions and fields that an evaluator needs.
-
-    Args:
-      name: of its block. kind: of the block.
-
-    Raises:
-      UserError: with the kinds that fit.
-    """
+    """UserError where a config's task lacks functions or fields that the evaluator `name` needs."""
     calls, fields = make_task(config).predict_fns().keys(), task_class(config.task).fields(config)
 
     def fits(kind):
@@ -91,12 +78,11 @@ def check_task(name, kind, config):
 
 
 def settings_of(where, kind, block):
-    """The options of a block, checked; those that it leaves out have their defaults.
+    """The options of a block for a class of evaluators, checked; left out, they are the defaults.
 
-    Args:
-      where: what the block is called in messages. kind: class of the evaluator.
+    `where` is what messages call the block.
     """
-    options = COMMON_OPTIONS | kind.options
+    options, settings = COMMON_OPTIONS | kind.options, {}
     for name in block:
         if name not in options and name not in ("kind", "source"):
             raise UserError(f"{where} has an unknown field {name!r}; its fields are kind, source, "
@@ -104,38 +90,40 @@ def settings_of(where, kind, block):
     if not block.get("source"):
         raise UserError(f"{where} has no source; give it one, for example "
                         "source=dict(kind='json', files=('dev.json',), image_roots=('images',)).")
-    return {name: checked(where, name, block.get(name, default), default, least)
-            for name, (default, least) in options.items()}
-
-
-def checked(where, name, value, default, least):
-    """A value of an option that has this default and least value; see `Evaluator.options`."""
-    if least is None or isinstance(default, tuple):
-        kind, wanted = (str, "words, such as ('red', 'blue')") if least is None else (
-            int, f"numbers of at least {least}, such as (16, 128)")
-        good = isinstance(value, (list, tuple)) and all(
-            isinstance(item, kind) and (least is None or item >= least) for item in value)
-        if not good:
-            raise UserError(f"{where} has {name}={value!r}; give a tuple of {wanted}.")
-        return tuple(value)
-    if isinstance(least, (str, tuple)):
-        if not isinstance(value, str) or (isinstance(least, tuple) and value not in least):
-            wanted = f"choose one of {least}" if least else "give a text"
+    for name, (default, least) in options.items():
+        value, (fits, wanted) = block.get(name, default), rule(default, least)
+        if not fits(value):
             raise UserError(f"{where} has {name}={value!r}; {wanted}.")
-        return value
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not value >= least:
-        raise UserError(f"{where} has {name}={value!r}; make it a number of at least {least}.")
-    return value
+        settings[name] = tuple(value) if isinstance(value, list) else value
+    return settings
+
+
+def rule(default, least):
+    """What a value of an option must be: a test, and words; see `Evaluator.options`."""
+    def is_number(value):
+        is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_real and value >= least
+
+    def each(test):
+        return lambda value: isinstance(value, (list, tuple)) and all(map(test, value))
+
+    if least is None:
+        return each(lambda item: isinstance(item, str)), (
+            "give a tuple of words, such as ('red', 'blue')")
+    if isinstance(default, tuple):
+        return each(lambda item: isinstance(item, int) and item >= least), (
+            f"give a tuple of numbers of at least {least}, such as (16, 128)")
+    if isinstance(least, tuple):
+        return least.__contains__, f"choose one of {least}"
+    if isinstance(least, str):
+        return lambda value: isinstance(value, str), "give a text"
+    return is_number, f"make it a number of at least {least}"
 
 
 def check_best_metric(config, evaluators):
-    """Checks that `checkpoint.best_metric` names a value that its evaluator yields.
+    """UserError where `checkpoint.best_metric` names a value that its evaluator does not yield.
 
     Where only a run can tell, `check_measured` says it after the first.
-
-    Raises:
-      UserError: it does not, with the names that it has.
     """
     best = config.checkpoint.best_metric
     name, _, _ = best.partition("/")
@@ -145,14 +133,7 @@ def check_best_metric(config, evaluators):
 
 
 def check_measured(best_metric, name, measured):
-    """Checks that `checkpoint.best_metric` is among the values of an evaluator, if it is of this.
-
-    Args:
-      best_metric: as in the config. name: of the evaluator. measured: names of its values.
-
-    Raises:
-      UserError: it is not, with the names that there are.
-    """
+    """UserError where the best metric is one of this evaluator and not among what it measured."""
     evaluator, _, value = best_metric.partition("/")
     if evaluator == name and value not in measured:
         raise UserError(f"checkpoint.best_metric is {best_metric!r}, but evals.{name} has no value "

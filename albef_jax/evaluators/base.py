@@ -16,11 +16,10 @@ from albef_jax.tasks import make_task, task_class
 class Forward:
     """A model as evaluators see it: the functions of its task by name, on parameters that stay.
 
-    What one evaluator has encoded is kept for those after it and for the page about the run.
-
     Attributes:
       params: online parameters, on the mesh. functions: of `Task.predict_fns`, by name.
-      mesh: where they run. kept: what was encoded, by what it was encoded of; see `once`.
+      mesh: where they run. kept: what was encoded, for the evaluators after it and the page about
+        the run, by what it was encoded of; see `once`.
     """
 
     def __init__(self, params, functions, mesh):
@@ -28,7 +27,6 @@ class Forward:
         self.kept = {}
 
     def __getitem__(self, name):
-        """A function of `Task.predict_fns`."""
         return self.functions[name]
 
     def __contains__(self, name):
@@ -68,23 +66,15 @@ def _compiled(function, mesh):
 
 
 class Chart(NamedTuple):
-    """Values over the steps of training, as the page about a run draws them.
+    """Values over the steps of training, as the page about a run draws them."""
 
-    Attributes:
-      title: '{name}' in it stands for the evaluator; lines of charts of one title share it.
-      lines: name of a value -> what the legend calls it, four at most.
-      dashed: names of values that are drawn beside these lines, in their order and colours.
-      blind: name of a value that says what knowing nothing gives: a horizontal line.
-      note: what is dashed. top: the chart is at least this high. colour: of the first line, 0 to 3.
-    """
-
-    title: str
-    lines: Mapping[str, str]
-    dashed: tuple[str, ...] = ()
-    blind: str = ""
-    note: str = ""
-    top: float = -math.inf
-    colour: int = 0
+    title: str  # '{name}' in it stands for the evaluator; lines of charts of one title share it
+    lines: Mapping[str, str]  # name of a value -> what the legend calls it, four at most
+    dashed: tuple[str, ...] = ()  # values drawn beside these lines, in their order and colours
+    blind: str = ""  # a value that says what knowing nothing gives: a horizontal line
+    note: str = ""  # what is dashed
+    top: float = -math.inf  # the chart is at least this high
+    colour: int = 0  # of the first line, 0 to 3
 
 
 class Group(NamedTuple):
@@ -98,10 +88,8 @@ class Group(NamedTuple):
 class Table(NamedTuple):
     """The values of an evaluator as the page about a run shows them.
 
-    Attributes:
-      rows: a title, and for each group a list of values, None where nothing was measured: one for
-        each column, or one for all of them.
-      groups: of columns.
+    A row is a title, and for each group a list of values, None where nothing was measured: one for
+    each column, or one for all of them.
     """
 
     rows: list[tuple[str, list[list[float | None]]]]
@@ -117,39 +105,28 @@ class Evaluator:
 
     Attributes:
       options: of the block, beside `kind`, `source`, `every` and `batch_size`: name -> (default,
-        least). Without a least value the option is a tuple of words, with a text for it a text,
-        with a tuple for it one of these texts; with a tuple as its default it is a tuple of
-        numbers.
-      calls: names of `Task.predict_fns` that it needs.
-      asks: names of the fields of its task that it needs of its source.
-      labels: name of a value -> what a person reads; see `label`.
-      headline: the values on top of the page -> what stands over them.
-      charts: of its values.
+        least). A least value of None means a tuple of words, '' a text, a tuple one of its texts;
+        with a tuple as default the option is a tuple of numbers, else a number.
       source: the `data.sources.Source` of its block.
       settings: its options by name. config, tokenizer: of the run.
       fields: those of its task that it asks for, by name; not opened.
-      description: one line about its data.
-      predictions: after a run, what the model said, as plain values; None: nothing to keep.
     """
 
     options: Mapping[str, tuple[Any, Any]] = {}
-    calls: tuple[str, ...] = ()
-    asks: tuple[str, ...] = ()
-    labels: Mapping[str, str] = {}
-    headline: Mapping[str, str] = {}
-    charts: tuple[Chart, ...] = ()
-    description = ""
-    predictions = None
+    calls: tuple[str, ...] = ()  # names of `Task.predict_fns` that it needs
+    asks: tuple[str, ...] = ()  # names of the fields of its task that it needs of its source
+    labels: Mapping[str, str] = {}  # name of a value -> what a person reads; see `label`
+    headline: Mapping[str, str] = {}  # the values on top of the page -> what stands over them
+    charts: tuple[Chart, ...] = ()  # of its values
+    description = ""  # one line about its data
+    predictions = None  # after a run, what the model said, as plain values; None: nothing to keep
 
     def __init__(self, source, settings, config, tokenizer):
-        """Opens the data.
+        """Opens the data; UserError if it cannot be used.
 
         Args:
           source: a source, or its block. settings: its options by name, all of them.
           config: of the run, whole. tokenizer: of the run; None if its task reads no texts.
-
-        Raises:
-          UserError: the data cannot be used.
         """
         self.source, self.settings = make_source(source), settings
         self.config, self.tokenizer = config, tokenizer
@@ -158,9 +135,9 @@ class Evaluator:
 
     def inputs(self, call):
         """The fields of its task, by name, whose arrays a function of `Task.predict_fns` takes."""
-        names = inspect.signature(make_task(self.config).predict_fns()[call]).parameters.keys()
-        return {name: field for name, field in task_class(self.config.task).fields(
-            self.config).items() if field.spec().keys() <= names}
+        takes = inspect.signature(make_task(self.config).predict_fns()[call]).parameters.keys()
+        fields = task_class(self.config.task).fields(self.config)
+        return {name: field for name, field in fields.items() if field.spec().keys() <= takes}
 
     def names(self):
         """The names that `run` yields, in order; None where only a run can tell."""
@@ -183,30 +160,32 @@ class Evaluator:
         return Table([(cls.label(name), [[value]]) for name, value in values.items()])
 
     def beneath(self, name, values):
-        """Lines beneath a headline: what to compare it with.
+        """Lines beneath a headline, one of `headline`: what to compare it with.
 
-        Args:
-          name: of `headline`. values: all that were measured with it, by name.
+        `values` are all that were measured with it, by name.
         """
         del name, values
         return []
 
     def examples(self, forward, teacher):
-        """What the page shows of a few examples; pictures are Pillow images.
+        """What the page shows of a few examples, or UserError with why there is nothing.
+
+        Of a section that two evaluators have, the page shows the later one's: ours come in the
+        order of `evaluators.KINDS`, then others. Pictures are Pillow images.
 
         Args:
           forward: of the online parameters. teacher: of the momentum copy; None if there is none.
 
         Returns:
-          Sections by name; one that two evaluators have is the later one's (ours come in the order
-          of `evaluators.KINDS`, then others). `rows`, for any task: a list of dicts with `pictures`
-          (a list), `text`, `choices` (likeliest first, dicts with `text`, `share`, `right`),
-          `truth` (a text) and `hit`. The others: `text_queries` and `image_queries`, see
-          `queries.queries`; `pseudo_targets`, see `queries.pseudo_targets`; `words`, see
-          `words.hidden_words`; `heat`, see `heat.source_pictures`.
-
-        Raises:
-          UserError: there is nothing to show, and why.
+          Sections by name:
+          - `rows`, for any task: a list of dicts with
+            - `pictures`, a list, and `text`: the example;
+            - `choices`, likeliest first: dicts with `text`, `share` (0 to 1) and `right`;
+            - `truth`, a text, and `hit`, whether the likeliest is right.
+          - `text_queries` and `image_queries`: see `queries.queries`.
+          - `pseudo_targets`: see `queries.pseudo_targets`.
+          - `words`: see `words.hidden_words`.
+          - `heat`: see `heat.source_pictures`.
         """
         del forward, teacher
         return {}

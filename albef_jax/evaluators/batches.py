@@ -40,21 +40,17 @@ def run_batches(function, params, batches, mesh, total, what=""):
             may_stop()
             waiting.append((batch, _send(function, params, batch, mesh)))
             if len(waiting) > IN_FLIGHT:
-                yield _fetch(*waiting.popleft(), bar)
+                yield jax.device_get(waiting.popleft())
+                bar.update()
         while waiting:
-            yield _fetch(*waiting.popleft(), bar)
+            yield jax.device_get(waiting.popleft())
+            bar.update()
 
 
 def _send(function, params, batch, mesh):
     mine = local_rows(mesh, len(next(iter(batch.values()))))
     arrays = {name: array[mine] for name, array in batch.items() if name not in (MASK, INDEX)}
     return function(params, **shard_batch(arrays, mesh))
-
-
-def _fetch(batch, result, bar):
-    result = jax.device_get(result)
-    bar.update()
-    return batch, result
 
 
 def taken(function, arrays):

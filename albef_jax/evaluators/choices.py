@@ -1,11 +1,31 @@
-"""What a model chooses in an example, as the page about a run shows it."""
+"""What evaluators share whose model chooses an answer: their page, and what stands beside it."""
 
 import numpy as np
 
 from albef_jax.evaluators.answer_scores import normalise_answer
+from albef_jax.evaluators.base import Chart, Evaluator
 from albef_jax.evaluators.queries import SHOWN
 
 EXAMPLES = 8  # spread evenly over the held-out set: nothing is picked for looking good
+
+
+class ChoiceEvaluator(Evaluator):
+    """Values by name of a type or class are `accuracy_NAME`; `majority` needs no model."""
+
+    labels = {"majority": "always the commonest answer"}
+
+    @classmethod
+    def label(cls, name):
+        return super().label(name.replace("accuracy_", "accuracy: "))
+
+    def beneath(self, name, values):
+        return [f"always the commonest: {values['majority']:.1f}%"] if "majority" in values else []
+
+
+def chart(lines):
+    """The chart of these values (name -> legend) above always giving the commonest answer."""
+    return Chart("Held-out {name}, %", lines, blind="majority",
+                 note="dashed: always the commonest answer", top=100)
 
 
 def choices(rows, example, texts, shares, truth):

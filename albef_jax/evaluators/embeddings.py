@@ -6,57 +6,54 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from albef_jax.evaluators.batches import run_batches
 from albef_jax.parallel.mesh import replicated
 
-# Of a device's memory: a fourth for one table, a half for all; training and evaluation share the
-# rest.
+# Of a device's memory: a fourth for one table of rows, a half for all; training and evaluation
+# share the rest.
 SHARE, TABLES = 4, 2
 UNKNOWN_MEMORY = 16 * 2**30  # bytes; CPUs do not say how much they have
 
 
 def table_bytes():
-    """What one table may take on each device."""
+    """What one table of rows may take on each device."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit", UNKNOWN_MEMORY) // SHARE
 
 
-class Table:
-    """Rows `[n, ...]` that arrive batch by batch.
+def run_encoder(forward, encoder, batches, total, count, what):
+    """Embeddings `[n, ...]` and features `[count, e]` of the first rows of some batches.
 
-    Attributes:
-      rows: a jax array, whole on every device, or a host array if that is too large; those past
-        the last real row are padding. None before the first batch.
+    Embeddings are a jax array, whole on every device, or a host array if that is too large; those
+    past `count` are padding.
+
+    Args:
+      forward: a `Forward`. encoder: of its functions. batches, total, what: see `run_batches`.
     """
+    encoder, feats, rows, filled = forward.compiled(encoder), [], None, 0
+    room = min(table_bytes(), TABLES * table_bytes() - forward.kept_bytes())
 
-    def __init__(self, batches, mesh, kept=0):
-        """`batches`: how many will arrive. `mesh`: the devices, with `kept` bytes of others."""
-        self._batches, self._mesh = batches, mesh
-        self._room = min(table_bytes(), TABLES * table_bytes() - kept)
-        self._added = self._fetched = 0
-        self.rows = None
+    def encode(params, **arrays):
+        """What the host is to fetch of a batch; embeddings only where it keeps them itself."""
+        nonlocal rows, filled
+        embeds, feats_be = encoder(params, **arrays)
+        if rows is None:
+            shape = total * len(embeds), *embeds.shape[1:]
+            rows = (np.empty(shape, embeds.dtype) if total * embeds.nbytes > room else
+                    jnp.zeros(shape, embeds.dtype, device=replicated(forward.mesh)))
+        if isinstance(rows, np.ndarray):
+            return embeds, feats_be
+        rows = write(rows, embeds, np.int32(filled))
+        filled += len(embeds)
+        return (), feats_be
 
-    def add(self, batch):
-        """Takes a batch `[b, ...]` on the devices; returns what `fetched` wants to have later."""
-        if self.rows is None:
-            self._allocate(batch)
-        if isinstance(self.rows, np.ndarray):
-            return batch
-        self.rows = write(self.rows, batch, np.int32(self._added))
-        self._added += len(batch)
-        return ()
-
-    def fetched(self, batch):
-        """Takes on the host what `add` returned, in the same order."""
-        if len(batch):
-            self.rows[self._fetched:self._fetched + len(batch)] = batch
-            self._fetched += len(batch)
-
-    def _allocate(self, batch):
-        shape = (self._batches * len(batch), *batch.shape[1:])
-        if self._batches * batch.nbytes > self._room:
-            self.rows = np.empty(shape, batch.dtype)
-        else:
-            self.rows = jnp.zeros(shape, batch.dtype, device=replicated(self._mesh))
+    for _, (embeds, feats_be) in run_batches(encode, forward.params, batches, forward.mesh, total,
+                                             what):
+        if isinstance(rows, np.ndarray):
+            rows[filled:filled + len(embeds)] = embeds
+            filled += len(embeds)
+        feats.append(feats_be)
+    return rows, np.concatenate(feats)[:count]
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -79,11 +76,10 @@ def slabs(rows, mesh):
       (start, stop, first, part): rows start..stop-1 are in `part` on the devices, which begins
       with row `first`.
     """
-    n = len(rows)
-    size = n
+    size = n = len(rows)
     if isinstance(rows, np.ndarray):
         size = min(n, max(1, table_bytes() // (rows.nbytes // n)))
     for start in range(0, n, size):
         first = min(start, n - size)
-        yield start, start + size, first, on_devices(rows[first:first + size] if size < n
-                                                     else rows, mesh)
+        part = rows[first:first + size] if size < n else rows
+        yield start, start + size, first, on_devices(part, mesh)

@@ -1,8 +1,4 @@
-"""Grounding without box annotations: does the heat map of a phrase find its object?
-
-ALBEF section 5 ("Visual Grounding"). Maps come from `models.gradcam`, by way of the task's
-`itm_heat` and `itc_heat`.
-"""
+"""Grounding without box annotations (ALBEF section 5): does the heat of a phrase find its box?"""
 
 import functools
 
@@ -53,12 +49,10 @@ class GroundingEvaluator(Evaluator):
         self.description = f"{len(self._rows)} phrases, {self._mode} heat maps"
 
     def names(self):
-        """See `Evaluator.names`."""
         return ["pointing_game", "pointing_centre", "pointing_random"] + (
             ["iou_0.5", "iou_0.5_random"] if self._proposals else [])
 
     def run(self, forward):
-        """Yields (name, percent)."""
         find = text_heat(forward[f"{self._mode}_heat"], self._mode, self.settings["layer"])
         heat = self._rows.run(forward, find, "phrases")
         get, rows = self.source.get, range(len(heat))
@@ -82,13 +76,11 @@ class GroundingEvaluator(Evaluator):
                 for truth, of_image in zip(boxes, proposals))
 
     def beneath(self, name, values):
-        """See `Evaluator.beneath`."""
         blind = {"the middle of the image": "pointing_centre", "a random place": "pointing_random"}
         return [", ".join(f"{what}: {values[name]:.1f}%" for what, name in blind.items()
                           if name in values)]
 
     def examples(self, forward, teacher):
-        """Heat maps of phrases and their words."""
         return {"heat": source_pictures(forward, self)}
 
 
@@ -104,13 +96,9 @@ def text_heat(heat, mode, layer):
 
 
 def best_proposal(heat_hw, proposals):
-    """The proposal with the largest sum of heat over the root of its area.
+    """The first of the proposals (x, y, width, height) with most heat over the root of its area.
 
-    Args:
-      heat_hw: at the size of the image. proposals: boxes x, y, width, height.
-
-    Returns:
-      One of them, the first of equals; None if no sum is above 0.
+    None if none has a sum above 0. `heat_hw` is at the size of the image.
     """
     best, best_score = None, 0.0
     for box in proposals:

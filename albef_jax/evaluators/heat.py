@@ -21,19 +21,12 @@ EXAMPLES, WORDS, SIDE = 5, 10, 120
 
 
 class Explanation(NamedTuple):
-    """Where a model looks.
+    """Where a model looks."""
 
-    Attributes:
-      heat: of the whole text, float32 `[g, g]` over the g x g patches of the image.
-      words: w words; none in mode 'itc', where the text is read as a whole.
-      word_heat: float32 `[w, g, g]`.
-      score: probability of a match ('itm') or cosine similarity ('itc').
-    """
-
-    heat: np.ndarray
-    words: list[str]
-    word_heat: np.ndarray
-    score: float
+    heat: np.ndarray  # of the whole text, float32 `[g, g]` over the g x g patches of the image
+    words: list[str]  # w words; none in mode 'itc', where the text is read as a whole
+    word_heat: np.ndarray  # float32 `[w, g, g]`
+    score: float  # probability of a match ('itm') or cosine similarity ('itc')
 
 
 @functools.lru_cache(maxsize=64)
@@ -44,7 +37,7 @@ def explainer(heat, mode, layer=-1):
     public code; in 'itc', where the text is read as a whole, tokens have none.
 
     Args:
-      heat: `itm_heat` or `itc_heat` of `Task.predict_fns`. mode: 'itm' or 'itc'.
+      heat: `itm_heat` or `itc_heat` of `Task.predict_fns`, as `mode` says ('itm', 'itc').
       layer: as in `models.gradcam`; -1: its default.
     """
     def itm(params, image, text_ids, text_mask):
@@ -63,9 +56,7 @@ def explainer(heat, mode, layer=-1):
 def explanation(result, row, ids_l, tokenizer):
     """One row of an explainer's result, word pieces joined to words."""
     heat, tokens, scores = result
-    words, numbers = join_pieces(ids_l, tokenizer)
-    if tokens is None:
-        words = []
+    words, numbers = ([], None) if tokens is None else join_pieces(ids_l, tokenizer)
     word_heat = np.zeros((len(words), *heat.shape[1:]), np.float32)
     if words:
         np.add.at(word_heat, numbers[numbers >= 0], np.asarray(tokens[row])[numbers >= 0])
@@ -112,23 +103,18 @@ def word_shares(explained):
 def source_pictures(forward, evaluator):
     """Heat maps of a few examples of an `Evaluator`'s source, for the page about a run.
 
-    Args:
-      forward: a `Forward` with the function `itm_heat`.
-
-    Returns:
-      list of dicts: `picture`, `heat` (of the whole text, with the box where there is one),
-      `text`, `score` (probability of a match) and `words` (dicts with `text`, `picture`, `share`
-      of the hottest word).
+    `forward` has the function `itm_heat`. A list of dicts comes back: `picture`, `heat` (of the
+    whole text, with the box where there is one), `text`, `score` (probability of a match) and
+    `words` (dicts with `text`, `picture`, `share` of the hottest word).
     """
     fields = {name: evaluator.fields[name] for name in ("image", "text")}
     data = EvalRows(evaluator.source, fields, evaluator.tokenizer, evaluator.config.data)
     examples = spread(len(data), EXAMPLES)
     arrays = data.some(examples)
-    result = jax.device_get(forward.compiled(explainer(forward["itm_heat"], "itm"))(
-        forward.params, **arrays))
-    return [picture_row(data, example, explanation(result, row, arrays["text_ids"][row],
-                                                   evaluator.tokenizer))
-            for row, example in enumerate(examples)]
+    explain = forward.compiled(explainer(forward["itm_heat"], "itm"))
+    result = jax.device_get(explain(forward.params, **arrays))
+    return [picture_row(data, example, explanation(result, row, ids, evaluator.tokenizer))
+            for row, (example, ids) in enumerate(zip(examples, arrays["text_ids"]))]
 
 
 def picture_row(data, example, explained):

@@ -1,7 +1,4 @@
-"""Held-out images and texts, encoded once for all evaluators of a model.
-
-What the encoders make stays on the devices as long as it fits.
-"""
+"""Held-out images and texts, encoded once for all evaluators of a model."""
 
 from contextlib import closing
 from itertools import islice
@@ -9,9 +6,9 @@ from itertools import islice
 import numpy as np
 
 from albef_jax.data.eval_sets import EvalSet
-from albef_jax.evaluators.batches import run_batches, whole_rows
-from albef_jax.evaluators.embeddings import Table
-from albef_jax.evaluators.pairs import match_logits, score_pairs
+from albef_jax.evaluators.batches import whole_rows
+from albef_jax.evaluators.embeddings import run_encoder
+from albef_jax.evaluators.pairs import score_pairs
 from albef_jax.evaluators.recall import UNSCORED
 
 
@@ -59,7 +56,7 @@ class HeldOut:
         return self._set.picture(int(image))
 
     def encode_images(self, forward):
-        """All images, once: embeddings `[n, t, d]` (see `Table.rows`), unit features `[n, e]`.
+        """All images, once: embeddings `[n, t, d]` and unit features `[n, e]`; see `run_encoder`.
 
         What another encoded of this source is used, as far as it reaches.
         """
@@ -73,7 +70,7 @@ class HeldOut:
         return self._once(forward, "encode_image", self.num_images, encode)
 
     def encode_texts(self, forward):
-        """All texts, once: embeddings `[m, l, d]` (see `Table.rows`), unit features `[m, e]`."""
+        """All texts, once: embeddings `[m, l, d]` and unit features `[m, e]`."""
         def encode():
             size, m = whole_rows(self.batch_size, forward.mesh), len(self.texts)
             # A row past the end repeats the last one: a row without any token has no softmax.
@@ -90,17 +87,13 @@ class HeldOut:
     def match(self, forward, pair_image, pair_text, per_image=1):
         """The match logits `[p, 2]` of pairs of an image and a text; see `pairs.score_pairs`."""
         texts = {"text_embeds": self.encode_texts(forward)[0], "text_mask": self.text_mask}
-        return score_pairs(forward, match_logits(forward["match"]), self.encode_images(forward)[0],
-                           texts, pair_image, pair_text, self.batch_size, per_image, "pairs")
+        return score_pairs(forward, forward["match"], self.encode_images(forward)[0], texts,
+                           pair_image, pair_text, self.batch_size, per_image, "pairs")
 
     def match_scores(self, forward, chosen_it, per_image=1):
-        """The logits of a match of chosen pairs; the others are not computed.
+        """The logit of a match, float32 `[n, m]`, of the chosen pairs, bool `[n, m]`.
 
-        Args:
-          chosen_it: bool `[n, m]`, which pairs. forward, per_image: see `pairs.score_pairs`.
-
-        Returns:
-          float32 `[n, m]`, `UNSCORED` where not chosen.
+        Others are not computed and `UNSCORED`. `forward`, `per_image`: see `pairs.score_pairs`.
         """
         image, text = np.nonzero(chosen_it)
         match = np.full(chosen_it.shape, UNSCORED, np.float32)
@@ -115,23 +108,3 @@ class HeldOut:
         embeds, feats = forward.once((self._set.source, what), encode,
                                      enough=lambda kept: len(kept[1]) >= count)
         return embeds[:count] if isinstance(embeds, np.ndarray) else embeds, feats[:count]
-
-
-def run_encoder(forward, encoder, batches, total, count, what):
-    """Embeddings, a `Table`'s rows, and features `[count, e]` of the first rows of some batches.
-
-    Args:
-      forward: a `Forward`. encoder: of its functions. batches, total, what: see `run_batches`.
-    """
-    encoder, feats = forward.compiled(encoder), []
-    table = Table(total, forward.mesh, forward.kept_bytes())
-
-    def encode(params, **arrays):
-        embeds, feats_be = encoder(params, **arrays)
-        return table.add(embeds), feats_be
-
-    for _, (embeds, feats_be) in run_batches(encode, forward.params, batches, forward.mesh, total,
-                                             what):
-        table.fetched(embeds)
-        feats.append(feats_be)
-    return table.rows, np.concatenate(feats)[:count]

@@ -35,14 +35,15 @@ class MatchingEvaluator(Evaluator):
         self._held_out = data = HeldOut.of(self)
         rng = np.random.default_rng(self.config.seed)
         self._texts = texts = rng.permutation(one_text_per_image(data.text_image, rng))
-        self._groups = split_groups(np.arange(len(texts)), settings["group_size"])
-        if not self._groups:
+        groups = split_groups(np.arange(len(texts)), settings["group_size"])
+        if not groups:
             raise UserError("The evals block of kind 'matching' needs at least two different "
                             "images; give its source more, or raise max_images.")
-        self._draws = [rng.random((2, len(rows))) for rows in self._groups]
-        self._candidates = [candidates(self._describes(rows)) for rows in self._groups]
-        asked = sum(int(c.any(axis=1).sum()) for c in self._candidates)
-        left_out = sum(map(len, self._groups)) - asked
+        # Of each group: its rows, a random and a hard draw for each, and what may be drawn.
+        self._groups = [(rows, rng.random((2, len(rows))), candidates(self._describes(rows)))
+                        for rows in groups]
+        asked = sum(int(candidate.any(axis=1).sum()) for *_, candidate in self._groups)
+        left_out = sum(map(len, groups)) - asked
         if not asked:
             raise UserError("The evals block of kind 'matching' finds no negatives: every caption "
                             "is true of every image of its group; raise group_size.")
@@ -50,34 +51,25 @@ class MatchingEvaluator(Evaluator):
             f", {left_out} left out for want of a negative" if left_out else "")
 
     def names(self):
-        """See `Evaluator.names`."""
         return ["itm_accuracy_random", "itm_accuracy_hard"]
 
     def run(self, forward):
-        """Yields (name, percent)."""
         data = self._held_out
-        _, image_feats = data.encode_images(forward)
-        _, text_feats = data.encode_texts(forward)
-        pairs = {"positive": [], "random": [], "hard": []}
-        for rows, candidate, (draw_random, draw_hard) in zip(self._groups, self._candidates,
-                                                             self._draws):
-            texts = self._texts[rows]
+        image_feats, text_feats = data.encode_images(forward)[1], data.encode_texts(forward)[1]
+        pairs = []  # of each group `[3, 2, a]`: true ones, random negatives, hard ones
+        for rows, draws, candidate in self._groups:
+            texts, asked = self._texts[rows], np.flatnonzero(candidate.any(axis=1))
             sims = image_feats[data.text_image[texts]] @ text_feats[texts].T
-            asked = rows[candidate.any(axis=1)]
-            pairs["positive"].append(np.stack([asked, asked]))
-            pairs["random"].append(rows[negative_pairs(np.zeros_like(sims), draw_random,
-                                                       candidate)])
-            pairs["hard"].append(rows[negative_pairs(sims / self.settings["temperature"],
-                                                     draw_hard, candidate)])
-        image, text = self._texts[np.concatenate(
-            [np.concatenate(kind, 1) for kind in pairs.values()], 1)]
+            logits = np.zeros_like(sims), sims / self.settings["temperature"]
+            pairs.append(rows[np.stack([
+                [asked, asked], *(negative_pairs(*one, candidate) for one in zip(logits, draws))])])
+        image, text = self._texts[np.concatenate(pairs, axis=2)].swapaxes(0, 1).reshape(2, -1)
         logits = data.match(forward, data.text_image[image], text)
-        positive, random, hard = np.split(logits[:, 1] > logits[:, 0], len(pairs))
+        positive, random, hard = np.split(logits[:, 1] > logits[:, 0], 3)
         for name, negative in (("random", random), ("hard", hard)):
             yield f"itm_accuracy_{name}", 50 * float(positive.mean() + 1 - negative.mean())
 
     def beneath(self, name, values):
-        """See `Evaluator.beneath`."""
         return ["guessing: 50%"]
 
     def _describes(self, rows):
@@ -101,17 +93,12 @@ def split_groups(items, group_size):
 
 
 def candidates(describes_it):
-    """What may replace one side of each pair of a group.
+    """What may replace one side of each pair of a group: bool `[g, g]`, see `of_pairs`.
 
-    Args:
-      describes_it: whether text t is true of image i, bool `[g, g]`; the pairs themselves are on
-        the diagonal and never candidates.
-
-    Returns:
-      bool `[g, g]`, one row per pair: over the images for even pairs, over the texts for odd ones.
+    `describes_it`: whether text t is true of image i, bool `[g, g]`; the pairs themselves are on
+    the diagonal and never candidates.
     """
-    false_it = ~describes_it & ~np.eye(len(describes_it), dtype=bool)
-    return of_pairs(false_it)
+    return of_pairs(~describes_it & ~np.eye(len(describes_it), dtype=bool))
 
 
 def of_pairs(values_it):
@@ -121,16 +108,15 @@ def of_pairs(values_it):
 
 
 def negative_pairs(sims_it, uniform_g, candidates_gc):
-    """One negative per pair of a group, drawn with probability softmax(similarity).
+    """The images and the texts of negatives, int `[2, a]`, one for each pair with a candidate.
+
+    Even pairs keep their text, odd pairs keep their image.
 
     Args:
-      sims_it: similarity over temperature of image i and text t, `[g, g]`.
+      sims_it: similarity over temperature of image i and text t, `[g, g]`: one is drawn with
+        probability softmax(similarity).
       uniform_g: `[g]` in [0, 1), one draw per pair.
       candidates_gc: what may be drawn, bool `[g, g]`, see `candidates`.
-
-    Returns:
-      int `[2, a]`, the image and the text of each negative, in order of the pairs that have a
-      candidate: even pairs keep their text, odd pairs keep their image.
     """
     pairs = np.flatnonzero(candidates_gc.any(axis=1))
     logits = np.where(candidates_gc, of_pairs(sims_it), -np.inf)[pairs]

@@ -23,22 +23,6 @@ PAIRS_PER_CALL = 1024
 UNUSED = -1  # an image row of a step that is not computed
 
 
-@functools.lru_cache(maxsize=64)
-def match_logits(match):
-    """The function of blocks for `score_pairs` that gives match logits `[g, s, 2]`.
-
-    Args:
-      match: of `Task.predict_fns`, with `image_embeds`, `text_embeds` and `text_mask`.
-    """
-    def of_blocks(params, image_embeds, text_embeds, text_mask):
-        def of_slot(embeds, mask):
-            return match(params, image_embeds=image_embeds, text_embeds=embeds, text_mask=mask)
-
-        return jax.vmap(of_slot, in_axes=1, out_axes=1)(text_embeds, text_mask)
-
-    return of_blocks
-
-
 def score_pairs(forward, score, images, texts, pair_image, pair_text, batch_size, per_image=1,
                 what=""):
     """Scores pairs in blocks of `per_image` texts that share one image.
@@ -49,10 +33,10 @@ def score_pairs(forward, score, images, texts, pair_image, pair_text, batch_size
 
     Args:
       forward: the model, a `Forward`.
-      score: pure function of params, `image_embeds` `[g, t, d]` and texts `[g, s, l, ...]` by
-        name, g images with s texts each -> `[g, s, ...]`, which does not depend on l; the same one
-        every time, since a new one is compiled anew.
-      images: embeddings `[n, t, d]`, of the devices or the host; see `embeddings.Table`.
+      score: pure function of params, `image_embeds` `[g, t, d]` and their texts `[g, l, ...]` by
+        name, such as `match` of `Task.predict_fns` -> `[g, ...]`, which does not depend on l; the
+        same one every time, since a new one is compiled anew.
+      images: embeddings `[n, t, d]`, of the devices or the host.
       texts: arrays `[m, l, ...]` by name, `text_mask` of the host among them; l of the others may
         be larger.
       pair_image, pair_text: int `[p]`, rows of `images` and of `texts`.
@@ -96,17 +80,17 @@ def score_pairs(forward, score, images, texts, pair_image, pair_text, batch_size
 
 @functools.lru_cache(maxsize=64)
 def in_steps(score, mesh):
-    """`score` on many batches of rows of tables, one batch after the other.
+    """`score` on c batches of rows of tables, g images with s texts each, one after the other.
 
-    The result is a function of params, an image table `[n, t, d]`, text tables `[m, l, ...]` by
-    name, image rows int32 `[g, c]` and text rows int32 `[g, c, s]`, for c batches of g images with
-    s texts each; it gives `[g, c, s, ...]`. Batches from the first `UNUSED` image row on are left
-    out.
+    A function of params, an image table `[n, t, d]`, text tables `[m, l, ...]` by name, image rows
+    int32 `[g, c]` and text rows int32 `[g, c, s]`; it gives `[g, c, s, ...]`. Batches from the
+    first `UNUSED` image row on are left out.
     """
     def score_steps(params, image_table, text_tables, image_gc, text_gcs):
         def at(step):
             texts = {name: table[text_gcs[:, step]] for name, table in text_tables.items()}
-            return score(params, image_embeds=image_table[image_gc[:, step]], **texts)
+            of_slot = functools.partial(score, params, image_embeds=image_table[image_gc[:, step]])
+            return jax.vmap(lambda texts: of_slot(**texts), in_axes=1, out_axes=1)(texts)
 
         def store(step, out):
             out = jax.lax.dynamic_update_index_in_dim(out, at(step), step, axis=1)
@@ -122,9 +106,8 @@ def in_steps(score, mesh):
 def in_calls(rows, size, steps):
     """Deals numbered rows out to calls of so many steps of `size` rows.
 
-    Yields:
-      int `[size, steps]`, the rows of a call, and bool `[steps]`, which of its steps have any; the
-      last row is there again where there are no more.
+    Yields the rows of a call, int `[size, steps]`, the last one again where there are no more, and
+    which of its steps have any, bool `[steps]`.
     """
     for first in range(0, rows, size * steps):
         row = first + np.arange(size * steps).reshape(steps, size).T
@@ -132,11 +115,10 @@ def in_calls(rows, size, steps):
 
 
 def blocks_by_image(pair_image, per_image):
-    """Lays pairs out in rows of one image each; without pairs there are no rows.
+    """Lays pairs out in rows of one image each, s = `per_image`; without pairs there are none.
 
     Args:
       pair_image: int `[p]`, the image of each pair.
-      per_image: s, pairs in a row.
 
     Returns:
       The image of each row, int `[r]`, ascending, and the pairs of each row, int `[r, s]`. Every

@@ -1,7 +1,4 @@
-"""A few queries with what is found for them, as the page about a run shows them.
-
-They are spread evenly over the held-out set: nothing is picked for looking good.
-"""
+"""A few queries, evenly over the held-out set and none picked for looking good; what they find."""
 
 import jax
 import numpy as np
@@ -10,6 +7,7 @@ from albef_jax.evaluators.recall import UNSCORED, candidates, ranks
 
 QUERIES = 6  # of each kind
 SHOWN = 5  # images, texts or words
+SHOWN_IMAGES = 512  # at most, that the page chooses from
 
 
 def queries(forward, data, k):
@@ -25,42 +23,41 @@ def queries(forward, data, k):
       right one where it is not among the found. `image_queries` the other way round: `texts`, a
       `picture`, and `text` of what is found.
     """
-    rows = spread(data.num_images, 2 * QUERIES)
-    captions = [int(np.argmax(data.text_image == row)) for row in rows[::2]]
+    rows, texts = spread(data.num_images, 2 * QUERIES), data.texts
+    captions = [first_text(data, row) for row in rows[::2]]
     images = rows[1::2]
     sims = data.encode_images(forward)[1] @ data.encode_texts(forward)[1].T
     for_text, for_image = np.zeros(sims.shape, bool), np.zeros(sims.shape, bool)
     for_text[:, captions] = candidates(sims[:, captions].T, k).T
     for_image[images] = candidates(sims[images], k)
-    match = data.match_scores(forward, for_text | for_image)
+    match, every = data.match_scores(forward, for_text | for_image), np.arange(data.num_images)
     score_t2i = np.where(for_text, match, UNSCORED).T
     score_i2t = np.where(for_image, match, UNSCORED)
     return {
         "text_queries": {"k": k, "images": data.num_images, "queries": [
-            text_query(data, text, score_t2i[text]) for text in captions]},
-        "image_queries": {"k": k, "texts": len(data.texts), "queries": [
-            image_query(data, image, score_i2t[image]) for image in images]}}
+            {"caption": texts[text]} | answered(
+                score_t2i[text], every == data.text_image[text], "picture", data.picture)
+            for text in captions]},
+        "image_queries": {"k": k, "texts": len(texts), "queries": [
+            {"picture": data.picture(image)} | answered(
+                score_i2t[image], data.text_image == image, "text", texts.__getitem__)
+            for image in images]}}
 
 
-def text_query(data, text, scores):
-    """What is found for a text; see `queries`."""
-    image = data.text_image[text]
-    found = [{"picture": data.picture(row), "score": float(scores[row]),
-              "right": bool(row == image)} for row in best(scores) if scores[row] != UNSCORED]
-    place = place_of(scores, image) if scores[image] != UNSCORED else None
-    answer = None if any(item["right"] for item in found) else data.picture(image)
-    return {"caption": data.texts[text], "found": found, "place": place, "answer": answer}
+def answered(scores_c, right_c, kind, show):
+    """What is found for one query; see `queries`.
 
-
-def image_query(data, image, scores):
-    """What is found for an image; see `queries`."""
-    own = data.text_image == image
-    found = [{"text": data.texts[text], "score": float(scores[text]), "right": bool(own[text])}
-             for text in best(scores) if scores[text] != UNSCORED]
-    places = [place_of(scores, text) for text in np.flatnonzero(own & (scores != UNSCORED))]
-    answer = None if any(item["right"] for item in found) else data.texts[own.argmax()]
-    return {"picture": data.picture(image), "found": found,
-            "place": min(places, default=None), "answer": answer}
+    Args:
+      scores_c: of all columns, `UNSCORED` of those that are no candidates. right_c: bool `[c]`.
+      kind: 'picture' or 'text', as which `show` gives a column.
+    """
+    scored = scores_c != UNSCORED
+    found, right = [c for c in best(scores_c) if scored[c]], np.flatnonzero(right_c & scored)
+    places = ranks(np.tile(scores_c, (len(right), 1)), right) + 1
+    return {"found": [{kind: show(c), "score": float(scores_c[c]), "right": bool(right_c[c])}
+                      for c in found],
+            "place": min(places.tolist(), default=None),
+            "answer": None if right_c[found].any() else show(right_c.argmax())}
 
 
 def pseudo_targets(forward, teacher, data):
@@ -71,27 +68,25 @@ def pseudo_targets(forward, teacher, data):
       `caption`, `found` (likeliest first, dicts with `text`, `share`, `right`).
     """
     temperature = float(jax.device_get(forward.params["temp"]))
-    images = spread(data.num_images, QUERIES)
+    images, texts = spread(data.num_images, QUERIES), data.texts
     logits = data.encode_images(teacher)[1][images] @ data.encode_texts(teacher)[1].T / temperature
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
-    return {"texts": len(data.texts), "images": [
-        {"picture": data.picture(image),
-         "caption": data.texts[int(np.argmax(data.text_image == image))],
-         "found": [{"text": data.texts[text], "share": float(share[text]),
+    shares = np.asarray(jax.nn.softmax(logits))
+    return {"texts": len(texts), "images": [
+        {"picture": data.picture(image), "caption": texts[first_text(data, image)],
+         "found": [{"text": texts[text], "share": float(share[text]),
                     "right": bool(data.text_image[text] == image)} for text in best(share)]}
         for image, share in zip(images, shares)]}
+
+
+def first_text(data, image):
+    """The number of the first text of an image."""
+    return int(np.argmax(data.text_image == image))
 
 
 def spread(size, count):
     """At most `count` different rows of `size`, evenly apart."""
     centres = (np.arange(count) + 0.5) * size / count
     return list(dict.fromkeys(int(centre) for centre in centres)) if size else []
-
-
-def place_of(scores_c, target):
-    """The place of a column from 1, see `recall.ranks`."""
-    return int(ranks(scores_c[None], np.array([target]))[0]) + 1
 
 
 def best(scores_c):

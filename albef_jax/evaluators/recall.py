@@ -54,19 +54,15 @@ def recalls(score_i2t, score_t2i, text_image):
       score_i2t: `[n, m]`, score of every text for each image.
       score_t2i: `[m, n]`, score of every image for each text.
       text_image: int `[m]`, the image of each text; an image with several texts counts as found
-        at the place of its best one.
+        at the place of its best one. ValueError if an image has none.
 
     Returns:
       dict of `RECALLS`: `i2t_r1`, `i2t_r5`, `i2t_r10`, `t2i_r1`, `t2i_r5`, `t2i_r10`, `r_mean`.
-
-    Raises:
-      ValueError: an image has no text.
     """
     if len(np.unique(text_image)) != len(score_i2t):
         raise ValueError("recall needs at least one text for every image")
     places = {"i2t": ranks(score_i2t, best_of_each(score_i2t, text_image)),
               "t2i": ranks(score_t2i, text_image)}
-    values = {f"{way}_r{depth}": float(100 * np.count_nonzero(places[way] < depth)
-                                       / len(places[way]))
+    values = {f"{way}_r{depth}": 100 * np.count_nonzero(places[way] < depth) / len(places[way])
               for way in WAYS for depth in DEPTHS}
     return values | {MEAN: sum(values.values()) / len(values)}

@@ -1,8 +1,4 @@
-"""Zero-shot image-text retrieval: ITC ranking, then ITM re-ranking of the best candidates.
-
-ALBEF section 4 ("Image-Text Retrieval"): similarities of the unimodal features choose k
-candidates per query; only these are scored by the multimodal encoder.
-"""
+"""Image-text retrieval (ALBEF section 4): ITC ranks all, ITM re-ranks the best k of each query."""
 
 import contextlib
 import time
@@ -12,21 +8,14 @@ import numpy as np
 from albef_jax.evaluators.base import Chart, Evaluator, Group, Table
 from albef_jax.evaluators.heat import source_pictures
 from albef_jax.evaluators.held_out import HeldOut
-from albef_jax.evaluators.queries import pseudo_targets, queries
-from albef_jax.evaluators.recall import (
-    DEPTHS,
-    MEAN,
-    RECALLS,
-    UNSCORED,
-    candidates,
-    recalls,
-)
-from albef_jax.evaluators.words import hidden_words, masked_words
+from albef_jax.evaluators.queries import SHOWN_IMAGES, pseudo_targets, queries
+from albef_jax.evaluators.recall import DEPTHS, MEAN, RECALLS, UNSCORED, candidates, recalls
+from albef_jax.evaluators.words import hidden_words
 
 # Texts that share the keys and values of an image in one block of pairs.
 TEXTS_PER_IMAGE = 16
 SCORES = "scores of candidates"  # the phase that is most of an evaluation
-SHOWN_IMAGES, SHOWN_CANDIDATES = 512, 32  # at most, that queries on the page choose from
+SHOWN_CANDIDATES = 32  # at most, that queries on the page choose from
 TITLES = {"i2t": "image to text", "t2i": "text to image"}
 
 
@@ -61,12 +50,10 @@ class RetrievalEvaluator(Evaluator):
         self.seconds, self.num_pairs = {}, 0
 
     def names(self):
-        """See `Evaluator.names`."""
         return [*(f"itc_{name}" for name in RECALLS),
                 *(f"{name}@{k}" for k in self._ks for name in RECALLS), *RECALLS]
 
     def run(self, forward):
-        """Yields (name, percent)."""
         data, self.seconds = self.held_out, {}
         with self._timed("encode images"):
             _, image_feats = data.encode_images(forward)
@@ -104,7 +91,7 @@ class RetrievalEvaluator(Evaluator):
 
     @classmethod
     def table(cls, values):
-        """Both directions before and after re-ranking; see `Evaluator.table`."""
+        """Both directions before and after re-ranking."""
         def row(*names):
             return [[values.get(f"{stage}{name}") for name in names] for stage in ("itc_", "")]
 
@@ -115,7 +102,6 @@ class RetrievalEvaluator(Evaluator):
             Group("contrastive (ITC)", depths, strong=False), Group("re-ranked (ITM)", depths)))
 
     def beneath(self, name, values):
-        """See `Evaluator.beneath`."""
         before = values.get(f"itc_{name}")
         return [f"{before:.1f}% before re-ranking"] * (before is not None) + [
             f"guessing: {100 / self.held_out.num_images:.2g}%"]
@@ -127,8 +113,8 @@ class RetrievalEvaluator(Evaluator):
         if teacher and "temp" in forward.params:
             sections["pseudo_targets"] = pseudo_targets(forward, teacher, data)
         if "mlm_logits" in forward:
-            masked = masked_words(data.text_ids, self.tokenizer, self.config.seed)
-            sections["words"] = hidden_words(forward, teacher, data, masked, self.tokenizer)
+            sections["words"] = hidden_words(forward, teacher, data, self.tokenizer,
+                                             self.config.seed)
         if "itm_heat" in forward:
             sections["heat"] = source_pictures(forward, self)
         return sections

@@ -10,15 +10,14 @@ import numpy as np
 from albef_jax.data.fields.answers import answers_of, encode_answers, read_answer_list
 from albef_jax.errors import UserError
 from albef_jax.evaluators.answer_scores import RightAnswers, answer_type, normalise_answer
-from albef_jax.evaluators.base import Chart, Evaluator
 from albef_jax.evaluators.batches import Rows, percent
-from albef_jax.evaluators.choices import EXAMPLES, choices
+from albef_jax.evaluators.choices import EXAMPLES, ChoiceEvaluator, chart, choices
 from albef_jax.evaluators.queries import spread
 
 RANKED = 32  # answers whose likelihood the page compares
 
 
-class VqaEvaluator(Evaluator):
+class VqaEvaluator(ChoiceEvaluator):
     """VQA accuracy and exact match, in percent, over all questions and by type.
 
     Yields `vqa_accuracy` (see `RightAnswers.accuracy`) and `exact_match` (with an answer of the
@@ -40,12 +39,10 @@ class VqaEvaluator(Evaluator):
         "beams": (3, 1)}
     calls = ("encode", "rank", "generate")
     asks = ("image", "text")
-    labels = {"vqa_accuracy": "VQA accuracy", "majority": "always the commonest answer",
-              "majority_per_type": "always the commonest of its type"}
+    labels = ChoiceEvaluator.labels | {
+        "vqa_accuracy": "VQA accuracy", "majority_per_type": "always the commonest of its type"}
     headline = {"vqa_accuracy": "VQA accuracy"}
-    charts = (Chart("Held-out {name}, %",
-                    {"vqa_accuracy": "VQA accuracy", "exact_match": "exact match"},
-                    blind="majority", note="dashed: always the commonest answer", top=100),)
+    charts = (chart({"vqa_accuracy": "VQA accuracy", "exact_match": "exact match"}),)
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -57,55 +54,50 @@ class VqaEvaluator(Evaluator):
                        ] if "answers" in source.fields else None
         self.description = f"{len(questions)} questions"
         self.predictions = []
+        if self.settings["mode"] == "rank":  # what is wrong with the list is said at once
+            self.description += f", {len(self._candidates[0])} answers to choose from"
         # The same function for the same model, so that it is compiled once.
-        if self.settings["mode"] == "rank":
-            self._candidates = self._answer_list()
-            encoded = self._encoded(self._candidates)
-            self._answer = functools.cache(functools.partial(
-                choosing, candidates=encoded, k=min(self.settings["k"], len(self._candidates)),
-                first_twice=self.settings["rank"] == "official"))
-            self.description += f", {len(self._candidates)} answers to choose from"
-        else:
-            self._answer = functools.cache(functools.partial(
-                writing, end_id=self.tokenizer.sep_id, length=self.config.data.answer_length,
-                beams=self.settings["beams"] if self.settings["mode"] == "beam" else 1))
+        self._answering = functools.cache(self._answering)
 
     def names(self):
-        """See `Evaluator.names`."""
         if not self._right:
             return []
         return [name for name, _ in scores([""] * len(self._right), self._right, self._types)]
 
     def run(self, forward):
-        """Yields (name, percent)."""
-        if self.settings["mode"] == "rank":
-            answer = self._answer(forward["encode"], forward["rank"])
-            answers = [self._candidates[i] for i in self._rows.run(forward, answer, "questions")]
-        else:
-            answer = self._answer(forward["encode"], forward["generate"])
-            answers = list(map(self.tokenizer.decode, self._rows.run(forward, answer, "questions")))
+        ranked = self.settings["mode"] == "rank"
+        answer = self._answering(forward["encode"], forward["rank" if ranked else "generate"])
+        found = self._rows.run(forward, answer, "questions")
+        answers = [self._answers[i] if ranked else self.tokenizer.decode(i) for i in found]
         ids = self._read("question_id", range(len(answers)))
         self.predictions = [{"question_id": question_id, "answer": answer}
                             for question_id, answer in zip(ids, answers)]
         if self._right:
             yield from scores(list(map(normalise_answer, answers)), self._right, self._types)
 
-    @classmethod
-    def label(cls, name):
-        """See `Evaluator.label`."""
-        return super().label(name.replace("accuracy_", "accuracy: "))
+    def _answering(self, encode, decode):
+        """A function of a batch: the number of each best candidate, or the ids of a free answer."""
+        settings = self.settings
+        if settings["mode"] == "rank":
+            ranked = ranking(encode, decode, self._candidates,
+                             min(settings["k"], len(self._answers)), settings["rank"] == "official")
+        else:
+            beams = settings["beams"] if settings["mode"] == "beam" else 1
+            ranked = of_questions(encode, lambda *questions: decode(
+                *questions, self.tokenizer.sep_id, self.config.data.answer_length, beams))
 
-    def beneath(self, name, values):
-        """See `Evaluator.beneath`."""
-        return [f"always the commonest: {values['majority']:.1f}%"] if "majority" in values else []
+        def best(params, image, text_ids, text_mask):
+            return ranked(params, image, text_ids, text_mask)[0][:, 0]
+
+        return best
 
     def examples(self, forward, teacher):
         """The likeliest answers of the list, and their share of the likelihood."""
         if not self._right:
             raise UserError("The questions of the evaluator of kind 'vqa' have no right answers to "
                             "show; give its source a split with answers.")
-        answers, numbers = self._answer_list(), spread(len(self._rows), EXAMPLES)
-        likeliest = ranking(forward["encode"], forward["rank"], self._encoded(answers),
+        numbers, answers = spread(len(self._rows), EXAMPLES), self._answers
+        likeliest = ranking(forward["encode"], forward["rank"], self._candidates,
                             min(RANKED, len(answers)), False)
         chosen_nk, scores_nk = self._rows.some(forward, likeliest, numbers)
         shares_nk = np.asarray(jax.nn.softmax(scores_nk))
@@ -118,7 +110,8 @@ class VqaEvaluator(Evaluator):
         given = self.source.get(number, "answers")
         return [text for text, _ in sorted(given, key=lambda answer: -answer[1])]
 
-    def _answer_list(self):
+    @functools.cached_property
+    def _answers(self):
         if self.settings["answers"]:
             return read_answer_list(self.settings["answers"])
         if self._right is None:
@@ -126,8 +119,9 @@ class VqaEvaluator(Evaluator):
                             "list to choose from; set answers='answer_list.json', or mode='beam'.")
         return answers_of(self.source)
 
-    def _encoded(self, answers):
-        return encode_answers(answers, self.tokenizer, self.config.data.answer_length)
+    @functools.cached_property
+    def _candidates(self):
+        return encode_answers(self._answers, self.tokenizer, self.config.data.answer_length)
 
     def _read(self, field, default):
         """A field of all questions, if the source has it."""
@@ -136,34 +130,19 @@ class VqaEvaluator(Evaluator):
         return [self.source.get(i, field) for i in range(len(self._rows))]
 
 
+def of_questions(encode, decode):
+    """`decode(params, states, text_mask)` of encoded questions, as a function of their batch."""
+    def decoded(params, image, text_ids, text_mask):
+        states = encode(params, image=image, text_ids=text_ids, text_mask=text_mask)
+        return decode(params, states, text_mask)
+
+    return decoded
+
+
 def ranking(encode, rank, candidates, k, first_twice):
     """The best k candidates of each question, and their scores, both `[b, k]`; see `Vqa.rank`."""
     candidates = tuple(map(jnp.asarray, candidates))
-
-    def of_questions(params, image, text_ids, text_mask):
-        states = encode(params, image=image, text_ids=text_ids, text_mask=text_mask)
-        return rank(params, states, text_mask, candidates, k, first_twice)
-
-    return of_questions
-
-
-def choosing(encode, rank, candidates, k, first_twice):
-    """A function of a batch that gives the number of each best candidate, int `[b]`."""
-    ranked = ranking(encode, rank, candidates, k, first_twice)
-
-    def choose(params, image, text_ids, text_mask):
-        return ranked(params, image, text_ids, text_mask)[0][:, 0]
-
-    return choose
-
-
-def writing(encode, generate, end_id, length, beams):
-    """A function of a batch that gives the ids of each free answer, int `[b, length]`."""
-    def write(params, image, text_ids, text_mask):
-        states = encode(params, image=image, text_ids=text_ids, text_mask=text_mask)
-        return generate(params, states, text_mask, end_id, length, beams)[0][:, 0]
-
-    return write
+    return of_questions(encode, lambda *questions: rank(*questions, candidates, k, first_twice))
 
 
 def scores(answers, right, types):
@@ -188,10 +167,8 @@ def scores(answers, right, types):
 
 def by_type(types):
     """Type -> the rows that have it, most frequent first, without ''."""
-    rows = {name: [i for i, t in enumerate(types) if t == name]
-            for name, _ in Counter(types).most_common()}
-    rows.pop("", None)
-    return rows
+    return {name: [i for i, of_row in enumerate(types) if of_row == name]
+            for name, _ in Counter(types).most_common() if name}
 
 
 def majority_accuracy(right):

@@ -1,4 +1,4 @@
-"""Answers to questions about images."""
+"""Models that say something about one example: an answer to a question, the class of a text."""
 
 import functools
 import os
@@ -10,16 +10,15 @@ import numpy as np
 from albef_jax.data.fields.answers import encode_answers, read_answer_list
 from albef_jax.data.fields.image import ImageField
 from albef_jax.data.fields.text import TextField
-from albef_jax.inference.inputs import as_images, as_texts, load_images, only
+from albef_jax.errors import UserError
+from albef_jax.inference.inputs import as_images, as_texts, only
 from albef_jax.inference.model import Model
 
 
 class Answer(NamedTuple):
-    """An answer and its probability.
+    """An answer, as in the list or as the model wrote it, and its probability.
 
-    Attributes:
-      text: as in the list, or as the model wrote it.
-      probability: among the candidates that were read as a whole; of a written answer, its own.
+    The probability is among the candidates that were read as a whole; of a written answer, its own.
     """
 
     text: str
@@ -34,7 +33,7 @@ class AnswerModel(Model):
     cleaning = "question"
 
     def answer(self, image, question, answers=None, k=128, beams=3):
-        """Answers to a question, best first.
+        """Answers to a question, a list of `Answer`, k or `beams` of them, best first.
 
         Args:
           image: one: a path, an encoded file as bytes, a PIL image, pixels uint8 `[h, w, 3]`.
@@ -44,41 +43,60 @@ class AnswerModel(Model):
           k: with `answers`, how many are read as a whole: those with the likeliest first words.
           beams: without, how many texts are extended in parallel.
 
-        Returns:
-          A list of `Answer`, k or `beams` of them.
-
         Raises:
           UserError: the image or the list cannot be read, an answer is too long, or there are
             several images or questions.
         """
-        pixels = load_images(only(as_images(image), "images"), self.config.model.image_size)
+        image = self._load("image", only(as_images(image), "images"))
         text = self._load("text", only(as_texts(question), "questions"))
-        states = self._call(self.forward["encode"], image=pixels, **text)
+        states, mask = self._call(self.forward["encode"], **image, **text), text["text_mask"]
+        length = self.config.data.answer_length
         if answers is None:
-            return self._write(states, text["text_mask"], beams)
+            write = with_numbers(self.forward["generate"], self.tokenizer.sep_id, length, beams)
+            (ids_kl,), (scores_k,) = jax.device_get(self._call(write, states, mask))
+            return [Answer(self.tokenizer.decode(ids), float(np.exp(score)))
+                    for ids, score in zip(ids_kl, scores_k)]
         texts = (read_answer_list(answers) if isinstance(answers, (str, os.PathLike))
                  else as_texts(answers))
-        candidates = encode_answers(texts, self.tokenizer, self.config.data.answer_length)
-        rank = ranking(self.forward["rank"], min(k, len(texts)))
-        chosen, scores = self._call(rank, states, text["text_mask"], candidates)
-        probabilities = np.asarray(jax.nn.softmax(scores[0]))
-        return [Answer(texts[i], float(p)) for i, p in zip(np.asarray(chosen[0]), probabilities)]
-
-    def _write(self, states, mask_bl, beams):
-        write = writing(self.forward["generate"], self.tokenizer.sep_id,
-                        self.config.data.answer_length, beams)
-        ids_bkl, scores_bk = self._call(write, states, mask_bl)
-        return [Answer(self.tokenizer.decode(ids), float(np.exp(score)))
-                for ids, score in zip(np.asarray(ids_bkl[0]), np.asarray(scores_bk[0]))]
+        # As the public code scores them: the first token counts twice.
+        rank = with_numbers(self.forward["rank"], min(k, len(texts)), True)
+        (chosen_k,), (scores_k,) = jax.device_get(self._call(
+            rank, states, mask, encode_answers(texts, self.tokenizer, length)))
+        return [Answer(texts[i], float(probability))
+                for i, probability in zip(chosen_k, jax.nn.softmax(scores_k))]
 
 
 @functools.lru_cache(maxsize=64)
-def ranking(rank, k):
-    """The best k candidates as the public code scores them; the same function for the same k."""
-    return lambda params, states, mask, candidates: rank(params, states, mask, candidates, k, True)
+def with_numbers(function, *numbers):
+    """A function of arrays that has these as its last arguments; the same for the same numbers."""
+    return lambda *arrays: function(*arrays, *numbers)
 
 
-@functools.lru_cache(maxsize=64)
-def writing(generate, end_id, length, beams):
-    """Answers of at most this length; the same function for the same numbers."""
-    return lambda params, states, mask: generate(params, states, mask, end_id, length, beams)
+class ClassModel(Model):
+    """A model that classifies a text about images, such as visual entailment and NLVR2."""
+
+    calls = ("classify",)
+    asks = {"image": ImageField, "text": TextField}
+
+    def classify(self, images, text):
+        """Class -> probability of a text.
+
+        Args:
+          images: one, or the two that a model of NLVR2 compares; each a path, an encoded file as
+            bytes, a PIL image or pixels uint8 `[h, w, 3]`.
+          text: a hypothesis or a statement about them, cleaned and cut as in evaluation.
+
+        Raises:
+          UserError: an image cannot be read, or there are too few or too many, or several texts.
+        """
+        images, shape = as_images(images), self.fields["image"].spec()["image"].shape
+        views = 1 if len(shape) == 3 else shape[0]
+        if len(images) != views:
+            raise UserError(f"classify got {len(images)} image(s); a model of the task "
+                            f"{self.config.task!r} looks at {views}.")
+        image = self._load("image", images if views == 1 else [images])
+        text = self._load("text", only(as_texts(text), "texts"))
+        (logits_c,) = self._call(self.forward["classify"], **image, **text)
+        probabilities = jax.nn.softmax(logits_c)
+        names = self.task.class_names or map(str, range(len(probabilities)))
+        return dict(zip(names, map(float, probabilities)))

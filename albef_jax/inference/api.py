@@ -13,8 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 
 from albef_jax.errors import UserError
-from albef_jax.inference.answers import AnswerModel
-from albef_jax.inference.classes import ClassModel
+from albef_jax.inference.answers import AnswerModel, ClassModel
 from albef_jax.inference.features import FeatureModel
 from albef_jax.inference.model import Model
 from albef_jax.run.restore import read_tokenizer
@@ -50,8 +49,7 @@ def load(path, weights="online", dtype="float32", batch_size=32, facts=None):
                         "'momentum', and 'float32' or 'bfloat16'.")
     stored = read_export(path, Report(str(path))) if is_export(path) else None
     config = for_use(stored.config if stored else read_config(epath.Path(path)), dtype, path)
-    task = make_task(config)
-    folder = epath.Path(path)
+    task, folder = make_task(config), epath.Path(path)
     tokenizer = read_tokenizer(folder if folder.is_dir() else folder.parent, config)
     wanted = ("params", "teacher") if weights == "momentum" else ("params",)
     leaves = stored.leaves if stored else flatten_dict(read_parts(path, config, wanted))
@@ -62,14 +60,13 @@ def load(path, weights="online", dtype="float32", batch_size=32, facts=None):
 
 
 def for_use(config, dtype, path):
-    """The config of a run, for matrix products of this type and images in any form.
+    """A run's config for matrix products of this type, UserError if its model has none.
 
-    Raises:
-      UserError: the model has no such type.
+    Images may be in any form, and are seen also by a model that was trained without.
     """
     config = config.copy_and_resolve_references().unlock()
     if "engine" in config.data:
-        config.data.engine = "pillow"  # TensorFlow takes seconds to import
+        config.data.update(engine="pillow", blind=False)  # TensorFlow takes seconds to import
     if "dtype" in config.model:
         config.model.dtype = dtype
     elif dtype != "float32":

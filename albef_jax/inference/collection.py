@@ -1,10 +1,11 @@
 """What the shell commands look through: a folder of images, a manifest, or encoded features."""
 
 import dataclasses
+import itertools
 import zipfile
 
-import numpy as np
 from etils import epath
+import numpy as np
 
 from albef_jax.data.sources.json_source import JsonSource
 from albef_jax.errors import UserError
@@ -17,54 +18,41 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 
 @dataclasses.dataclass
 class Collection:
-    """Images, and texts where there are any.
+    """Images, and texts where there are any."""
 
-    Attributes:
-      images: n paths or stored images. names: their names.
-      captions: m texts. caption_images: int `[m]`, the image of each.
-      source, image_root: absolute paths of what was opened ('' for no root).
-    """
-
-    images: list
-    names: list[str]
-    captions: list[str]
-    caption_images: np.ndarray
-    source: str
-    image_root: str = ""
+    images: list  # n paths or stored images
+    names: list[str]  # of the images
+    captions: list[str]  # m texts
+    caption_images: np.ndarray  # int `[m]`, the image of each
+    source: str  # absolute path of what was opened
+    image_root: str = ""  # absolute, '' for none
 
 
 def open_collection(path, image_root=None):
-    """Lists what a folder or a manifest holds; images are read later.
+    """Lists what a folder or a manifest holds, UserError if nothing; images are read later.
 
     Args:
       path: a folder, whose images are found at any depth, or a manifest `.json` (README.md).
       image_root: folder or .tar with the images of a manifest; None: the folder of the manifest.
-
-    Raises:
-      UserError: there is no such file, or no image in it.
     """
     path = epath.Path(path)
     if path.is_dir():
-        return _open_folder(path)
+        images = sorted(_images_in(path))
+        if not images:
+            raise UserError(f"The folder {path} holds no image "
+                            f"({', '.join(sorted(IMAGE_SUFFIXES))}); give another one, or a "
+                            "manifest .json.")
+        return Collection(images, [str(image.relative_to(path)) for image in images], [],
+                          np.zeros(0, np.int64), absolute(path))
     if path.suffix != ".json" or not path.exists():
         raise UserError(f"{path} is neither a folder of images nor a manifest .json; give one of "
                         "these.")
     source = JsonSource([str(path)], [image_root] if image_root else [], merge_images=True)
-    captions = [source.get(i, "text") for i in range(len(source))]
-    return Collection([StoredImage(source, i) for i in range(len(source))],
-                      [source.name(i) for i in range(len(source))],
-                      [text for texts in captions for text in texts],
-                      np.repeat(np.arange(len(source)), [len(texts) for texts in captions]),
+    rows = range(len(source))
+    captions = [source.get(row, "text") for row in rows]
+    return Collection([StoredImage(source, row) for row in rows], list(map(source.name, rows)),
+                      list(itertools.chain(*captions)), np.repeat(rows, list(map(len, captions))),
                       absolute(path), absolute(image_root) if image_root else "")
-
-
-def _open_folder(path):
-    images = sorted(_images_in(path))
-    if not images:
-        raise UserError(f"The folder {path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); "
-                        "give another one, or a manifest .json.")
-    return Collection(images, [str(file.relative_to(path)) for file in images], [],
-                      np.zeros(0, np.int64), absolute(path))
 
 
 def _images_in(folder):
@@ -78,30 +66,19 @@ def _images_in(folder):
 
 @dataclasses.dataclass
 class Features:
-    """A collection's features, as `albef embed` writes them into an .npz file.
+    """A collection's features, as `albef embed` writes them into an .npz file."""
 
-    Attributes:
-      image_names: `[n]`. image_features: float32 `[n, e]`.
-      captions: `[m]`. caption_images: int `[m]`, rows of the images. caption_features: `[m, e]`.
-      source, image_root: of the collection, to read its images again.
-      model: fingerprint of the model; features of another one have nothing in common.
-    """
-
-    image_names: np.ndarray
-    image_features: np.ndarray
-    captions: np.ndarray
-    caption_images: np.ndarray
-    caption_features: np.ndarray
-    source: str
+    image_names: np.ndarray  # `[n]`
+    image_features: np.ndarray  # float32 `[n, e]`
+    captions: np.ndarray  # `[m]`
+    caption_images: np.ndarray  # int `[m]`, rows of the images
+    caption_features: np.ndarray  # float32 `[m, e]`
+    source: str  # of the collection, to read its images again
     image_root: str
-    model: str
+    model: str  # its fingerprint: features of another one have nothing in common
 
     def save(self, path):
-        """Writes the file, complete or not at all.
-
-        Raises:
-          UserError: it cannot be written.
-        """
+        """Writes the file as a whole or not at all; UserError if it cannot."""
         try:
             with completed(path) as unfinished, open(unfinished, "wb") as file:
                 np.savez(file, **dataclasses.asdict(self))
@@ -111,11 +88,7 @@ class Features:
 
     @classmethod
     def load(cls, path):
-        """Reads what `save` wrote.
-
-        Raises:
-          UserError: it is something else.
-        """
+        """Reads what `save` wrote; UserError if it is something else."""
         try:
             with np.load(local_copy(path)) as arrays:
                 fields = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}

@@ -7,31 +7,28 @@ import sys
 
 import jax
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from albef_jax.data.images.pillow import BrokenImage, decode, open_image, read
 from albef_jax.errors import UserError
+from albef_jax.evaluators.heat import overlay, scaled, word_shares
 from albef_jax.files import is_remote, read_bytes, uploaded
 from albef_jax.inference.api import load
 from albef_jax.inference.collection import Features, open_collection
-from albef_jax.inference.explain import draw
 from albef_jax.inference.features import check_query
 from albef_jax.parallel.mesh import use_compile_cache
 
 PROJECTIONS = ("vision_proj", "text_proj")  # of parameters
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_ANSWERS = 5
+SIDE, GAP, LABEL, PER_ROW = 240, 10, 26, 5  # of the sheet of `explain`; pixels, and tiles
 MAX_NAMED = 10  # images that cannot be read, named in the closing line
 
 
 def embed(workdir, source, out, image_root=None, **options):
-    """Encodes the images, and the captions of a manifest, into an .npz file.
+    """Encodes the images, and the captions of a manifest, into an .npz file at `out`.
 
-    Args:
-      workdir: of the model; see `load`. source, image_root: see `open_collection`.
-      out: path of the .npz file. options: of `load`.
-
-    Raises:
-      UserError: nothing can be read or written.
+    `workdir`, `options`: see `load`. `source`, `image_root`: see `open_collection`.
     """
     if not can_write(out):
         raise UserError(f"{out} cannot be written: give --out a file name in a folder that exists.")
@@ -49,9 +46,9 @@ def search(workdir, source, text=None, image=None, image_root=None, k=5, rerank=
     A text finds images. An image finds captions, or images where there are no captions.
 
     Args:
-      workdir: of the model; see `load`. source: a folder, a manifest or an .npz file of `embed`.
+      workdir, options: see `load`. source: a folder, a manifest or an .npz file of `embed`.
       text, image: the query, one of them; `image` is a path.
-      image_root: see `open_collection`. k, rerank: see `Model.search`. options: of `load`.
+      image_root: see `open_collection`. k, rerank: see `FeatureModel.search`.
 
     Raises:
       UserError: nothing can be read, or the features are of another model.
@@ -76,13 +73,7 @@ def search(workdir, source, text=None, image=None, image_root=None, k=5, rerank=
 def answer(workdir, image, question, answers=None, k=128, beams=3):
     """Prints the best answers to a question about an image, with their probabilities.
 
-    Args:
-      workdir: of the model; see `load`. image: path. question: a text.
-      answers: path of a JSON list to choose from; None: the model writes.
-      k, beams: see `AnswerModel.answer`.
-
-    Raises:
-      UserError: nothing can be read, or see `load`.
+    `workdir`: see `load`. `image` and `answers` are paths; the others: see `AnswerModel.answer`.
     """
     use_compile_cache()
     found = load(workdir).answer(image, question, answers, k, beams)
@@ -93,13 +84,7 @@ def answer(workdir, image, question, answers=None, k=128, beams=3):
 def explain(workdir, image, text, out, mode="itm", layer=-1):
     """Writes a picture of where the model looks for each word of a text.
 
-    Args:
-      workdir: of the model; see `load`. image: path. text: about it. out: path of the picture.
-      mode, layer: see `Model.explain`.
-
-    Raises:
-      UserError: the image cannot be read, the picture cannot be written, or see `load` and
-        `Model.explain`.
+    `workdir`: see `load`. `image` and `out` are paths; the others: see `FeatureModel.explain`.
     """
     try:
         picture = decode(open_image(read(functools.partial(read_bytes, image))))
@@ -117,18 +102,37 @@ def explain(workdir, image, text, out, mode="itm", layer=-1):
     print(f"{what} {explained.score:.3f}: {out}")
 
 
+def draw(picture, explained, text):
+    """The picture, the heat of the whole text, and of each word, on one sheet.
+
+    Every map has its own scale of colours; the number says how hot a word is at most, in percent
+    of the hottest one.
+    """
+    picture = scaled(picture, SIDE)
+    tiles = [(picture, text), (overlay(picture, explained.heat), f"all: {explained.score:.2f}")]
+    tiles += [(overlay(picture, heat), f"{word} {100 * share:.0f}%") for word, heat, share in zip(
+        explained.words, explained.word_heat, word_shares(explained))]
+    width, height = picture.width + GAP, picture.height + GAP + LABEL
+    rows = -(-len(tiles) // PER_ROW)
+    sheet = Image.new("RGB", (min(len(tiles), PER_ROW) * width + GAP, rows * height + GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for number, (tile, label) in enumerate(tiles):
+        row, column = divmod(number, PER_ROW)
+        x, y = GAP + column * width, GAP + row * height
+        sheet.paste(tile, (x, y))
+        while label and pen.textlength(label, font) > picture.width:
+            label = label.removesuffix("…")[:-1] + "…"
+        pen.text((x, y + picture.height + 4), label, "black", font)
+    return sheet
+
+
 def can_write(out):
     """Whether a path is a new or old file in a folder that exists; object stores have none."""
-    return is_remote(out) or (not os.path.isdir(out)
-                              and os.path.isdir(os.path.dirname(out) or "."))
+    return is_remote(out) or (not os.path.isdir(out) and os.path.isdir(os.path.dirname(out) or "."))
 
 
 def encode_collection(model, collection):
-    """Features of a folder or a manifest; images that cannot be read are reported and left out.
-
-    Raises:
-      UserError: no image can be read.
-    """
+    """Features of a folder or a manifest; images that cannot be read are reported and left out."""
     broken = {}
     images = model.encode_image(collection.images, progress=True, broken=broken)
     report_broken(collection.source, collection.names, broken)
@@ -145,15 +149,10 @@ def encode_collection(model, collection):
 
 
 def report_broken(source, names, broken):
-    """Says which images were left out.
-
-    Raises:
-      UserError: all of them.
-    """
+    """Says which images were left out; UserError if all of them."""
     if not broken:
         return
-    named = ", ".join(f"{names[row]} ({reason})" for row, reason in
-                      sorted(broken.items())[:MAX_NAMED])
+    named = ", ".join(f"{names[row]} ({why})" for row, why in sorted(broken.items())[:MAX_NAMED])
     if len(broken) == len(names):
         raise UserError(f"No image of {source} can be read: {named}; check the folder of the "
                         "images.")

@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from albef_jax.data.fields.image import ImageField
 from albef_jax.data.fields.text import TextField
 from albef_jax.errors import UserError
 from albef_jax.evaluators.heat import explainer, explanation
-from albef_jax.evaluators.pairs import match_logits, score_pairs
-from albef_jax.inference.inputs import as_images, as_texts, blocks, load_images, name_of, pad
+from albef_jax.evaluators.pairs import score_pairs
+from albef_jax.inference.inputs import as_images, as_texts, name_of
 from albef_jax.inference.model import Model, NotOffered
 
 MODES = ("itm", "itc")  # of heat maps
@@ -22,35 +21,22 @@ TEXTS_PER_IMAGE = 16  # that are scored with the keys and values of one image, w
 
 
 class Hit(NamedTuple):
-    """One result of a search.
-
-    Attributes:
-      name: of what was found. row: its row in the index.
-      similarity: cosine of the features. match: probability of the matching head, None where it
-        was not asked.
-    """
+    """One result of a search."""
 
     name: str
-    row: int
-    similarity: float
-    match: float | None
+    row: int  # in the index
+    similarity: float  # cosine of the features
+    match: float | None  # probability of the matching head, None where it was not asked
 
 
 @dataclasses.dataclass
 class Index:
-    """Images or texts to search in, with their features.
+    """Images or texts to search in, with their features."""
 
-    Attributes:
-      kind: 'image' or 'text'.
-      items: n images (any form that `FeatureModel.encode_image` takes) or texts.
-      names: n names, shown in results.
-      features: float32 unit vectors `[n, e]`.
-    """
-
-    kind: str
-    items: Sequence[Any]
-    names: Sequence[str]
-    features: np.ndarray
+    kind: str  # 'image' or 'text'
+    items: Sequence[Any]  # n images (any form that `FeatureModel.encode_image` takes) or texts
+    names: Sequence[str]  # n, shown in results
+    features: np.ndarray  # float32 unit vectors `[n, e]`
 
 
 class FeatureModel(Model):
@@ -67,20 +53,14 @@ class FeatureModel(Model):
             `[h, w, 3]`. They are resized as in evaluation, without keeping the aspect ratio.
           progress: show a progress bar, on a terminal.
           broken: a dict that takes row -> reason of images that cannot be read, whose rows then
-            mean nothing; None: such an image is an error.
+            mean nothing; None: such an image is a UserError that names it.
 
         Returns:
           Unit vectors, float32 `[n, e]`.
-
-        Raises:
-          UserError: naming the image that cannot be read.
         """
         images = as_images(images)
-
-        def encode(rows):
-            return self._image_batch(images, rows, broken)[1]
-
-        return self._in_blocks(encode, len(images), "images", progress)
+        return self._in_blocks(lambda rows: self._image_batch(images, rows, broken)[1],
+                               len(images), "images", progress)
 
     def encode_text(self, texts, progress=False):
         """Features of texts: unit vectors, float32 `[n, e]`.
@@ -116,16 +96,13 @@ class FeatureModel(Model):
         return scores_p.reshape(n, m) if all_pairs else scores_p
 
     def explain(self, image, text, mode="itm", layer=-1):
-        """Where the model looks for a text, and for each of its words.
+        """Where the model looks for a text and its words, an `evaluators.heat.Explanation`.
 
         Args:
           image: one, in any form that `encode_image` takes. text: one.
           mode: 'itm' asks the matching head, 'itc' the similarity (no words).
           layer: 'itm': a fusion layer, counted from the first text layer; 'itc': a ViT block; -1:
             see `models.gradcam`.
-
-        Returns:
-          An `evaluators.heat.Explanation`.
 
         Raises:
           UserError: the image cannot be read, or there is no such mode or layer.
@@ -136,17 +113,14 @@ class FeatureModel(Model):
         if f"{mode}_heat" not in self.forward:
             raise NotOffered(f"A model of the task {self.config.task!r} has no function "
                              f"{mode}_heat, and so no heat maps of the mode {mode!r}.")
-        pixels = load_images(as_images(image)[:1], self.config.model.image_size)
-        text = self._load("text", as_texts(text)[:1])
-        result = self._call(explainer(self.forward[f"{mode}_heat"], mode, layer), image=pixels,
-                            **text)
-        return explanation(jax.device_get(result), 0, text["text_ids"][0], self.tokenizer)
+        arrays = self._load("image", as_images(image)[:1]) | self._load("text", as_texts(text)[:1])
+        result = self._call(explainer(self.forward[f"{mode}_heat"], mode, layer), **arrays)
+        return explanation(jax.device_get(result), 0, arrays["text_ids"][0], self.tokenizer)
 
     def index_images(self, images, names=None, progress=False, broken=None):
         """Encodes images to search in; those in `broken` (see `encode_image`) are left out.
 
-        Args:
-          names: one per image; by default the path, or the row where there is none.
+        `names` has one per image; by default the path, or the row where there is none.
         """
         images = as_images(images)
         names = names or [name_of(image, row) for row, image in enumerate(images)]
@@ -161,18 +135,13 @@ class FeatureModel(Model):
         return Index("text", texts, texts, self.encode_text(texts, progress))
 
     def search(self, index, text=None, image=None, k=5, rerank=0, progress=False):
-        """The best k of an index for one query, best first.
+        """The best k of an index for one query, a list of `Hit`, best first.
 
         Args:
-          index: from `index_images` or `index_texts`.
-          text, image: the query, one of them.
-          k: number of results.
+          index: from `index_images` or `index_texts`. text, image: the query, one of them.
           rerank: how many of the most similar the matching head scores and reorders (k at
             least); 0: rank by similarity alone.
           progress: show a progress bar while re-ranking.
-
-        Returns:
-          A list of `Hit`.
 
         Raises:
           UserError: see `check_query`, or the query is several.
@@ -183,26 +152,26 @@ class FeatureModel(Model):
             raise UserError(f"search got {len(query)} queries; call it for one at a time.")
         similarity = index.features @ query[0]
         best = np.argsort(-similarity, kind="stable")[:max(k, rerank)]
-        if not rerank:
-            return [Hit(index.names[row], int(row), float(similarity[row]), None)
-                    for row in best[:k]]
-        found = [index.items[row] for row in best]
-        match = self.match(*((found, text) if image is None else (image, found)),
-                           progress=progress)
-        order = np.argsort(-match, kind="stable")[:k]
-        return [Hit(index.names[best[i]], int(best[i]), float(similarity[best[i]]),
-                    float(match[i])) for i in order]
+        match = dict.fromkeys(best)  # row -> probability
+        if rerank:
+            found = [index.items[row] for row in best]
+            pairs = (found, text) if image is None else (image, found)
+            scores = self.match(*pairs, progress=progress)
+            match = dict(zip(best, scores.tolist()))
+            best = best[np.argsort(-scores, kind="stable")]
+        return [Hit(index.names[row], int(row), float(similarity[row]), match[row])
+                for row in best[:k]]
 
     def _image_batch(self, images, rows, broken=None):
         """Embeddings and features, on the device, of a slice of a list of images."""
-        pixels = load_images(images[rows], self.config.model.image_size, rows.start, broken)
-        return self._call(self.forward["encode_image"], image=pad(pixels, self.batch_size))
+        arrays = self._load("image", images[rows], rows.start, broken)
+        return self._call(self.forward["encode_image"], **self._padded(arrays))
 
     def _encode_texts(self, text, part, progress=False):
         """Embeddings (`part` 0) or features (1) of texts, given as arrays `[n, l]` by name."""
         def encode(rows):
-            return self._call(self.forward["encode_text"], **{
-                name: pad(array[rows], self.batch_size) for name, array in text.items()})[part]
+            arrays = {name: array[rows] for name, array in text.items()}
+            return self._call(self.forward["encode_text"], **self._padded(arrays))[part]
 
         return self._in_blocks(encode, len(text["text_ids"]), "texts", progress)
 
@@ -210,15 +179,13 @@ class FeatureModel(Model):
         """Probabilities `[p]` of pairs; each image and each text is encoded once."""
         text = self._load("text", texts)
         tables = {"text_embeds": self._encode_texts(text, 0), "real_mask": text["text_mask"]}
-        tables = {name: jax.device_put(pad(array, self.batch_size))
-                  for name, array in tables.items()}
+        tables = jax.device_put(self._padded(tables))
         # As if all were equally long: texts that are cut are compiled anew for every length.
         tables["text_mask"] = np.ones(tables["real_mask"].shape, np.int32)
         batch_size = 1 if len(image_p) == 1 else self.batch_size
         per_image = TEXTS_PER_IMAGE if len(image_p) >= TEXTS_PER_IMAGE * len(images) else 1
         scores_p = np.empty(len(image_p), np.float32)
-        for rows in tqdm(blocks(len(images), self.batch_size), "match", unit="batch",
-                         disable=None if progress else True):
+        for rows in self._blocks(len(images), "match", progress):
             here = np.flatnonzero((rows.start <= image_p) & (image_p < rows.stop))
             image_embeds, _ = self._image_batch(images, rows)
             with jax.default_matmul_precision(self.config.matmul_precision):
@@ -230,21 +197,19 @@ class FeatureModel(Model):
 
 @functools.lru_cache(maxsize=64)
 def probability(match):
-    """The function of blocks for `score_pairs` that gives probabilities of a match, `[g, s]`."""
-    logits = match_logits(match)
-
-    def of_blocks(params, image_embeds, text_embeds, real_mask, text_mask):
+    """The function for `score_pairs` that gives probabilities of a match, `[g]`."""
+    def of_pairs(params, image_embeds, text_embeds, real_mask, text_mask):
         del text_mask
-        return jax.nn.softmax(logits(params, image_embeds, text_embeds, real_mask))[..., 1]
+        return jax.nn.softmax(match(params, image_embeds=image_embeds, text_embeds=text_embeds,
+                                    text_mask=real_mask))[..., 1]
 
-    return of_blocks
+    return of_pairs
 
 
 def check_query(kind, text, image, rerank):
-    """Checks a query of an index of one kind, 'image' or 'text', before anything is computed.
+    """UserError where an index of this kind, 'image' or 'text', cannot be asked so.
 
-    Raises:
-      UserError: no query or two, or re-ranking of two images or two texts.
+    That is no query or two, or re-ranking of two images or two texts.
     """
     if (text is None) == (image is None):
         raise UserError("A search needs one query: give a text or an image.")

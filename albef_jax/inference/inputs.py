@@ -1,6 +1,5 @@
 """What people hand to a model: images in any form, texts, one or many; made into batches."""
 
-from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import functools
 import os
@@ -10,7 +9,7 @@ from PIL import Image
 
 from albef_jax.data.fields.image import ImageField
 from albef_jax.data.fields.text import TextField
-from albef_jax.data.images.pillow import WHOLE, PillowEngine, decode
+from albef_jax.data.images.pillow import decode
 from albef_jax.data.sources.base import Source
 from albef_jax.errors import UserError
 from albef_jax.files import read_bytes
@@ -25,22 +24,14 @@ class StoredImage:
 
 
 def as_images(images):
-    """One image or several -> a list.
-
-    Raises:
-      UserError: there is none.
-    """
+    """One image or several -> a list; UserError if there is none."""
     one = isinstance(images, (str, os.PathLike, bytes, Image.Image, StoredImage)) or (
         isinstance(images, np.ndarray) and images.ndim < 4)
     return _not_empty([images] if one else list(images), "images")
 
 
 def as_texts(texts):
-    """One text or several -> a list.
-
-    Raises:
-      UserError: there is none, or something is not a text.
-    """
+    """One text or several -> a list; UserError if there is none, or something else."""
     texts = _not_empty([texts] if isinstance(texts, str) else list(texts), "texts")
     for row, text in enumerate(texts):
         if not isinstance(text, str):
@@ -49,11 +40,7 @@ def as_texts(texts):
 
 
 def only(values, what):
-    """A list that must have one element.
-
-    Raises:
-      UserError: it has several.
-    """
+    """A list that must have one element; UserError if it has several."""
     if len(values) != 1:
         raise UserError(f"Got {len(values)} {what}; ask about one at a time.")
     return values
@@ -65,34 +52,6 @@ def _not_empty(values, what):
     return values
 
 
-def load_images(images, size, first=0, broken=None):
-    """Reads and resizes images as evaluation does; decoding runs in threads.
-
-    Args:
-      images: see `raw_image`. size: side of the result, pixels.
-      first: the number of the first image, for messages.
-      broken: a dict that takes number -> reason of every image that cannot be read, whose pixels
-        are then zero; None: the first such image is an error.
-
-    Returns:
-      uint8 `[n, size, size, 3]`.
-
-    Raises:
-      UserError: naming the image that cannot be read.
-    """
-    values = [functools.partial(raw_image, image) for image in images]
-    with ThreadPoolExecutor() as pool:
-        pixels, problems = PillowEngine(size).load(values, [WHOLE] * len(values), pool.map)
-    for row, problem in enumerate(problems):
-        if problem is None:
-            continue
-        if broken is None:
-            raise UserError(f"The image {name_of(images[row], first + row)} cannot be read "
-                            f"({problem}); give a complete picture in a format that Pillow knows.")
-        broken[first + row] = problem
-    return pixels
-
-
 def raw_image(image):
     """An image as data sources give them: an encoded file, or pixels uint8 `[h, w, 3]`.
 
@@ -101,8 +60,7 @@ def raw_image(image):
         or a `StoredImage`.
 
     Raises:
-      OSError, BrokenImage: it cannot be read.
-      UserError: it is none of these.
+      OSError: it cannot be read. UserError: it is none of these.
     """
     if isinstance(image, Image.Image):
         return np.asarray(decode(image))
@@ -134,19 +92,13 @@ def as_value(field, value):
     return lambda: value
 
 
-def name_of(image, number):
-    """The file or the name in its source of an image, else its number."""
-    if isinstance(image, StoredImage):
-        return image.source.name(image.index)
-    if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image)
-    return str(number)
-
-
-def blocks(count, batch_size):
-    """Cuts `count` rows into slices that fill a batch, and one for the rest."""
-    return [slice(start, min(start + batch_size, count))
-            for start in range(0, count, batch_size)]
+def name_of(value, number):
+    """The file or the name in its source of an image, of several those of all; else `number`."""
+    if isinstance(value, StoredImage):
+        return value.source.name(value.index)
+    if isinstance(value, (list, tuple)) and value:
+        return " and ".join(dict.fromkeys(name_of(one, number) for one in value))
+    return os.fspath(value) if isinstance(value, (str, os.PathLike)) else str(number)
 
 
 def pad(array, batch_size):

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from albef_jax.data.fields.image import ImageField
 from albef_jax.errors import UserError
 from albef_jax.evaluators.base import Forward
-from albef_jax.inference.inputs import as_value, blocks, name_of, pad
+from albef_jax.inference.inputs import as_value, name_of, pad
 from albef_jax.parallel.mesh import make_mesh
 from albef_jax.tasks import make_task
 
@@ -57,10 +58,9 @@ class Model:
                          "task for that.")
 
     def predict(self, name, /, **values):
-        """What a function of the task gives for examples, in batches.
+        """What a function of the task, `Task.predict_fns()[name]`, gives for examples, in batches.
 
         Args:
-          name: of one of `Task.predict_fns`.
           values: of each field that the function reads, by the field's name, a list with the raw
             value of each example (`data.sources.base.Source` has a table of them). An image may be
             in any form that `inputs.raw_image` knows, a text is a str.
@@ -89,29 +89,31 @@ class Model:
             arrays = {}
             for field, given in values.items():
                 arrays |= self._load(field, given[rows], rows.start)
-            return self._call(self.forward[name], **{
-                key: pad(array, self.batch_size) for key, array in arrays.items()})
+            return self._call(self.forward[name], **self._padded(arrays))
 
         return self._in_blocks(of_rows, max(counts.values()), name, progress=False)
 
-    def _load(self, name, values, first=0):
-        """The arrays `[n, ...]` of a field by name, as evaluation reads it.
+    def _load(self, name, values, first=0, broken=None):
+        """The arrays `[n, ...]` of a field by name, as evaluation reads it; UserError if it cannot.
 
         Args:
-          name: of the field. values: n values as people give them. first: the number of the first
-            one, for messages.
-
-        Raises:
-          UserError: naming the value that cannot be read.
+          name: of the field. values: n values as people give them. first: the number of the first.
+          broken: a dict that takes number -> reason of those that cannot be read, whose rows mean
+            nothing; None: the first such value is an error that names it.
         """
         field = self._open(name)
         with ThreadPoolExecutor() as pool:
             arrays, problems = field.load([as_value(field, value) for value in values],
                                           [None] * len(values), False, pool.map)
-        for row, problem in enumerate(problems):
-            if problem:
-                raise UserError(f"The {name} {name_of(values[row], first + row)} cannot be read "
-                                f"({problem}); mend it or leave it out.")
+        problems = {row: problem for row, problem in enumerate(problems) if problem}
+        if broken is not None:
+            broken |= {first + row: problem for row, problem in problems.items()}
+        elif problems:
+            row, problem = min(problems.items())
+            remedy = ("give a complete picture in a format that Pillow knows"
+                      if isinstance(field, ImageField) else "mend it or leave it out")
+            raise UserError(f"The {name} {name_of(values[row], first + row)} cannot be read "
+                            f"({problem}); {remedy}.")
         return arrays
 
     def _open(self, name):
@@ -130,13 +132,20 @@ class Model:
         with jax.default_matmul_precision(self.config.matmul_precision):
             return self.forward.compiled(function)(self.params, *arrays, **named)
 
+    def _padded(self, arrays):
+        return {name: pad(array, self.batch_size) for name, array in arrays.items()}
+
+    def _blocks(self, count, what, progress):
+        """Slices of `count` rows that fill a batch, and one for the rest; with a progress bar."""
+        starts = range(0, count, self.batch_size)
+        return tqdm([slice(start, min(start + self.batch_size, count)) for start in starts], what,
+                    unit="batch", disable=None if progress else True)
+
     def _in_blocks(self, encode, count, what, progress):
         """Concatenates `encode(slice)` over blocks; one block is loaded while one is computed."""
         results = []
-        for rows in tqdm(blocks(count, self.batch_size), what, unit="batch",
-                         disable=None if progress else True):
+        for rows in self._blocks(count, what, progress):
             if results:
                 results[-1] = jax.device_get(results[-1])
             results.append(encode(rows))
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[:count],
-                            *jax.device_get(results))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *jax.device_get(results))

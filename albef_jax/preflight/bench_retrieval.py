@@ -14,7 +14,7 @@ from albef_jax.data.sources.base import Source, pairs
 from albef_jax.data.text import train_tokenizer
 from albef_jax.evaluators import check_task, make_evaluator
 from albef_jax.evaluators.base import Forward
-from albef_jax.evaluators.pairs import in_steps, match_logits
+from albef_jax.evaluators.pairs import in_steps
 from albef_jax.evaluators.retrieval import SCORES
 from albef_jax.parallel.mesh import make_mesh, replicated
 from albef_jax.preflight.assume import assumed
@@ -102,7 +102,7 @@ def bench_retrieval(config, images, texts, k, batch_size):
     evaluator = noise_evaluator(config, images, texts, k, batch_size)
     params = jax.jit(parts.task.init, out_shardings=replicated(mesh))(jax.random.key(config.seed))
     dict(evaluator.run(Forward(params, functions, mesh)))  # compiles
-    recorder = Recorder(params, functions, mesh, in_steps(match_logits(functions["match"]), mesh))
+    recorder = Recorder(params, functions, mesh, in_steps(functions["match"], mesh))
     dict(evaluator.run(recorder))
     compute = recorder.seconds()
     if jax.process_index() == 0:

@@ -1,7 +1,7 @@
 """A page about a run, `report.html`: numbers, examples, curves, speed, config; in one file.
 
-It needs no network and no other file, and shows what there is: a run without a checkpoint, without
-held-out data or in the middle of training gets a page too, which says what is missing.
+It shows what there is: a run without a checkpoint, without held-out data or in the middle of
+training gets a page too, which says what is missing.
 """
 
 import importlib.metadata
@@ -10,6 +10,7 @@ import shlex
 import sys
 
 from etils import epath
+from flax.traverse_util import flatten_dict
 import jax
 import jinja2
 
@@ -33,8 +34,7 @@ TEMPLATES = str(epath.Path(__file__).parent)
 def report(workdir):
     """Writes `WORKDIR/report.html` from the latest checkpoint and the log; returns its path.
 
-    Raises:
-      UserError: there is no run in the work directory, or the page cannot be written.
+    UserError if there is no run in the work directory, or the page cannot be written.
     """
     workdir = epath.Path(workdir)
     config = read_config(workdir)
@@ -74,10 +74,7 @@ def report_at_end(workdir, config, evaluators, forward, teacher):
 
 
 def of_this_process(forward, teacher):
-    """A `Forward`, with what it has encoded, and a teacher on the devices of this process alone.
-
-    Every process calls it.
-    """
+    """A `Forward`, with what it keeps, and a teacher on the devices of the process; all call it."""
     mesh = make_mesh(devices=jax.local_devices())
 
     def here(array):
@@ -94,22 +91,20 @@ def of_this_process(forward, teacher):
 
 
 def write_page(workdir, config, evaluators, forward, teacher, problems=()):
-    """Renders `WORKDIR/report.html`, complete or not at all, and returns its path.
+    """Renders `WORKDIR/report.html`, or raises a UserError, and returns its path.
 
     Args:
       workdir, config: of the run. evaluators: those that can be used, by name.
       forward: of its parameters, or None. teacher: the momentum copy of a part of them, or None.
       problems: sentences about what cannot be shown.
-
-    Raises:
-      UserError: the work directory cannot be written.
     """
     rows, classes = read_history(workdir / "metrics.jsonl"), classes_of(config, evaluators)
     task, measured = task_class(config.task), panels.tables(rows, workdir, classes)
     momentum = forward.with_params({**forward.params, **teacher}) if forward and teacher else None
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
                                      undefined=jinja2.StrictUndefined)
-    environment.filters.update(percent=percent, short=lambda value: f"{value:.3g}")
+    environment.filters["short"] = lambda value: f"{value:.3g}"
+    environment.filters["percent"] = lambda share: "–" if share is None else f"{share:.1f}"
     page = environment.get_template("template.html").render(
         name=workdir.resolve().name, version=albef_jax.__version__,
         facts=facts(rows, config, task, forward), tables=measured,
@@ -130,21 +125,18 @@ def write_page(workdir, config, evaluators, forward, teacher, problems=()):
 
 
 def classes_of(config, evaluators):
-    """The class of each evaluator of a config, in the order of the page.
+    """The class of each evaluator of a config, in the order of the page."""
+    kinds = {name: block.get("kind") for name, block in config.evals.items()}
+    places = {kind: place for place, kind in enumerate(KINDS)}
 
-    Of one that cannot be found it is what all share.
-    """
     def of(name):
         try:
-            return type(evaluators[name]) if name in evaluators else evaluator_class(
-                config.evals[name].get("kind"))
-        except UserError:  # the page says it elsewhere
+            return type(evaluators[name]) if name in evaluators else evaluator_class(kinds[name])
+        except UserError:  # the page says it elsewhere, and shows the values as all would
             return Evaluator
 
-    order = [*KINDS]
-    kinds = {name: block.get("kind") for name, block in config.evals.items()}
-    return {name: of(name) for name in sorted(kinds, key=lambda name: order.index(
-        kinds[name]) if kinds[name] in order else len(order))}
+    ordered = sorted(kinds, key=lambda name: places.get(kinds[name], len(places)))
+    return {name: of(name) for name in ordered}
 
 
 def facts(rows, config, task, forward):
@@ -161,15 +153,13 @@ def config_blocks(config):
     values = config.to_dict()
     run = {key: value for key, value in values.items() if not isinstance(value, dict)}
     blocks = {"run": run} | {key: value for key, value in values.items() if key not in run}
-    return [{"name": name, "entries": list(_flat(block))} for name, block in blocks.items()]
 
+    def is_leaf(path, value):
+        return path and not value  # an empty block within a block
 
-def _flat(block, prefix=""):
-    for key, value in block.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, repr(value)
+    return [{"name": name, "entries": [
+        (key, repr(value)) for key, value in flatten_dict(block, sep=".", is_leaf=is_leaf).items()]}
+            for name, block in blocks.items()]
 
 
 def software():
@@ -185,8 +175,3 @@ def commands(workdir):
     """What can be done with the run: command lines."""
     run = shlex.quote(str(workdir))
     return [f"albef evaluate {run}", f"albef report {run}", f"tensorboard --logdir {run}"]
-
-
-def percent(value):
-    """A share in percent as text; what was not measured is a dash."""
-    return "–" if value is None else f"{value:.1f}"

@@ -24,17 +24,14 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "albef", "font.size": 10,
 
 
 def line_chart(lines, *, smooth=False, reference=None, floor=None, top=-np.inf):
-    """Draws curves over steps.
+    """Curves over steps, as the text of an `<svg>` element that fills its container.
 
     Args:
-      lines: dicts with `steps` int `[p]`, `values` float `[p]` (NaN leaves a gap), and
-        optionally `dashed`. Colours follow the key `colour`, 0 to 3.
+      lines: dicts with `steps` int `[p]`, `values` float `[p]` (NaN leaves a gap), `colour` (0 to
+        3), and optionally `dashed`.
       smooth: draw the values pale, and their running mean over them.
       reference: height of a dashed line to compare with, or None.
       floor: lowest height, None for that of the data. top: at least this high.
-
-    Returns:
-      The text of an `<svg>` element that fills its container.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.3, 2.5), layout="constrained")
@@ -72,10 +69,7 @@ def _draw(axes, line, smooth):
 
 
 def thin(steps, values):
-    """At most `MAX_POINTS` of the points: means over blocks of neighbours.
-
-    A block without any finite value stays a gap.
-    """
+    """At most `MAX_POINTS` of the points: means over blocks of neighbours; gaps stay gaps."""
     if len(steps) <= MAX_POINTS:
         return steps, values
     blocks = np.array_split(np.arange(len(steps)), MAX_POINTS)

@@ -14,10 +14,8 @@ def find_examples(evaluators, forward, teacher, problems=()):
     """The sections of all evaluators (see `Evaluator.examples`), of one class the first one's.
 
     Args:
-      evaluators: in the order of the page.
-      forward: of the online parameters; None: nothing is asked. teacher: of the momentum copy, or
-        None.
-      problems: sentences about what cannot be asked.
+      evaluators: in the order of the page. problems: sentences about what cannot be asked.
+      forward: of the online parameters; None: nothing is asked. teacher: of the momentum copy.
 
     Returns:
       dict of sections, with pictures as data URIs; and `missing`, sentences about what cannot be
@@ -49,13 +47,10 @@ def data_uri(image):
     """A thumbnail as a data URI: PNG where it is small enough, as of drawings, else JPEG."""
     image = image.copy()
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    encoded = [("png", _encoded(image, "PNG", optimize=True)),
-               ("jpeg", _encoded(image, "JPEG", quality=82, optimize=True))]
-    kind, data = min(encoded, key=lambda item: len(item[1]))
+    encoded = {}
+    for kind in ("png", "jpeg"):
+        buffer = io.BytesIO()
+        image.save(buffer, kind, quality=82, optimize=True)  # PNG knows no quality
+        encoded[kind] = buffer.getvalue()
+    kind, data = min(encoded.items(), key=lambda item: len(item[1]))
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _encoded(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()

@@ -10,9 +10,6 @@ def read_history(path):
 
     A run that went back to an earlier step overwrites what it had logged after that step. Half a
     line, which a kill may leave, is skipped. A value that was not finite is None.
-
-    Args:
-      path: of metrics.jsonl, which need not exist.
     """
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
@@ -34,10 +31,9 @@ def curve(rows, name):
 
 
 def latest_values(rows, workdir, evaluator):
-    """The newest values of an evaluator, from the log or from `results/<evaluator>.json`.
+    """The step (None if there is none) and newest values by name of an evaluator.
 
-    Returns:
-      The step, None if nothing was measured, and name -> value; of one step the log's are taken.
+    They are those of the log, or of `results/<evaluator>.json` where that is of a later step.
     """
     newest, prefix = (None, {}), f"{evaluator}/"
     for step, values in rows:

@@ -10,20 +10,17 @@ def loss_panels(rows, shown):
     """The metrics of a task (see `tasks.base.Shown`) that have a chart and were logged."""
     panels = []
     for one in shown:
-        scale = 100 if one.share else 1
-        line, options = _line(rows, one.name, one.label, scale=scale), {}
-        if one.share:
-            options = {"floor": 0, "top": 100}
-        panels.append(_panel(one.title, [line], one.note, smooth=True, reference=None
-                             if one.blind is None else scale * one.blind, **options))
+        scale, options = (100, {"floor": 0, "top": 100}) if one.share else (1, {})
+        reference = None if one.blind is None else scale * one.blind
+        panels.append(_panel(one.title, [_line(rows, one.name, one.label, scale=scale)], one.note,
+                             smooth=True, reference=reference, **options))
     return _drawn(*(panel for panel in panels if panel["title"]))
 
 
 def evaluation_panels(rows, classes):
     """The charts of evaluators over steps; those of one title are one, of one class the first's.
 
-    Args:
-      classes: name of an evaluator -> its class.
+    `classes`: name of an evaluator -> its class.
     """
     seen, parts = set(), {}
     for name, kind in classes.items():
@@ -63,11 +60,7 @@ def speed_panels(rows, config):
 def tables(rows, workdir, classes):
     """The latest values of every evaluator, the wide tables first.
 
-    Args:
-      classes: name of an evaluator -> its class.
-
-    Returns:
-      dicts with `name`, `step`, `values` and `layout` (a `evaluators.base.Table`).
+    dicts with `name`, `step`, `values` and `layout` (a `evaluators.base.Table`).
     """
     found = []
     for name, kind in classes.items():
@@ -81,12 +74,8 @@ def tables(rows, workdir, classes):
 def headline(measured, classes, evaluators):
     """The numbers on top, of one class the first evaluator's that was measured.
 
-    Args:
-      measured: from `tables`. classes: name of an evaluator -> its class.
-      evaluators: by name, those that could be made.
-
-    Returns:
-      dicts with `label`, `value` and `beneath`, lines of text.
+    dicts with `label`, `value` and `beneath`, lines of text. `measured` is from `tables`;
+    `evaluators`, by name, are those that could be made.
     """
     tiles, seen = [], set()
     for name, values in ((table["name"], table["values"]) for table in measured):

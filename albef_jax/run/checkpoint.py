@@ -2,8 +2,7 @@
 
 One checkpoint is an orbax composite of the train state and a JSON record (step, metrics, config).
 It is written beside its final name and renamed when complete, so that a kill or a full disk in the
-middle of a save leaves the earlier checkpoints as they were. Data position and random keys are
-functions of the step (see `data/pipeline.py` and `step.py`) and need no place here.
+middle of a save leaves the earlier checkpoints as they were.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,21 +33,15 @@ class Retention:
 
     A step is kept if it is one of the latest `keep_latest`, or a multiple of `keep_every` (0: no
     such rule), or the best one measured. A checkpoint without the metric never competes for best.
-
-    Attributes:
-      keep_latest: number of latest checkpoints.
-      keep_every: steps.
-      best_mode: 'max' or 'min'.
-      measured: step -> value of the metric, for the checkpoints that have it.
     """
 
     keep_latest: int
-    keep_every: int
-    best_mode: str
-    measured: dict[int, float] = dataclasses.field(default_factory=dict)
+    keep_every: int  # steps
+    best_mode: str  # 'max' or 'min'
+    measured: dict[int, float] = dataclasses.field(default_factory=dict)  # step -> metric
 
     def kept(self, steps: Sequence[int]) -> set[int]:
-        """Returns those of `steps` that stay."""
+        """Those of `steps` that stay."""
         kept = set(sorted(steps)[-self.keep_latest:])
         if self.keep_every:
             kept |= {step for step in steps if step % self.keep_every == 0}
@@ -59,7 +52,7 @@ class Retention:
         return kept
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        """Answers orbax's `PreservationPolicy` protocol."""
+        """As orbax's protocol `PreservationPolicy` asks it."""
         del context
         kept = self.kept([checkpoint.step for checkpoint in checkpoints])
         return [checkpoint.step in kept for checkpoint in checkpoints]
@@ -76,11 +69,8 @@ class Checkpointer:
 
         Args:
           workdir: path of the run; local or any that `epath` knows, such as gs://.
-          options: `config.checkpoint`: keep_latest, keep_every, best_metric, best_mode.
+          options: `config.checkpoint`; UserError if one has no meaning.
           config: the whole config as plain values, recorded with every checkpoint.
-
-        Raises:
-          UserError: an option has no meaning.
         """
         if options.best_mode not in ("max", "min"):
             raise UserError(f"checkpoint.best_mode is {options.best_mode!r}; "
@@ -90,8 +80,7 @@ class Checkpointer:
                             "or the run could not be resumed.")
         logging.get_absl_logger().addFilter(_is_not_from_orbax)  # twice changes nothing
         self.directory = epath.Path(workdir) / "checkpoints"
-        self._best_metric = options.best_metric
-        self._config = config
+        self._best_metric, self._config = options.best_metric, config
         self._saving = None  # step of the save under way
         self._retention = Retention(options.keep_latest, options.keep_every, options.best_mode)
         self._manager = ocp.CheckpointManager(
@@ -105,7 +94,7 @@ class Checkpointer:
             self._measure(step, self._metrics_on_disk(step))
 
     def latest_step(self) -> int | None:
-        """Returns the step of the newest complete checkpoint, None if there is none."""
+        """The step of the newest complete checkpoint, None if there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, state, metrics: Mapping[str, float] | None = None, *,
@@ -113,13 +102,13 @@ class Checkpointer:
         """Saves a state; returns as soon as it may be donated, and writes in the background.
 
         Args:
-          step: number of finished steps. A step that is saved already is not saved again.
+          step: number of finished steps.
           state: pytree of jax arrays (typed keys too) and numpy arrays or scalars.
           metrics: what was measured at this step; `best_metric` is looked up here.
           wait: return only when the checkpoint is complete on disk.
 
         Returns:
-          Whether a save was started.
+          Whether a save was started: a step that is saved already is not saved again.
 
         Raises:
           UserError: this save, or an earlier one still under way, could not be written.
@@ -144,7 +133,7 @@ class Checkpointer:
 
     def restore(self, state_like, step: int | None = None, *,
                 partial: bool = False) -> tuple[Any, int]:
-        """Restores a state, bit for bit, onto the devices that `state_like` names.
+        """Restores a state and its step, bit for bit, onto the devices that `state_like` names.
 
         Args:
           state_like: pytree of the same structure: jax arrays or `jax.ShapeDtypeStruct`s, whose
@@ -152,9 +141,6 @@ class Checkpointer:
           step: which checkpoint; None for the latest.
           partial: `state_like` is a dict with some parts of the state, such as `params`; nothing
             else is compared or read. What has no sharding comes back as numpy.
-
-        Returns:
-          The state and its step.
 
         Raises:
           UserError: there is no such checkpoint, it is damaged, or it has another config.
@@ -175,43 +161,22 @@ class Checkpointer:
         return jax.tree.map(_as_scalar, state_like, restored), step
 
     def shapes(self, step: int | None = None) -> dict[str, Any]:
-        """Returns what a checkpoint holds: nested dicts of `jax.ShapeDtypeStruct`s.
+        """What a checkpoint holds: nested dicts of `jax.ShapeDtypeStruct`s.
 
-        Raises:
-          UserError: there is no such checkpoint, or it is damaged.
+        UserError if there is no such checkpoint, or it is damaged.
         """
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
                             self._metadata(self._existing(step)))
 
-    def record(self, step: int | None = None) -> dict[str, Any]:
-        """Returns what was recorded with a checkpoint: step, metrics and config.
-
-        Raises:
-          UserError: there is no such checkpoint, or it is damaged.
-        """
-        step = self._existing(step)
-        try:
-            return self._read_record(step)
-        except Exception as error:
-            raise self._damage(step, error) from error
-
     def wait(self) -> None:
-        """Waits until the save under way is complete on disk.
-
-        Raises:
-          UserError: it could not be written.
-        """
+        """Waits until the save under way is complete on disk; UserError if it cannot be written."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             raise self._save_failure(error) from error
 
     def close(self) -> None:
-        """Waits for the save under way and frees the background threads.
-
-        Raises:
-          UserError: that save could not be written.
-        """
+        """As `wait`, and frees the background threads."""
         try:
             self.wait()
         finally:
@@ -241,13 +206,10 @@ class Checkpointer:
                 abstract, ocp.checkpoint_utils.construct_restore_args(abstract),
                 partial_restore=True))
 
-    def _read_record(self, step):
-        return self._manager.restore(
-            step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
-
     def _metrics_on_disk(self, step):
+        record = ocp.args.Composite(record=ocp.args.JsonRestore())
         try:
-            return self._read_record(step)["metrics"]
+            return self._manager.restore(step, args=record)["record"]["metrics"]
         except Exception:  # a damaged checkpoint has no say in which one is best
             return {}
 
@@ -274,7 +236,7 @@ class Checkpointer:
         self._half_written = []
 
     def _save_failure(self, error):
-        """Returns a sentence if the storage failed, else the error itself (a bug)."""
+        """A sentence if the storage failed, else the error itself (a bug)."""
         reason = _storage_error(error)
         if reason is None:
             return error
@@ -311,19 +273,12 @@ class Checkpointer:
 
 @contextlib.contextmanager
 def open_to_read(workdir, options):
-    """Yields the `Checkpointer` of a work directory that has checkpoints, and closes it.
-
-    Raises:
-      UserError: it has none.
-    """
+    """Yields the `Checkpointer` of a work directory, and closes it; UserError if it has none."""
     if not (epath.Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"{workdir} has no checkpoints; train until one is saved, or give another "
                         "work directory.")
-    checkpointer = Checkpointer(workdir, options)
-    try:
+    with contextlib.closing(Checkpointer(workdir, options)) as checkpointer:
         yield checkpointer
-    finally:
-        checkpointer.close()
 
 
 def _is_not_from_orbax(record):
@@ -349,14 +304,14 @@ def _as_scalar(like, restored):
 
 
 def _describe(tree) -> dict[str, str]:
-    """Returns leaf path -> 'dtype[shape]'."""
+    """Leaf path -> 'dtype[shape]'."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"):
             f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
 def _storage_error(error) -> str | None:
-    """Returns the operating system's words for a failed write, None for any other error."""
+    """The operating system's words for a failed write, None for any other error."""
     if code := re.search(r"os_error_code='(\d+)'", str(error)):  # as tensorstore reports it
         return os.strerror(int(code.group(1)))
     if isinstance(error, OSError):

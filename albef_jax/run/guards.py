@@ -10,16 +10,13 @@ from albef_jax.errors import UserError, first_line
 from albef_jax.parallel.processes import several
 from albef_jax.tasks import task_class
 
+
 @contextlib.contextmanager
 def saved_on_error(checkpointer, step, state, names, metrics):
     """Saves the state before a sentence about the data ends the run: nothing is lost.
 
-    Not a state that `check_finite` would refuse; and not one of several processes: the others are
-    not there to save their part.
-
-    Args:
-      step, state: what is saved. names, metrics: of that step, see `first_not_finite`; None before
-        the first step.
+    Not a state that `check_finite` would refuse (`names` and `metrics` are of its step; None before
+    the first); and not one of several processes: the others are not there to save their part.
     """
     try:
         yield
@@ -38,13 +35,9 @@ def first_not_finite(names, metrics):
 
 
 def check_finite(step, metrics, names, checkpointer):
-    """Stops a run whose state must not be saved.
+    """Stops a run whose state must not be saved; `names` of metrics are looked at in this order.
 
-    Args:
-      names: of the metrics that are looked at, in this order.
-
-    Raises:
-      UserError: naming the first non-finite term and the last good checkpoint.
+    The UserError names the first non-finite one, and the last good checkpoint.
     """
     name = first_not_finite(names, metrics)
     if name:
@@ -57,19 +50,14 @@ def check_finite(step, metrics, names, checkpointer):
 
 @contextlib.contextmanager
 def readable_out_of_memory(config):
-    """Turns the runtime's out-of-memory error into a sentence.
-
-    Raises:
-      UserError: with the switches that lower memory for this task.
-    """
+    """Turns the runtime's out-of-memory error into a UserError with the task's switches for it."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
             raise
-        lighter = task_class(config.task).lighter
         listed = "; or ".join(" ".join(f"--config.{key}={value}" for key, value in values.items())
-                              for values in lighter)
+                              for values in task_class(config.task).lighter)
         raise UserError(
             f"The device ran out of memory with batch_size={config.batch_size} in "
             f"{config.accumulation} micro-step(s): try {listed}, or a lower batch_size; `albef "

@@ -8,7 +8,8 @@ import json
 import math
 import sys
 import time
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 from etils import epath
 import jax
@@ -32,42 +33,31 @@ _LINE = {
 }
 
 
-class Throughput:
+class Throughput(NamedTuple):
     """Turns steps, wall seconds and seconds of waiting for data into the rates of a run."""
 
-    def __init__(self, batch_size: int, device_count: int, flops_per_sample: float,
-                 peak_flops: float | None):
-        """Takes what does not change in a run.
-
-        Args:
-          batch_size: global samples per step.
-          device_count: devices of all processes.
-          flops_per_sample: analytic FLOPs (see `Task.flops`); 0 leaves rates of work out.
-          peak_flops: FLOP/s of one device; None leaves MFU out.
-        """
-        self._samples_per_device = batch_size / device_count
-        self._flops_per_sample = flops_per_sample
-        self._peak_flops = peak_flops
+    batch_size: int  # global samples per step
+    device_count: int  # of all processes
+    flops_per_sample: float  # analytic, see `Task.flops`; 0 leaves rates of work out
+    peak_flops: float | None  # FLOP/s of one device; None leaves MFU out
 
     def rates(self, steps: int, seconds: float, data_wait: float) -> dict[str, float]:
-        """Returns the rates of an interval.
+        """The rates of some training steps, 1 or more.
 
         Args:
-          steps: training steps in it, at least 1.
-          seconds: its wall time, above 0.
-          data_wait: seconds of it that the loop waited for a batch.
+          seconds: their wall time, above 0. data_wait: of it, that the loop waited for a batch.
 
         Returns:
           step_time (s), samples_per_sec_per_device, tflops_per_device, data_wait (share of the
           time) and, where the peak is known, mfu (share of the peak).
         """
-        samples = self._samples_per_device * steps / seconds
-        flops = samples * self._flops_per_sample
+        samples = self.batch_size / self.device_count * steps / seconds
+        flops = samples * self.flops_per_sample
         rates = {"step_time": seconds / steps, "samples_per_sec_per_device": samples,
                  "data_wait": data_wait / seconds}
         if flops:
             rates["tflops_per_device"] = flops / 1e12
-        return rates | ({"mfu": flops / self._peak_flops} if flops and self._peak_flops else {})
+        return rates | ({"mfu": flops / self.peak_flops} if flops and self.peak_flops else {})
 
 
 class StepTimer:
@@ -79,8 +69,7 @@ class StepTimer:
         self._restart(step)
 
     def _restart(self, step):
-        self._step, self._start = step, time.perf_counter()
-        self._data_wait = 0.0
+        self._step, self._start, self._data_wait = step, time.perf_counter(), 0.0
 
     @contextlib.contextmanager
     def waiting_for_data(self) -> Iterator[None]:
@@ -97,7 +86,7 @@ class StepTimer:
         self._start += time.perf_counter() - begin
 
     def lap(self, step: int) -> dict[str, float]:
-        """Returns the rates since the last lap, and starts the next; none if no step passed."""
+        """The rates since the last lap, none if no step passed; starts the next."""
         steps, seconds = step - self._step, time.perf_counter() - self._start
         rates = self._throughput.rates(steps, seconds, self._data_wait) if steps else {}
         self._restart(step)
@@ -138,11 +127,9 @@ class MetricsWriter:
         """Starts writing; on resume forgets what was written after `start_step`.
 
         Args:
-          workdir: path of the run.
-          total_steps: steps of the whole run.
+          workdir, total_steps: of the run. start_step: the restored step, 0 for a new run.
+          config: of the run; `wandb` names a Weights & Biases project, '' or absent: none.
           shown: the task's list of `Shown`, what a line of training begins with.
-          config: the run's config; `wandb` names a Weights & Biases project, '' or absent: none.
-          start_step: the restored step, 0 for a new run.
           is_writer: whether this process writes.
 
         Raises:
@@ -153,8 +140,7 @@ class MetricsWriter:
             return
         workdir = epath.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
-        self._total_steps = total_steps
-        self._forms = line_forms(shown)
+        self._total_steps, self._forms = total_steps, line_forms(shown)
         self._wandb = _start_wandb(config, workdir) if config.get("wandb") else None
         _forget_after(workdir / "metrics.jsonl", start_step)
         self._jsonl = GrowingFile(workdir / "metrics.jsonl")
@@ -163,22 +149,23 @@ class MetricsWriter:
                          disable=not sys.stderr.isatty())
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes the metrics of a step.
+        """Writes the metrics of so many finished steps; UserError if the disk is full or gone.
 
-        Args:
-          step: number of finished steps.
-          metrics: name -> value; with a 'loss' it is shown as a line of training, else,
-            `evaluator/name` each, as tables.
-
-        Raises:
-          UserError: the disk is full or gone.
+        `metrics` with a 'loss' are shown as a line of training, others, `evaluator/name` each, as
+        tables.
         """
         if not self._is_writer:
             return
         values = {name: float(value) for name, value in metrics.items()}
+        # JSON knows no NaN; null keeps the line readable for every parser.
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = json.dumps({"step": step} | finite, allow_nan=False) + "\n"
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        event = Event(step=step, wall_time=time.time(), summary=Summary(value=scalars))
         try:
-            self._append_jsonl(step, values)
-            self._append_event(step, values)
+            self._jsonl.write(line.encode())
+            self._tensorboard.write_event(event)
+            self._tensorboard.flush()
         except OSError as error:
             raise UserError(
                 f"Could not write metrics to {self._jsonl.path.parent} "
@@ -204,39 +191,26 @@ class MetricsWriter:
         if self._wandb:
             self._wandb.finish()
 
-    def _append_jsonl(self, step, values):
-        # JSON knows no NaN; null keeps the line readable for every parser.
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        line = json.dumps({"step": step} | finite, allow_nan=False) + "\n"
-        self._jsonl.write(line.encode())
-
-    def _append_event(self, step, values):
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._tensorboard.write_event(
-            Event(step=step, wall_time=time.time(), summary=Summary(value=scalars)))
-        self._tensorboard.flush()
-
     def _tell(self, step, values):
-        line = (training_line(step, self._total_steps, values, self._forms) if "loss" in values
-                else evaluation_tables(step, values))
-        if "loss" in values and not self._bar.disable:  # it has steps and time left itself
+        if "loss" not in values:
+            self._bar.write(evaluation_tables(step, values), file=sys.stderr)
+        elif self._bar.disable:
+            self._bar.write(training_line(step, self._total_steps, values, self._forms),
+                            file=sys.stderr)
+        else:  # it has steps and time left itself
             self._bar.set_postfix_str("  ".join(_parts(values, self._forms)))
-        else:
-            self._bar.write(line, file=sys.stderr)
 
 
 def line_forms(shown) -> dict[str, str]:
     """Name of a metric -> its format in a line of training, in order."""
-    return {one.name: f"{one.label} {{:{'.1%' if one.share else '.4f'}}}"
-            for one in shown} | _LINE
+    return {one.name: f"{one.label} {{:{'.1%' if one.share else '.4f'}}}" for one in shown} | _LINE
 
 
 def training_line(step: int, total_steps: int, values: Mapping[str, float],
                   forms: Mapping[str, str]) -> str:
-    """Returns the line of a log step: where the run is, its losses, its pace, the time left.
+    """The line of a log step: where the run is, its losses, its pace, the time left.
 
-    Args:
-      forms: of `line_forms`.
+    `forms` are those of `line_forms`.
     """
     parts = [f"step {step}/{total_steps}", *_parts(values, forms)]
     if "step_time" in values:
@@ -249,7 +223,7 @@ def _parts(values, forms):
 
 
 def duration(seconds: float) -> str:
-    """Returns seconds as '45s', '12m 05s', '3h 07m' or '2d 04h'."""
+    """Seconds as '45s', '12m 05s', '3h 07m' or '2d 04h'."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -276,19 +250,13 @@ def _is_before(line, start_step):
         return False
 
 
-class _RemoteEvents:
-    """How tensorboardX writes on object stores: by epath, as everything else."""
-
-    open = GrowingFile
-
-
 def _start_tensorboard(workdir, start_step):
     """Opens an event file that outdates the events of later steps in the files before it.
 
     Not `SummaryWriter`: its thread dies of a full disk, and the run would then hang on its queue.
     """
-    if is_remote(workdir):
-        register_writer_factory(str(workdir).partition(":")[0], _RemoteEvents)
+    if is_remote(workdir):  # tensorboardX is to write by epath, as everything else
+        register_writer_factory(str(workdir).partition(":")[0], SimpleNamespace(open=GrowingFile))
     events = EventsWriter(str(workdir / "events"), filename_suffix=f".{start_step}")
     events.write_event(Event(step=start_step + 1, wall_time=time.time(),
                              session_log=SessionLog(status=SessionLog.START)))

@@ -19,11 +19,7 @@ def mesh_of(config):
 
 
 def read_tokenizer(workdir, config):
-    """The tokenizer of a run; None if its task reads no texts.
-
-    Raises:
-      UserError: it is not there.
-    """
+    """The tokenizer of a run, UserError if it is not there; None if its task reads no texts."""
     fields = task_class(config.task).fields(config)
     if not any(field.needs_tokenizer for field in fields.values()):
         return None
@@ -34,23 +30,21 @@ def read_tokenizer(workdir, config):
 
 
 def restore_params(workdir, parts, step=None):
-    """The online parameters of a checkpoint, and its step.
-
-    Args:
-      workdir: of a run. parts: `core.build.Parts` of its config. step: None for the latest.
-
-    Raises:
-      UserError: there is no such checkpoint, or it is damaged or of another config.
-    """
+    """The online parameters of a checkpoint, and its step; see `restore_parts`."""
     restored, step = restore_parts(workdir, parts, ("params",), step)
     return restored["params"], step
 
 
 def restore_parts(workdir, parts, names, step=None):
-    """Parts of a checkpoint by name, placed as in training, and its step; see `restore_params`.
+    """Parts of a checkpoint by name, placed as in training, and its step.
 
     Args:
+      workdir: of a run. parts: `core.build.Parts` of its config.
       names: of 'step', 'params', 'teacher' and 'memory'. Imported weights have no more.
+      step: None for the latest.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged or of another config.
     """
     state = abstract_state(parts.task, optax.identity(), parts.mesh, parts.config.rules)
     with open_to_read(workdir, parts.config.checkpoint) as checkpointer:

@@ -32,11 +32,9 @@ def values_table(heading: str, values: Mapping[str, float]) -> str:
 
 
 def evaluation_tables(step: int, measured: Mapping[str, float]) -> str:
-    """The tables of an evaluation inside training.
+    """The tables of an evaluation inside training, after so many steps.
 
-    Args:
-      step: number of finished steps.
-      measured: `evaluator/name` -> percent.
+    `measured`: `evaluator/name` -> percent.
     """
     blocks = {}
     for path, value in measured.items():
@@ -47,10 +45,9 @@ def evaluation_tables(step: int, measured: Mapping[str, float]) -> str:
 
 
 def aligned(rows, indent: int = 0) -> str:
-    """Rows of cells as lines: numbers to the right, other cells to the left.
+    """Rows of equally many cells as lines: numbers to the right, other cells to the left.
 
-    Args:
-      rows: tuples of equal length, of numbers and texts. indent: spaces before each line.
+    `indent`: spaces before each line.
     """
     def is_number(cell):
         return str(cell).replace(".", "").isdigit()

@@ -12,11 +12,7 @@ FIXED_KEYS = ("task", "seed", "batch_size", "group_size", "model.")
 
 
 def make_writable(workdir, is_writer):
-    """Makes the work directory, and tries to write there before hours are spent.
-
-    Raises:
-      UserError: it cannot be made or written.
-    """
+    """Makes the work directory; UserError, before hours are spent, if it cannot be written."""
     if not is_writer:
         return
     try:
@@ -31,11 +27,7 @@ def make_writable(workdir, is_writer):
 
 
 def read_config(workdir):
-    """The locked config of a run.
-
-    Raises:
-      UserError: there is none, or it is damaged.
-    """
+    """The locked config of a run; UserError if there is none, or it is damaged."""
     path = workdir / "config.json"
     try:
         return from_json(read_bytes(path).decode("utf-8"))
@@ -56,11 +48,7 @@ def stored_config(workdir):
 
 
 def compare_config(config, workdir, is_writer):
-    """Compares a config with the one of the work directory, where there is one.
-
-    Raises:
-      UserError: the work directory belongs to a run with other fixed values.
-    """
+    """Says what differs from the config of the work directory; UserError if that must not."""
     stored = stored_config(workdir)
     if stored is None:
         return

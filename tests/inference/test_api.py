@@ -109,6 +109,17 @@ def test_a_long_text_is_cut_as_in_evaluation(model, captions):
         model.encode_text(" ".join([captions[0]] + ["red"] * 60)))
 
 
+def test_a_model_that_was_trained_blind_sees_what_it_is_given(workdir, model, paths, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    config = tmp_path / "run" / "config.json"
+    blind = config.read_text().replace('"blind": false', '"blind": true')
+    assert blind != config.read_text()
+    config.write_text(blind)
+    np.testing.assert_array_equal(
+        albef_jax.load(tmp_path / "run", batch_size=4).encode_image(paths[:4]),
+        model.encode_image(paths[:4]))
+
+
 def test_search_is_ranking_then_reranking(model, paths, captions, expected):
     image_features, text_features, match = expected
     index = model.index_images(paths)

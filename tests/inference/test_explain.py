@@ -11,7 +11,7 @@ import pytest
 from albef_jax.cli import main
 from albef_jax.errors import UserError
 from albef_jax.evaluators.heat import join_pieces, overlay
-from albef_jax.inference.explain import draw
+from albef_jax.inference.commands import draw
 from albef_jax.models import bert, gradcam, vit
 
 

@@ -11,9 +11,8 @@ from albef_jax.cli import main
 from albef_jax.data.fields.answers import encode_answers
 from albef_jax.data.images.pillow import WHOLE, load_image
 from albef_jax.errors import UserError
-from albef_jax.inference.answers import AnswerModel
+from albef_jax.inference.answers import AnswerModel, ClassModel
 from albef_jax.inference.api import model_class
-from albef_jax.inference.classes import ClassModel
 from albef_jax.inference.features import FeatureModel
 from albef_jax.inference.model import Model
 from albef_jax.tasks import TASKS, make_task
@@ -100,6 +99,8 @@ def test_classify(config_of, tokenizer, scenes, task_name, views, classes):
     np.testing.assert_allclose(list(found.values()), jax.nn.softmax(logits[0]), atol=1e-5)
     with pytest.raises(UserError, match=f"{views + 1} image.s.; a model of the task '{task_name}'"):
         model.classify([*paths, paths[0]], "A red circle.")
+    with pytest.raises(UserError, match="gone.png cannot be read .*give a complete picture in a"):
+        model.classify([*paths[1:], "gone.png"], "A red circle.")
 
 
 def test_every_task_can_be_loaded(config_of, tokenizer):

@@ -1,5 +1,6 @@
 """Checkpoints on a real disk: exact, kept as stated, and clear about what went wrong."""
 
+import json
 import shutil
 
 from flax import struct
@@ -101,8 +102,9 @@ def test_state_may_be_donated_as_soon_as_save_returns(tmp_path):
 def test_record_holds_step_metrics_and_config(tmp_path):
     checkpoints = Checkpointer(tmp_path, options(), {"seed": 3, "model": {"vit_width": 8}})
     checkpoints.save(4, make_state(), {"r_mean": np.float32(0.5), "loss": float("nan")}, wait=True)
-    assert checkpoints.record() == {"step": 4, "metrics": {"r_mean": 0.5},
-                                    "config": {"seed": 3, "model": {"vit_width": 8}}}
+    record = json.loads((tmp_path / "checkpoints/4/record/metadata").read_text())
+    assert record == {"step": 4, "metrics": {"r_mean": 0.5},
+                      "config": {"seed": 3, "model": {"vit_width": 8}}}
 
 
 def test_a_step_is_saved_once(tmp_path):
@@ -188,8 +190,9 @@ def test_a_damaged_record_has_no_say_in_the_best(tmp_path):
     (tmp_path / "checkpoints/20/record/metadata").write_text("{")
     checkpoints = Checkpointer(tmp_path, options(best_metric="r"))
     assert checkpoints.restore(make_state())[1] == 20
+    shutil.rmtree(tmp_path / "checkpoints/20/state")
     with pytest.raises(UserError, match="step 20 .* is damaged .*start from the beginning"):
-        checkpoints.record()
+        Checkpointer(tmp_path, options()).restore(make_state())
 
 
 def test_a_checkpoint_of_another_config(tmp_path):
