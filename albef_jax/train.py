@@ -95,7 +95,8 @@ def train(config, workdir, profile=None, init=None):
     shown = parts.task.shown(config)
     writer = MetricsWriter(workdir, config.steps, config, shown, start_step=start,
                            is_writer=is_writer)
-    finite = [*(one.name for one in shown), "loss", "grad_norm", "parameters"]
+    terms = [one.name for one in shown if one.name != "loss"]  # before their sum: it says less
+    finite = [*terms, "loss", "grad_norm", "parameters"]
     predict_fns, parameter_norm = parts.task.predict_fns(), jax.jit(optax.tree.norm)
     forward = None  # of the last evaluation, with what it has encoded
     with contextlib.ExitStack() as stack:

@@ -253,7 +253,7 @@ def ours_of(config):
 def official(config, params, teacher, memory):
     kind, tree = KINDS["pretrain"], {"params": params, "teacher": teacher, "memory": memory}
     tensors = write_tensors(kind.table(config), tree, config.model.patch_size)
-    return tensors | {name: tensors[first] for name, first in kind.tied(config.model).items()}
+    return tensors | {name: tensors[first] for name, first in kind.tied(config).items()}
 
 
 @pytest.fixture(scope="module")

@@ -56,9 +56,20 @@ def readable_out_of_memory(config):
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
             raise
-        listed = "; or ".join(" ".join(f"--config.{key}={value}" for key, value in values.items())
-                              for values in task_class(config.task).lighter)
+        task = task_class(config.task)
         raise UserError(
             f"The device ran out of memory with batch_size={config.batch_size} in "
-            f"{config.accumulation} micro-step(s): try {listed}, or a lower batch_size; `albef "
-            f"plan` says what fits ({first_line(error)}).") from error
+            f"{config.accumulation} micro-step(s): set {', '.join(lighter_values(config))}, or a "
+            f"lower {' or '.join(task.smaller)}; `albef plan` says what fits "
+            f"({first_line(error)}).") from error
+
+
+def lighter_values(config):
+    """Flags of the task's `lighter` values: each key once, with the first that would help."""
+    found = {}
+    for key, value in (item for values in task_class(config.task).lighter
+                       for item in values.items()):
+        larger = isinstance(value, int) and value <= config[key]  # as True, or 2 micro-steps
+        if value != config[key] and not larger:
+            found.setdefault(key, f"--config.{key}={value}")
+    return found.values()

@@ -52,7 +52,9 @@ class AlbefTask(Task):
         REMAT,
         {"accumulation": 2}, REMAT | {"accumulation": 2},
         {"accumulation": 4}, REMAT | {"accumulation": 4},
-        REMAT | {"mesh.fsdp": 4}, REMAT | {"mesh.fsdp": 8}, REMAT | {"mesh.fsdp": 16})
+        REMAT | {"mesh.fsdp": 4}, REMAT | {"mesh.fsdp": 8}, REMAT | {"mesh.fsdp": 16},
+        {"model.dtype": "bfloat16"})
+    smaller = ("model.image_size", "batch_size")
 
     def __init__(self, config):
         self.objective, self.model = config.objective, self.module(config.model)

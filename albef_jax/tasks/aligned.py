@@ -29,6 +29,7 @@ class Aligned(AlbefTask):
 
     module = Albef
     step_flops = staticmethod(flops.retrieval_step)
+    smaller = ("objective.queue_size", *AlbefTask.smaller)
     alphas = ("alpha_itc",)  # names of the teacher's weights in `config.objective`
 
     def __init__(self, config):

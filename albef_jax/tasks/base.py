@@ -64,6 +64,7 @@ class Task:
     free_keys: tuple[str, ...] = ()  # dotted keys of `model` that may change when a run goes on
     # Values by dotted key that lower the memory of a step, the cheapest in time first.
     lighter: tuple[dict[str, Any], ...] = ({"accumulation": 2}, {"accumulation": 4})
+    smaller: tuple[str, ...] = ("batch_size",)  # dotted keys of sizes that memory grows with
 
     def __init__(self, config):
         """`config`: a whole one, with everything filled in that data decides (see `resolve`)."""

@@ -117,7 +117,7 @@ def test_out_of_memory(albef, tmp_path):
     sentence = sentence_of(albef.train(tmp_path, "--config.model.embed_dim=65536",
                                         f"--config.objective.queue_size={2**30}"))
     assert "out of memory" in sentence
-    assert all(switch in sentence for switch in ("accumulation", "bfloat16", "queue_size"))
+    assert all(switch in sentence for switch in ("remat", "accumulation", "bfloat16", "queue_size"))
 
 
 def test_fewer_examples_than_a_batch(albef, tmp_path):

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from albef_jax.config import default_config
-from albef_jax.run.restore import restore_params
+from albef_jax.core.build import build
 from albef_jax.parallel.mesh import make_mesh
-from albef_jax.tasks import make_task
+from albef_jax.run.restore import restore_params
+from albef_jax.run.workdir import read_config
 from albef_jax.weights.export import export
-from albef_jax.weights.importer import import_file
 from albef_jax.weights.foreign.kinds import KINDS
 from albef_jax.weights.foreign.torch_file import read_tensors
 from albef_jax.weights.foreign.torch_writer import write_torch_file
-from albef_jax.run.workdir import read_config
+from albef_jax.weights.importer import import_file
 
 MANIFESTS = Path(__file__).parents[1] / "golden" / "manifests"
 pytestmark = pytest.mark.slow
@@ -77,10 +77,9 @@ def test_memory_and_forward_pass(tmp_path, record_property):
     print(f"import peaks at {peak / 2**30:.2f} GiB for {size / 2**30:.2f} GiB: {peak / size:.2f}x")
     assert peak < 3 * size
 
-    config = read_config(tmp_path / "run")
-    task = make_task(config)
-    params, step = restore_params(tmp_path / "run", config, task, make_mesh())
-    functions = task.predict_fns()
+    parts = build(read_config(tmp_path / "run"), make_mesh())
+    params, step = restore_params(tmp_path / "run", parts)
+    functions = parts.task.predict_fns()
     image = np.zeros((1, 256, 256, 3), np.uint8)
     ids, mask = np.full((1, 4), 101, np.int32), np.ones((1, 4), np.int32)
     image_bnd, image_be = functions["encode_image"](params, image)
