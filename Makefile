@@ -40,7 +40,7 @@ results-tasks: demo-tasks
 	$(VENV)/bin/python docs/tasks_experiment.py "$(TASKS)" --init "$(DEMO)" --write docs/results.md
 
 test: env
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: env
 	$(VENV)/bin/python -m pytest -m slow
