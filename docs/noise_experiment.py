@@ -1,4 +1,4 @@
-"""The switches of the paper's ablation on scenes with damaged captions: trains, then prints a table.
+"""The switches of the paper's ablation on scenes with damaged captions: trains, prints a table.
 
     python docs/noise_experiment.py FOLDER [--seeds 3] [--jobs 2]
 

@@ -174,7 +174,8 @@ def test_parameters_travel_and_activations_do_not(slow_layouts, tiny_run, name, 
 
 
 @pytest.mark.parametrize("name, folder", [
-    ("eight", "layouts"), pytest.param("eight_accumulated", "slow_layouts", marks=pytest.mark.slow)])
+    ("eight", "layouts"),
+    pytest.param("eight_accumulated", "slow_layouts", marks=pytest.mark.slow)])
 def test_only_features_and_gradients_travel(request, tiny_run, name, folder):
     """Two feature gathers and the gradients' all-reduce; nothing like image embeddings."""
     moved = collectives((request.getfixturevalue(folder) / f"{name}.hlo").read_text())

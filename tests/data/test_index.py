@@ -158,7 +158,7 @@ def test_mistakes_are_told_with_their_place(tmp_path, monkeypatch, text, reason,
 def test_what_is_no_list(tmp_path, text):
     (tmp_path / "rows.json").write_text(text)
     start = re.escape(repr(text.strip()[0]))
-    with pytest.raises(UserError, match=f"must be a JSON list of rows, but begins with {start}; wr"):
+    with pytest.raises(UserError, match=f"must be a JSON list of rows, but begins with {start}; "):
         list(json_rows.read_rows(str(tmp_path / "rows.json"), len, "{}"))
 
 

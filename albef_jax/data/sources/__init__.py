@@ -48,7 +48,8 @@ def resolve_source(config: Mapping | str) -> tuple[type[Source], dict]:
     try:
         inspect.signature(found).bind(**options)
     except TypeError as error:
-        raise UserError(f"The options of the data source of kind {kind!r} are wrong: {error}.")
+        raise UserError(
+            f"The options of the data source of kind {kind!r} are wrong: {error}.") from error
     return found, options
 
 

@@ -151,9 +151,9 @@ class TarFolder:
             with tarfile.open(local, "r:") as tar:
                 self._members = {posixpath.normpath(member.name): (member.offset_data, member.size)
                                  for member in tar if member.isreg()}
-        except (tarfile.TarError, EOFError):
+        except (tarfile.TarError, EOFError) as error:
             raise UserError(f"{path} is not a readable, uncompressed tar file; give a folder or a "
-                            "plain .tar (unpack a compressed one first).")
+                            "plain .tar (unpack a compressed one first).") from error
         self._file = open(local, "rb", buffering=0)
 
     def read(self, name: str) -> bytes:
