@@ -50,8 +50,8 @@ def test_evaluation_at_the_end_and_afterwards(albef, learned):
             assert last[f"{name}/{key}"] == pytest.approx(value, rel=1e-6)
             row = re.sub(r"_r\d+$", "", key)  # recalls at several depths share one
             assert re.search(rf"^ +{row} .*\b{value:.2f}\b", done.stdout, re.MULTILINE)
-    # Chance for the first of 24 is 42% in the first ten; the held-out scenes share its words.
-    assert last["dev/itc_i2t_r10"] > 45 and last["words/mlm_top1"] > 20
+    # Chance is one in 24; seeds give 50 to 75, 42 to 50 after re-ranking, and 63 to 80 of the words.
+    assert last["dev/itc_i2t_r1"] > 35 and last["dev/i2t_r1"] > 25 and last["words/mlm_top1"] > 50
 
 
 def test_the_learned_model_finds_what_it_saw(learned):
