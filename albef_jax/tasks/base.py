@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 from jax.sharding import PartitionSpec
 
+from albef_jax.errors import UserError
+from albef_jax.models.stack import REMAT_POINTS
 from albef_jax.parallel.axes import axis_names
 
 
@@ -55,15 +57,47 @@ class Rule(NamedTuple):
       origin: see `Origin`.
       ignored: keys below `params` or `teacher` (or these themselves) of the old state that are
         left out -> the reason.
+      heads: number of attention heads in the new `model` block -> that in the old one which it must
+        be, where their names differ.
     """
 
     origin: Origin
     ignored: dict[tuple[str, ...], str]
+    heads: dict[str, str] = {}
 
 
 def same(path):
     """The `Origin` where everything keeps its place."""
     return path
+
+
+def check_choice(config, key, choices):
+    """Raises a UserError where the value at a dotted key is none of the choices."""
+    block, _, name = key.rpartition(".")
+    if name in config[block] and config[block][name] not in choices:
+        raise UserError(f"{key} is {config[block][name]!r}; choose "
+                        f"{' or '.join(map(repr, choices))}.")
+
+
+def check_compute(model):
+    """Checks how a `model` block is to be computed: its dtype and what is kept of its layers.
+
+    Raises:
+      UserError: naming the key and what it may be.
+    """
+    unknown = sorted({*model.remat_save} - {*REMAT_POINTS})
+    if unknown:
+        raise UserError(f"model.remat_save names {unknown[0]!r}; choose of {REMAT_POINTS}.")
+    if model.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"model.dtype is {model.dtype!r}; choose 'float32' or 'bfloat16'.")
+
+
+def check_mask_shares(config):
+    """Raises a UserError where `objective.mask_replace` are no shares of masked words."""
+    shares = config.objective.mask_replace
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f"objective.mask_replace is {shares}; give three shares that sum to "
+                        "1, such as (0.8, 0.1, 0.1).")
 
 
 class Task:
@@ -195,6 +229,23 @@ class Task:
         """Fresh memory (queues and the like), a dict."""
         del rng
         return {}
+
+    @classmethod
+    def bert_start(cls, config, params):
+        """What `config.init.bert` fills.
+
+        Args:
+          config: a whole one. params: fresh ones, nested dicts.
+
+        Returns:
+          The config and a part of the parameters, by the names of ALBEF's model and text encoder.
+        """
+        return config, params["text_encoder"]
+
+    @classmethod
+    def with_bert(cls, params, filled):
+        """The parameters with the part that `bert_start` named filled."""
+        return {**params, "text_encoder": filled}
 
     def update_memory(self, memory, enqueue):
         """Memory after the step; `enqueue` holds the whole batch in global order."""

@@ -25,12 +25,12 @@ class Plan:
     entries: Sequence[Entry]
     report: Report
 
-    def fill(self, encoder, tree, patch_size):
+    def fill(self, encoder, tree, patch_size=None):
         """The encoder's parameters with all entries filled.
 
         Args:
           encoder: name of the encoder, the first key of every path.
-          tree: its fresh parameters, nested dicts. patch_size: of the model.
+          tree: its fresh parameters, nested dicts. patch_size: of the model, if it has patches.
 
         Returns:
           A tree like `tree`; filled leaves are float32 numpy arrays.
