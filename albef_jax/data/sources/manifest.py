@@ -43,7 +43,7 @@ class ManifestSource(Source):
         kind: kind and options of the source; part of the fingerprint.
 
     Attributes:
-        row_format: a row as an example, for messages.
+        row_format: a row as an example, for messages. row_keys: see `read_rows`.
         names: the image of each example; of several views, a tuple of names.
 
     Raises:
@@ -51,6 +51,7 @@ class ManifestSource(Source):
     """
 
     row_format: str
+    row_keys: Sequence[str] = ()
 
     def __init__(self, files: Sequence[str], image_roots: Sequence[str], kind: str):
         files = [files] if isinstance(files, str) else list(files)
@@ -80,7 +81,7 @@ class ManifestSource(Source):
             manifest and row that is wrong, which is left out.
         """
         self.names: list[Hashable] = []
-        manifests = Manifests(files, self.add, self.row_format)
+        manifests = Manifests(files, self.add, self.row_format, keys=self.row_keys)
         for _ in manifests:
             pass
         self._image_ids = number(hashed(map(repr, self.names)))
