@@ -95,7 +95,7 @@ def run_evaluate(args, overrides):
 
 
 def add_inference(commands):
-    """embed, search, explain, answer."""
+    """embed, search, explain, answer, features."""
     place = "albef_jax.inference.commands"
     embed = command(commands, "embed", calling(f"{place}:embed"),
                     "features of a folder of images or a manifest")
@@ -133,6 +133,23 @@ def add_inference(commands):
                         help="answers of the list that are read as a whole (%(default)s)")
     answer.add_argument("--beams", type=whole(1), default=3, metavar="N",
                         help="answers that are written in parallel (%(default)s)")
+
+
+    features = command(commands, "features", calling("albef_jax.inference.extract:extract"),
+                       "features of images, videos or sounds of products; goes on where it stopped")
+    features.add_argument("kind", choices=["image", "video", "audio"])
+    features.add_argument("source", metavar="DATA", help="a folder of files, or a manifest")
+    features.add_argument("--out", required=True, metavar="DIR",
+                          help="a file for each product, named after it")
+    features.add_argument("--model", metavar="WORKDIR",
+                          help="whose ViT encodes images and frames (pixels)")
+    for name, default, what in (("grid", 6, "regions of an image, a side"),
+                                ("patch", 16, "pixels of a region or of a frame, a side"),
+                                ("frames", 16, "of a clip")):
+        features.add_argument(f"--{name}", type=whole(1), default=default, metavar="N",
+                              help=f"{what} (%(default)s)")
+    features.add_argument("--image-roots", nargs="+", default=(), metavar="PATH",
+                          help="folders and .tar files of a manifest (its own folder)")
 
 
 def add_model(parser, what):

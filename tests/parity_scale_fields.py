@@ -40,7 +40,8 @@ def load_fields(raw, recorded, samples, tokenizer):
         "table_length": recorded["pv_input_ids"].shape[1],
         "regions_length": lengths["image"][0], "regions_width": lengths["image"][1],
         "video_length": lengths["video"][0], "video_width": lengths["video"][1],
-        "audio_length": lengths["audio"][0], "audio_width": lengths["audio"][1]})
+        "audio_length": lengths["audio"][0], "audio_width": lengths["audio"][1],
+        "audio_axis": "mel", "audio_pool": 1})
     counts = raw["raw_num_boxes"]
     clips = [None if sample["clips_in_file"] is None else min(sample["clips_in_file"], len(video))
              for sample, video in zip(samples, raw["raw_video"])]

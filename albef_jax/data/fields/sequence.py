@@ -9,6 +9,9 @@ from albef_jax.data.fields.base import Field
 from albef_jax.errors import UserError
 
 
+AXES = ("mel", "time")
+
+
 class SequenceField(Field):
     """Arrays `NAME` float32 `[n, d]`, `NAME_mask` int32 `[n]` and `NAME_present` bool `[]`.
 
@@ -71,8 +74,33 @@ class VideoField(SequenceField):
 
 
 class AudioField(SequenceField):
-    """Bands of a mel spectrogram, each over time; see `data.media.audio`."""
+    """Rows of a mel spectrogram `[bands, frames]`, see `data.media.sound_features`.
+
+    A row is a band over time, as the public SCALE code has it; with `audio_axis='time'` the mean of
+    `audio_pool` frames over all bands, for which length and width must be set, too (47 and 80).
+    """
 
     name = "audio"
-    defaults = dict(audio_length=80, audio_width=751)
-    limits = dict(audio_length=(1, None), audio_width=(1, None))
+    defaults = dict(audio_length=80, audio_width=751, audio_axis="mel", audio_pool=16)
+    limits = dict(audio_length=(1, None), audio_width=(1, None), audio_pool=(1, None))
+
+    def __init__(self, data):
+        super().__init__(data)
+        self._axis, self._pool = data.audio_axis, data.audio_pool
+
+    def check(self):
+        """See `Field.check`."""
+        if self._axis not in AXES:
+            raise UserError(f"data.audio_axis is {self._axis!r}; choose one of {AXES}.")
+
+    def check_facts(self, facts, where):
+        """See `SequenceField`; how many bands there are is not among the facts."""
+        if self._axis == "mel":
+            super().check_facts(facts, where)
+
+    def load_one(self, value, rng, train):
+        if value is not None and self._axis == "time":
+            frames = np.asarray(value, np.float32).T
+            value = np.stack([frames[start:start + self._pool].mean(axis=0)
+                              for start in range(0, len(frames), self._pool)])
+        return super().load_one(value, rng, train)

@@ -16,6 +16,7 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
     "scenes_nlvr": "scenes_tasks:ScenesNlvrSource",
     "scenes_ve": "scenes_tasks:ScenesVeSource",
     "scenes_grounding": "scenes_tasks:ScenesGroundingSource",
+    "scenes_products": "scenes_products:ScenesProductsSource",
     "tfds": "tfds_source:TfdsSource",
     "mixture": "mixture:Mixture",
     "grounding": "grounding_json:GroundingSource",

@@ -33,7 +33,7 @@ def products(data):
     """The block with small sizes for the fields of products."""
     data = data.copy_and_resolve_references()
     data.update(table_length=9, regions_length=3, regions_width=4, video_length=5, video_width=3,
-                audio_length=4, audio_width=6)
+                audio_length=4, audio_width=6, audio_axis="mel", audio_pool=2)
     return data
 
 

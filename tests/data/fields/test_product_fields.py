@@ -7,7 +7,7 @@ import pytest
 
 from albef_jax.config import default_config
 from albef_jax.data.fields.regions import RegionsField
-from albef_jax.data.fields.sequence import VideoField
+from albef_jax.data.fields.sequence import AudioField, VideoField
 from albef_jax.data.fields.table import TableField
 from albef_jax.data.fields.title import TitleField
 from albef_jax.data.sources.regions import Regions
@@ -124,6 +124,18 @@ def test_features_that_cannot_be_used(settings, value, sentence):
 def test_boxes_that_cannot_be_used(settings, boxes, size, sentence):
     _, problems = load(RegionsField(settings), Regions(np.ones((2, 2)), boxes, size))
     assert sentence in problems[0]
+
+
+def test_sounds_may_be_read_along_time(settings):
+    settings.update(audio_length=3, audio_width=2, audio_axis="time", audio_pool=2)
+    field = AudioField(settings)
+    field.check()
+    field.check_facts({"width": 5}, "here")
+    arrays, _ = load(field, np.array([[1.0, 3, 5, 7, 9], [0, 0, 2, 2, 4]]))
+    assert arrays["audio"].tolist() == [[[2, 0], [6, 2], [9, 4]]]
+    settings.audio_axis = "frequency"
+    with pytest.raises(UserError, match="data.audio_axis is 'frequency'; choose one of"):
+        AudioField(settings).check()
 
 
 def test_the_width_of_a_source_is_compared_at_the_start(settings):
