@@ -23,7 +23,7 @@ from albef_jax.tasks.retrieval import RetrievalDraws
 from albef_jax.tasks.text_assignment import AssignmentDraws
 from albef_jax.weights import importer
 from albef_jax.weights import report as imports
-from albef_jax.weights.foreign.kinds import KINDS, detect, sizes
+from albef_jax.weights.foreign.kinds import KINDS, detect
 from albef_jax.weights.foreign.torch_file import read_tensors
 from official import write_tensors
 from parity_report import EXACT, GRADIENT, KEY_BIASES, STATE

@@ -97,13 +97,15 @@ def make_optimizer(config, learning_rate, trained=None, frozen=None):
     return optax.chain(*chain)
 
 
-def matches(params, patterns):
-    """Tree of bool: whether a parameter's path (`a/b`) has a match of one of the patterns."""
-    def has_match(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return any(re.search(pattern, name) for pattern in patterns)
+def path_of(path):
+    """A leaf's path as a string, keys joined by '/'."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
-    return jax.tree_util.tree_map_with_path(has_match, params)
+
+def matches(params, patterns):
+    """Tree of bool: whether a parameter's path has a match of one of the patterns."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(re.search(pattern, path_of(path)) for pattern in patterns), params)
 
 
 def scale_matching(factors):

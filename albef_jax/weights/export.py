@@ -49,8 +49,9 @@ def export(workdir, out, form, weights="online", step=None):
     task, leaves = stored.config.task, dict(stored.leaves)
     if form != "safetensors" and (task not in KINDS or KINDS[task].layout != form):
         fitting = KINDS[task].layout if task in KINDS else "safetensors"
-        raise UserError(f"{workdir} is of the task {task!r}, which the public code of {form} does "
-                        f"not have; export it with --format {fitting}.")
+        raise UserError(f"{workdir} is of the task {task!r}, which the public code does not have; "
+                        f"export it with --format {fitting}." if fitting == "safetensors" else
+                        f"{workdir} is of the task {task!r}; export it with --format {fitting}.")
     report = Report(f"{workdir} ({task}, {weights}) -> {os.path.basename(out)}")
     if weights == "momentum":
         copies = {("params", *path[1:]): leaf
