@@ -12,6 +12,10 @@ A case folder is known by what it holds, whatever its name and sizes:
 | `arrays.npz` | interpolated positions, or RandAugment | `parity_data` |
 | `cases.json` | cleaned texts, or token ids | `parity_data` |
 | `schedules.json` | learning rates | `parity_data` |
+| `variants.npz`, `optimizer_unit.npz` | ImageBERT: variants, steps | `parity_imagebert` |
+| `grads_binary.npz`, `state_stage*.npz` | ImageBERT: fine-tuning, stages | the same |
+| `imagebert.json`, `metrics.json` | ImageBERT: tensors, recalls | `parity_imagebert` |
+| `vocab.txt`, raw products | the fields of SCALE | `parity_scale_fields` |
 
 All is under the official names and layouts. Recorded random draws are injected; model, objectives,
 step and optimizer are those that train, and the initial weights (`state_dict.pth`, or `.npz` where
@@ -34,10 +38,17 @@ import jax
 from parity_report import Report
 
 # The first file found in a folder -> the function for it.
-RUNNERS = (("load_map_*.json", "parity_weights.run_load_maps"),
+RUNNERS = (("variants.npz", "parity_imagebert.run_forward"),
+           ("optimizer_unit.npz", "parity_imagebert.run_train"),
+           ("grads_binary.npz", "parity_imagebert.run_retrieval"),
+           ("state_stage*.npz", "parity_imagebert.run_stages"),
+           ("imagebert.json", "parity_imagebert.run_manifests"),
+           ("metrics.json", "parity_imagebert.run_metrics"),
+           ("load_map_*.json", "parity_weights.run_load_maps"),
            ("hidden_states.npz", "parity_weights.run_bert"),
            ("arrays.npz", "parity_data.run_arrays"), ("cases.json", "parity_data.run_cases"),
            ("schedules.json", "parity_data.run_schedules"),
+           ("vocab.txt", "parity_scale_fields.run_fields"),
            ("inputs.npz", "parity_case.run"))
 
 

@@ -24,7 +24,7 @@ from albef_jax.tasks.text_assignment import AssignmentDraws
 from albef_jax.weights import importer
 from albef_jax.weights import report as imports
 from albef_jax.weights.foreign import salesforce
-from albef_jax.weights.foreign.kinds import KINDS, detect, sizes
+from albef_jax.weights.foreign.kinds import KINDS, detect
 from albef_jax.weights.foreign.torch_file import read_tensors
 from parity_report import EXACT, GRADIENT, KEY_BIASES, STATE
 
@@ -51,13 +51,14 @@ def state_file(folder, meta):
 class Case:
     """A case folder: its recordings, the sizes they show, and the task with their weights."""
 
-    def __init__(self, folder, meta):
+    def __init__(self, folder, meta, kind=None):
+        """`kind`: of weights; None: by the names of the tensors."""
         self.folder, self.meta = pathlib.Path(folder), meta
         self.inputs, self.outputs = self.arrays("inputs"), self.arrays("outputs")
         file = state_file(self.folder, meta)
         tensors = dict(read_tensors(file) if file.suffix == ".pth" else np.load(file))
         self.tensors = tensors | {k: v for k, v in self.inputs.items() if k in tensors}
-        self.kind = KINDS[detect(self.tensors, folder)]
+        self.kind = KINDS[kind or detect(self.tensors, folder)]
         self.config = self._config()
         self.task = self.make_task()
 
@@ -68,7 +69,7 @@ class Case:
 
     def _config(self):
         c, special = self.meta["config"], self.meta.get("special_tokens", {})
-        found = sizes(self.tensors, self.kind, self.folder)
+        found = self.kind.sizes(self.tensors, self.folder)
         config = importer.fitted_config(None, self.kind, *found, heads=1, path=self.folder)
         config.group_size = c["batch"]
         config.batch_size = c["batch"] * self.meta.get("world_size", 1)

@@ -10,6 +10,7 @@ from albef_jax.errors import UserError
 
 DEFAULTS = dict(
     peak_lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2000,
+    warmup_share=0.0,  # of all steps; if it is not 0 it counts and warmup_steps does not
     schedule="cosine",  # of SCHEDULES
     steps_per_epoch=0,  # of 'albef_steps'; 0: from the data
     lr_factors=(),  # pairs of a pattern of parameter paths, such as 'text_encoder/', and a factor
@@ -24,9 +25,10 @@ DEFAULTS = dict(
 def warm_up(rest):
     """A schedule that rises linearly to `peak_lr`, then goes on as `rest(config, steps left)`."""
     def make(config, total_steps):
-        left = max(total_steps - config.warmup_steps, 1)
-        rise = optax.linear_schedule(config.warmup_lr, config.peak_lr, config.warmup_steps)
-        return optax.join_schedules([rise, rest(config, left)], [config.warmup_steps])
+        warmup = config.warmup_share * total_steps or config.warmup_steps
+        left = max(total_steps - warmup, 1)
+        rise = optax.linear_schedule(config.warmup_lr, config.peak_lr, warmup)
+        return optax.join_schedules([rise, rest(config, left)], [warmup])
 
     return make
 

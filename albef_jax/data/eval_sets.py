@@ -106,7 +106,8 @@ class EvalSet:
 
     Args:
         source: the examples; those with the same `image_id` count as one image.
-        fields: with 'image' and 'text'. tokenizer, data_config: as of `EvalRows`.
+        fields: with 'text' and what the images are made of. tokenizer, data_config: as of
+            `EvalRows`.
 
     Attributes:
         source: the examples.
@@ -135,7 +136,9 @@ class EvalSet:
         self.text_image = np.array(text_image, np.int32)
         encoded = text.encode(self.texts, train=False)
         self.text_ids, self.text_mask = encoded["text_ids"], encoded["text_mask"]
-        self._images = EvalRows(source, {"image": fields["image"]}, tokenizer, data_config)
+        of_images = {name: field for name, field in fields.items()
+                     if name not in ("text", "image_id")}
+        self._images = EvalRows(source, of_images, tokenizer, data_config)
         self._workers = num_workers(data_config)
 
     def describes(self, text: int, row: int) -> bool:
@@ -151,10 +154,11 @@ class EvalSet:
         return self._images.pictures(self._examples[row])[0]
 
     def images(self, batch_size: int) -> Iterator[dict]:
-        """All images in order, resized for evaluation, the last batch padded.
+        """All images in order, as evaluation sees them, the last batch padded.
 
         Yields:
-            image uint8 [b, h, w, 3], _mask float32 [b] (0 = padding), index int32 [b] (row).
+            The arrays of the fields of images `[b, ...]` by name, _mask float32 [b] (0 = padding),
+            index int32 [b] (row).
 
         Raises:
             UserError: an image cannot be read; a score over the rest would be another score.

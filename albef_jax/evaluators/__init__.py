@@ -14,6 +14,7 @@ KINDS = {  # in the order of the page about a run; of a section that two have it
     "classification": "albef_jax.evaluators.classification:ClassificationEvaluator",
     "vqa": "albef_jax.evaluators.vqa:VqaEvaluator",
     "grounding": "albef_jax.evaluators.grounding:GroundingEvaluator",
+    "pair_retrieval": "albef_jax.evaluators.pair_retrieval:PairRetrievalEvaluator",
 }
 # Options of every block, see `Evaluator.options`; `every` is for the training loop.
 COMMON_OPTIONS = {"every": (0, 0), "batch_size": (64, 1)}

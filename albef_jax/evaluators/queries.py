@@ -12,11 +12,11 @@ QUERIES = 6  # of each kind
 SHOWN = 5  # images, texts or words
 
 
-def queries(forward, data, k):
+def queries(forward, data, k, sims):
     """Images found for captions, and captions found for images: the best k re-ranked.
 
     Args:
-      forward: a `Forward`. data: a `HeldOut`.
+      forward: a `Forward`. data: a `HeldOut`. sims: float `[n, m]`, by which the k are chosen.
 
     Returns:
       dict: `text_queries` has `k`, `images` (how many there are to choose from) and `queries`, a
@@ -28,7 +28,6 @@ def queries(forward, data, k):
     rows = spread(data.num_images, 2 * QUERIES)
     captions = [int(np.argmax(data.text_image == row)) for row in rows[::2]]
     images = rows[1::2]
-    sims = data.encode_images(forward)[1] @ data.encode_texts(forward)[1].T
     for_text, for_image = np.zeros(sims.shape, bool), np.zeros(sims.shape, bool)
     for_text[:, captions] = candidates(sims[:, captions].T, k).T
     for_image[images] = candidates(sims[images], k)

@@ -10,6 +10,8 @@ TASKS = {
     "ve": "albef_jax.tasks.entailment:Entailment",
     "nlvr": "albef_jax.tasks.nlvr:Nlvr",
     "nlvr_pretrain": "albef_jax.tasks.text_assignment:TextAssignment",
+    "imagebert_pretrain": "albef_jax.tasks.imagebert:ImageBertPretrain",
+    "imagebert_retrieval": "albef_jax.tasks.imagebert_retrieval:ImageBertRetrieval",
 }
 
 

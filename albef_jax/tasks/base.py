@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 from jax.sharding import PartitionSpec
 
+from albef_jax.errors import UserError
+from albef_jax.models.stack import REMAT_POINTS
 from albef_jax.parallel.axes import axis_names
 
 
@@ -55,15 +57,54 @@ class Rule(NamedTuple):
       origin: see `Origin`.
       ignored: keys below `params` or `teacher` (or these themselves) of the old state that are
         left out -> the reason.
+      heads: number of attention heads in the new `model` block -> that in the old one which it must
+        be, where their names differ.
     """
 
     origin: Origin
     ignored: dict[tuple[str, ...], str]
+    heads: dict[str, str] = {}
 
 
 def same(path):
     """The `Origin` where everything keeps its place."""
     return path
+
+
+def take_words(model, tokenizer):
+    """Writes what a tokenizer decides into a `model` block: the keys that it has."""
+    for name in ("vocab_size", "pad_id", "cls_id", "sep_id", "mask_id"):
+        if name in model:
+            model[name] = getattr(tokenizer, name)
+
+
+def check_choice(config, key, choices):
+    """Raises a UserError where the value at a dotted key is none of the choices."""
+    block, _, name = key.rpartition(".")
+    if name in config[block] and config[block][name] not in choices:
+        raise UserError(f"{key} is {config[block][name]!r}; choose "
+                        f"{' or '.join(map(repr, choices))}.")
+
+
+def check_compute(model):
+    """Checks how a `model` block is to be computed: its dtype and what is kept of its layers.
+
+    Raises:
+      UserError: naming the key and what it may be.
+    """
+    unknown = sorted({*model.remat_save} - {*REMAT_POINTS})
+    if unknown:
+        raise UserError(f"model.remat_save names {unknown[0]!r}; choose of {REMAT_POINTS}.")
+    if model.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"model.dtype is {model.dtype!r}; choose 'float32' or 'bfloat16'.")
+
+
+def check_mask_shares(config):
+    """Raises a UserError where `objective.mask_replace` are no shares of masked words."""
+    shares = config.objective.mask_replace
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f"objective.mask_replace is {shares}; give three shares that sum to "
+                        "1, such as (0.8, 0.1, 0.1).")
 
 
 class Task:
@@ -79,6 +120,7 @@ class Task:
       logical_axes: names of axes that `config.rules` may have.
       free_keys: dotted keys of `model` that may change when a run goes on.
       lighter: values by dotted key that lower the memory of a step, the cheapest in time first.
+      bert: the part of the parameters that `init.bert` fills.
     """
 
     model: nn.Module
@@ -86,6 +128,7 @@ class Task:
     limits: dict[str, tuple] = {}
     logical_axes: tuple[str, ...] = ("embed", "mlp", "heads", "vocab", "queue")
     free_keys: tuple[str, ...] = ()
+    bert: str = "text_encoder"
     lighter: tuple[dict[str, Any], ...] = ({"accumulation": 2}, {"accumulation": 4})
 
     def __init__(self, config):
@@ -122,8 +165,7 @@ class Task:
           tokenizer: of the run; None if no field reads texts. steps_per_epoch: at least 1.
         """
         if tokenizer and "vocab_size" in config.model:
-            config.model.update(vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
-                                cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id)
+            take_words(config.model, tokenizer)
 
     @classmethod
     def flops(cls, config):
@@ -199,6 +241,10 @@ class Task:
     def update_memory(self, memory, enqueue):
         """Memory after the step; `enqueue` holds the whole batch in global order."""
         del enqueue
+        return memory
+
+    def with_new_data(self, memory):
+        """Memory as a stage of a run on other data begins with it."""
         return memory
 
     # ---- what it does ----------------------------------------------------------------------

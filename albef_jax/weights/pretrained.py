@@ -6,6 +6,7 @@ import os
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError, first_line
 from albef_jax.files import local_copy
+from albef_jax.tasks import task_class
 from albef_jax.weights.foreign import bert
 from albef_jax.weights.foreign import vit
 from albef_jax.weights.foreign.torch_file import read_tensors
@@ -39,11 +40,11 @@ def apply(config, params, tokenizer):
     if config.init.bert:
         tensors, settings, folder = open_weights(config.init.bert)
         check_vocabulary(config, folder, tokenizer)
-        plan = bert.plan(config, tensors, settings)
-        params[bert.ENCODER] = plan.fill(bert.ENCODER, params[bert.ENCODER],
-                                         config.model.patch_size)
+        part = task_class(config.task).bert
+        plan = bert.plan(config, tensors, settings, part, words="head" in params[part])
+        params[part] = plan.fill(part, params[part], config.model.get("patch_size"))
         reports.append(plan.report)
-    if config.init.vit:
+    if config.init.get("vit"):
         tensors, settings, _ = open_weights(config.init.vit)
         plan = vit.plan(config, tensors, settings)
         params[vit.ENCODER] = plan.fill(vit.ENCODER, params[vit.ENCODER], config.model.patch_size)

@@ -1,4 +1,4 @@
-"""Import and export of the six published kinds at tiny sizes: strict, and bit-exact both ways."""
+"""Import and export of the published kinds at tiny sizes: strict, and bit-exact both ways."""
 
 import json
 from pathlib import Path
@@ -22,10 +22,17 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = Path(__file__).parents[1] / "tiny.py"
 
 
+FOLDERS = {"pretrain": "pretrain_forward",
+           **dict.fromkeys(("imagebert_pretrain", "imagebert_retrieval"),
+                           "imagebert/pretrain_forward")}
+UNUSED = {"imagebert_retrieval": ("cls.", "moc_head.", "mrfr_head.")}  # what it need not have
+
+
 def tensors_of(kind):
     """A tiny official state dict."""
-    folder = GOLDEN / ("pretrain_forward" if kind == "pretrain" else kind)
-    return dict(np.load(folder / "state_dict.npz"))
+    tensors = dict(np.load(GOLDEN / FOLDERS.get(kind, kind) / "state_dict.npz"))
+    return {name: array for name, array in tensors.items()
+            if not name.startswith(UNUSED.get(kind, ("-",)))}
 
 
 @pytest.fixture
@@ -59,7 +66,7 @@ def test_round_trips(kind, saved, tmp_path):
     assert stored.config.task == kind and stored.config.model.text_heads == 4
     assert keys_of(stored.config) == keys_of(default_config(kind))
 
-    export(tmp_path / "first", tmp_path / "out.pth", "salesforce")
+    export(tmp_path / "first", tmp_path / "out.pth", KINDS[kind].layout)
     equal(dict(read_tensors(tmp_path / "out.pth")), tensors_of(kind))
     import_file(tmp_path / "out.pth", tmp_path / "second", heads=4)
     equal(read_stored(tmp_path / "second").leaves, stored.leaves)
@@ -73,6 +80,19 @@ def test_round_trips(kind, saved, tmp_path):
     card = (tmp_path / "folder" / "README.md").read_text()
     assert f"task `{kind}`" in card and (tmp_path / "folder" / "config.json").exists()
     assert "| `text_heads` | 4 |" in card and "| `dtype` | bfloat16 |" in card
+
+
+def test_heads_that_fine_tuning_does_not_read(saved, tmp_path):
+    """They are listed, kept beside the import, and come out of an export again."""
+    path, run = saved("imagebert_pretrain"), tmp_path / "run"
+    report = import_file(path, run, kind="imagebert_retrieval", heads=4)
+    assert "a head of pre-training" in str(report)
+    names = {name for _, name, *_ in read_stored(run).leaves}
+    assert "itm_head" in names and not names & {"moc_head", "mrfr_head"}
+    export(run, tmp_path / "out.pth", "imagebert")
+    equal(dict(read_tensors(tmp_path / "out.pth")), tensors_of("imagebert_pretrain"))
+    with pytest.raises(UserError, match="imagebert_retrieval.*--format imagebert"):
+        export(run, tmp_path / "other.pth", "salesforce")
 
 
 def test_momentum_in_the_place_of_online(saved, tmp_path):
@@ -149,12 +169,12 @@ def test_which_kind(saved, tmp_path, monkeypatch):
         import_file(path, tmp_path / "run", heads=4)
     with pytest.raises(UserError, match=r"missing \(idx_queue\)"):
         import_file(path, tmp_path / "run", kind="retrieval", heads=4)
-    with pytest.raises(UserError, match="'vaq' is no kind of ALBEF weights"):
+    with pytest.raises(UserError, match="'vaq' is no kind of published weights"):
         import_file(path, tmp_path / "run", kind="vaq")
     with pytest.raises(UserError, match="does not fit --as pretrain"):
         import_file(path, tmp_path / "run", kind="pretrain")
     write_torch_file(tmp_path / "other.pth", {"conv1.weight": np.ones(3, np.float32)})
-    with pytest.raises(UserError, match="no ALBEF checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint of ALBEF"):
         import_file(tmp_path / "other.pth", tmp_path / "run")
 
 

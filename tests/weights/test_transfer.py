@@ -45,7 +45,8 @@ def test_which_task_starts_from_which():
     """Each from itself, and as in the public code."""
     assert set(STARTS) == {(name, name) for name in TASKS} | {
         ("pretrain", "retrieval"), ("pretrain", "ve"), ("pretrain", "vqa"),
-        ("pretrain", "nlvr_pretrain"), ("nlvr_pretrain", "nlvr")}
+        ("pretrain", "nlvr_pretrain"), ("nlvr_pretrain", "nlvr"),
+        ("imagebert_pretrain", "imagebert_retrieval")}
 
 
 @pytest.mark.parametrize("pair", STARTS, ids="-".join)

@@ -34,6 +34,11 @@ class Source(abc.ABC):
     | box | x, y (upper left corner), width, height in pixels of an image of `size` | |
     | proposals | a list of boxes to choose from, maybe empty | |
     | size | width and height of the image as it was annotated | |
+    | title | a list of texts as written; empty where there is none | cleaning |
+    | table | properties and values, see `data.table.parse_table`; None where there are none | |
+    | regions | a `sources.regions.Regions` of the image; None where there is none | width |
+    | video, audio | float [n, width], a row per clip or band; None where there is none | width |
+    | coarse, fine | names of the class, and of the one that is retrieved or distinguished | |
 
     Attributes:
         fingerprint: hash of the contents and options; a resumed run compares it.

@@ -3,7 +3,7 @@
 Tensors are called `bert.embeddings...`, `bert.encoder.layer.N...` and `cls.predictions...`; the
 first part is left out in files without a head, and old files say gamma and beta for a LayerNorm's
 weight and bias. ALBEF reads BERT's first layers into the text encoder and the others into the
-fusion encoder, whose cross-attention stays fresh (ALBEF section 3.1).
+fusion encoder, whose cross-attention stays fresh (ALBEF section 3.1); ImageBERT has one stream.
 """
 
 import re
@@ -15,7 +15,6 @@ from albef_jax.weights.foreign.fill import Plan, check_settings
 from albef_jax.weights.report import Report
 from albef_jax.weights.foreign.salesforce import embeddings_table, layer_table, words_table
 
-ENCODER = "text_encoder"
 FRESH = -1  # in config.init.bert_layers
 IGNORED = {
     r"bert\.embeddings\.position_ids": "positions are counted",
@@ -26,11 +25,12 @@ WORDS = "bert.embeddings.word_embeddings.weight"
 HEAD = "cls.predictions"
 
 
-def plan(config, tensors, settings):
-    """How a BERT file fills `text_encoder`.
+def plan(config, tensors, settings, part, words):
+    """How a BERT file fills a part of the parameters.
 
     Args:
       config: a whole config. tensors: name -> array. settings: the file's config.json, a dict.
+      part: its name; see `Task.bert`. words: whether it has an MLM head.
 
     Returns:
       A `Plan`.
@@ -38,7 +38,7 @@ def plan(config, tensors, settings):
     Raises:
       UserError: the file's model is of another kind or size, or `init.bert_layers` has no meaning.
     """
-    model, report = config.model, Report(f"{config.init.bert} -> {ENCODER}")
+    model, report = config.model, Report(f"{config.init.bert} -> {part}")
     names = {canonical(name): name for name in tensors}
     depth = len({m[1] for m in map(re.compile(r"bert\.encoder\.layer\.(\d+)\.").match, names) if m})
     check_settings(
@@ -47,14 +47,14 @@ def plan(config, tensors, settings):
          ("hidden_act", settings.get("hidden_act"), ("gelu",)),
          ("position_embedding_type", settings.get("position_embedding_type"), ("absolute",))])
     layers = source_layers(config, depth)
-    table = embeddings_table((ENCODER, "embeddings"), "bert.embeddings")
+    table = embeddings_table((part, "embeddings"), "bert.embeddings")
     for place, layer in zip(places(model), layers):
         if layer != FRESH:
-            table += layer_table((ENCODER, place), f"bert.encoder.layer.{layer}")
-    if any(name.startswith(HEAD) for name in names):
-        table += words_table((ENCODER, "head"), HEAD)
-    mark_fresh(report, model, layers, table)
-    mark_ignored(report, names, tensors, layers)
+            table += layer_table((part, place), f"bert.encoder.layer.{layer}")
+    if words and any(name.startswith(HEAD) for name in names):
+        table += words_table((part, "head"), HEAD)
+    mark_fresh(report, part, words, model, layers, table)
+    mark_ignored(report, words, names, tensors, layers)
     entries = [entry._replace(sources=tuple(names.get(name, name) for name in entry.sources))
                for entry in table]
     return Plan(tensors, entries, report)
@@ -82,7 +82,12 @@ def sizes(names, tensors, settings):
 def places(model):
     """Our layers, bottom up."""
     return [*(f"text_{i}" for i in range(model.text_layers)),
-            *(f"fusion_{i}" for i in range(model.fusion_layers))]
+            *(f"fusion_{i}" for i in range(fusion_layers(model)))]
+
+
+def fusion_layers(model):
+    """How many there are; ImageBERT has none, and no such key."""
+    return model.get("fusion_layers", 0)
 
 
 def source_layers(config, depth):
@@ -91,7 +96,7 @@ def source_layers(config, depth):
     Raises:
       UserError: the file has more or fewer layers and the config does not say which go where.
     """
-    wanted = config.model.text_layers + config.model.fusion_layers
+    wanted = len(places(config.model))
     chosen = tuple(config.init.bert_layers)
     if not chosen and depth == wanted:
         return tuple(range(depth))
@@ -106,28 +111,30 @@ def source_layers(config, depth):
     return chosen
 
 
-def mark_fresh(report, model, layers, table):
+def mark_fresh(report, part, words, model, layers, table):
     """Names the rule of every parameter that no tensor fills."""
-    for i in range(model.fusion_layers):
+    for i in range(fusion_layers(model)):
         cross = layer_table((f"fusion_{i}",), "", cross=True)
         for entry in cross:
             if entry.path[1] == "cross":
-                report.fresh((ENCODER, *entry.path), "BERT has no cross-attention")
+                report.fresh((part, *entry.path), "BERT has no cross-attention")
     for place, layer in zip(places(model), layers):
         if layer == FRESH:
-            for entry in layer_table((ENCODER, place), ""):
+            for entry in layer_table((part, place), ""):
                 report.fresh(entry.path, "init.bert_layers says -1")
-    if not any(entry.path[1] == "head" for entry in table):
-        for entry in words_table((ENCODER, "head"), ""):
+    if words and not any(entry.path[1] == "head" for entry in table):
+        for entry in words_table((part, "head"), ""):
             report.fresh(entry.path, "the file has no MLM head")
 
 
-def mark_ignored(report, names, tensors, layers):
+def mark_ignored(report, words, names, tensors, layers):
     """Names the rule of every tensor that is left out on purpose."""
     for name, original in names.items():
         for pattern, rule in IGNORED.items():
             if re.fullmatch(pattern, name):
                 report.ignore(original, rule)
+        if name.startswith(HEAD) and not words:
+            report.ignore(original, "the task predicts no words")
         number = re.match(r"bert\.encoder\.layer\.(\d+)\.", name)
         if number and int(number[1]) not in layers:
             report.ignore(original, "not in init.bert_layers")

@@ -1,4 +1,6 @@
-"""The six published kinds of ALBEF checkpoints: what each holds, under which names.
+"""The published kinds of checkpoints: what each holds, under which names.
+
+These are ALBEF's; those of ImageBERT are in `imagebert`.
 
 | kind | what it is |
 |---|---|
@@ -15,13 +17,17 @@ import re
 
 import numpy as np
 
+from albef_jax.config import default_config
 from albef_jax.errors import UserError
+from albef_jax.weights.foreign import imagebert
 from albef_jax.weights.foreign.salesforce import (
     Entry,
     bert_table,
     decoder_table,
     linear,
     momentum_name,
+    numbered,
+    shape_of,
     vit_table,
 )
 from albef_jax.weights.stored import state_shapes
@@ -38,7 +44,7 @@ MEMORY = {
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """The public names of one kind of model; what a state holds is known by its task.
+    """The public names of one kind of ALBEF model; what a state holds is known by its task.
 
     Attributes:
       name: as in the module's table; also `config.task`.
@@ -49,6 +55,9 @@ class Kind:
       heads: linear layers besides. classes: outputs of `cls_head`, 0: there is none.
       temp: has a temperature.
       memory: names in `TrainState.memory` that the official layout has too.
+      layout: of the files, as `albef export --format`. wrapper: key of the state dict in them.
+      optional: what the model does not read may be left out of a file.
+      attention: numbers of heads and the widths that they divide, in a config's model block.
     """
 
     name: str
@@ -60,6 +69,14 @@ class Kind:
     classes: int = 0
     temp: bool = False
     memory: tuple[str, ...] = ()
+    layout = "salesforce"
+    wrapper = "model"
+    optional = False
+    attention = (("vit_heads", "vit_width"), ("text_heads", "text_width"))
+
+    def fresh_config(self):
+        """A config of such a model, unlocked."""
+        return default_config(self.name).unlock()
 
     def params_table(self, model):
         """Entries of the online parameters; `model` is a config's model block."""
@@ -110,6 +127,50 @@ class Kind:
         names += map(momentum_name, with_momentum(names, config))
         return {name: np.arange(config.model.max_positions)[None] for name in names}
 
+    def unused(self, config):
+        """Official name -> (shape, why) of what a checkpoint may have and the model does not read:
+        nothing."""
+        del config
+        return {}
+
+    def sizes(self, tensors, path):
+        """What a state dict says about the model: values of the config's blocks `model` and `data`
+        by key, and the queue size.
+
+        Heads leave no trace in the shapes of tensors.
+
+        Raises:
+          UserError: a tensor that tells a size is missing or has another number of axes.
+        """
+        def shape(name, axes):
+            return shape_of(tensors, name, axes, self, path)
+
+        text = f"text_encoder.{self.bert}"
+        layers = re.escape(f"{text}encoder.layer.") + r"(\d+)\."
+        vit_width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight", 4)
+        tokens = shape("visual_encoder.pos_embed", 3)[1]
+        vocab, text_width = shape(f"{text}embeddings.word_embeddings.weight", 2)
+        side = round((tokens - 1) ** 0.5)
+        if side * side != tokens - 1:
+            raise UserError(f"{path} has {tokens - 1} position embeddings of patches, which is no "
+                            "square grid; only square images are supported.")
+        fusion = numbered(tensors, layers + "crossattention")
+        found = {
+            "vit_width": vit_width, "patch_size": patch, "image_size": side * patch,
+            "vit_depth": numbered(tensors, r"visual_encoder\.blocks\.(\d+)\."),
+            "vit_mlp_ratio": shape("visual_encoder.blocks.0.mlp.fc1.weight", 2)[0] / vit_width,
+            "vocab_size": vocab, "text_width": text_width,
+            "max_positions": shape(f"{text}embeddings.position_embeddings.weight", 2)[0],
+            "text_layers": numbered(tensors, layers) - fusion,
+            "fusion_layers": fusion // 2 if self.pairs else fusion,
+            "text_mlp_width": shape(f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0]}
+        if "vision_proj" in self.heads:
+            found["embed_dim"] = shape("vision_proj.weight", 2)[0]
+        queue = max((tensors[name].size and tensors[name].shape[-1]
+                     for name in ("image_queue", "text_queue")
+                     if name in tensors and tensors[name].ndim), default=0)
+        return found, queue
+
 
 def with_momentum(names, config):
     """Those of some official names that have a momentum copy."""
@@ -125,6 +186,7 @@ KINDS = {kind.name: kind for kind in (
     Kind("nlvr_pretrain", pairs=True, heads=(*PROJECTIONS, "ta_head"), temp=True),
     Kind("nlvr", pairs=True, classes=2),
     Kind("ve", classes=3),
+    *imagebert.KINDS,
 )}
 
 
@@ -135,7 +197,7 @@ def kind_of(name):
       UserError: there is none.
     """
     if name not in KINDS:
-        raise UserError(f"{name!r} is no kind of ALBEF weights; choose one of "
+        raise UserError(f"{name!r} is no kind of published weights; choose one of "
                         f"{', '.join(KINDS)} (grounding checkpoints are 'retrieval').")
     return KINDS[name]
 
@@ -146,11 +208,13 @@ def detect(tensors, path):
     Raises:
       UserError: the names fit none, or more than one.
     """
+    if imagebert.is_imagebert(tensors):
+        return imagebert.detect(tensors)
     parts = {name.split(".")[0] for name in tensors}
     if not {"visual_encoder", "text_encoder"} <= parts:
-        raise UserError(f"{path} is no ALBEF checkpoint: it has no tensors visual_encoder.* and "
-                        f"text_encoder.*, but {', '.join(sorted(parts)[:5])}; give one of the "
-                        "published kinds.")
+        raise UserError(f"{path} is no checkpoint of ALBEF or ImageBERT: it has no tensors "
+                        "visual_encoder.* and text_encoder.*, nor visual_embeddings.*, but "
+                        f"{', '.join(sorted(parts)[:5])}; give one of the published kinds.")
     classes = tensors["cls_head.2.weight"].shape[:1] if "cls_head.2.weight" in tensors else ()
     words = any(name.startswith("text_encoder.cls.") for name in tensors)
     fitting = [name for name, fits in {
@@ -162,50 +226,3 @@ def detect(tensors, path):
         raise UserError(f"{path} could be of the kinds {', '.join(fitting or KINDS)}; say which "
                         "with --as KIND.")
     return fitting[0]
-
-
-def sizes(tensors, kind, path):
-    """What a state dict says about the model: fields of a config's model block, and queue size.
-
-    Heads leave no trace in the shapes of tensors.
-
-    Raises:
-      UserError: a tensor that tells a size is missing or has another number of axes.
-    """
-    def shape(name, axes):
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found is None or len(found) != axes or 0 in found:
-            raise UserError(f"{path} does not fit --as {kind.name}: {name} is "
-                            f"{'missing' if found is None else list(found)}; choose another "
-                            f"kind ({', '.join(KINDS)}) or a complete checkpoint.")
-        return found
-
-    def depth(pattern):
-        found = {m[1] for m in map(re.compile(pattern).match, tensors) if m}
-        return len(found)
-
-    text = f"text_encoder.{kind.bert}"
-    layers = re.escape(f"{text}encoder.layer.") + r"(\d+)\."
-    vit_width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight", 4)
-    tokens = shape("visual_encoder.pos_embed", 3)[1]
-    vocab, text_width = shape(f"{text}embeddings.word_embeddings.weight", 2)
-    side = round((tokens - 1) ** 0.5)
-    if side * side != tokens - 1:
-        raise UserError(f"{path} has {tokens - 1} position embeddings of patches, which is no "
-                        "square grid; only square images are supported.")
-    fusion = depth(layers + "crossattention")
-    found = {
-        "vit_width": vit_width, "patch_size": patch, "image_size": side * patch,
-        "vit_depth": depth(r"visual_encoder\.blocks\.(\d+)\."),
-        "vit_mlp_ratio": shape("visual_encoder.blocks.0.mlp.fc1.weight", 2)[0] / vit_width,
-        "vocab_size": vocab, "text_width": text_width,
-        "max_positions": shape(f"{text}embeddings.position_embeddings.weight", 2)[0],
-        "text_layers": depth(layers) - fusion,
-        "fusion_layers": fusion // 2 if kind.pairs else fusion,
-        "text_mlp_width": shape(f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0]}
-    if "vision_proj" in kind.heads:
-        found["embed_dim"] = shape("vision_proj.weight", 2)[0]
-    queue = max((tensors[name].size and tensors[name].shape[-1]
-                 for name in ("image_queue", "text_queue")
-                 if name in tensors and tensors[name].ndim), default=0)
-    return found, queue
