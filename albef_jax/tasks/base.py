@@ -51,6 +51,13 @@ def same(path):
     return path
 
 
+def take_words(model, tokenizer):
+    """Writes what a tokenizer decides into a `model` block: the keys that it has."""
+    for name in ("vocab_size", "pad_id", "cls_id", "sep_id", "mask_id"):
+        if name in model:
+            model[name] = getattr(tokenizer, name)
+
+
 def check_remat(model):
     """Raises a UserError where a `model` block keeps what its layers do not name."""
     unknown = sorted({*model.remat_save} - {*REMAT_POINTS})
@@ -118,8 +125,7 @@ class Task:
           tokenizer: of the run; None if no field reads texts. steps_per_epoch: at least 1.
         """
         if tokenizer and "vocab_size" in config.model:
-            config.model.update(vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
-                                cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id)
+            take_words(config.model, tokenizer)
 
     @classmethod
     def flops(cls, config):
@@ -203,6 +209,10 @@ class Task:
 
     def update_memory(self, memory, enqueue):
         """Memory after the step; `enqueue` holds the whole batch in global order."""
+        return memory
+
+    def with_new_data(self, memory):
+        """Memory as a stage of a run on other data begins with it."""
         return memory
 
     # ---- what it does ----------------------------------------------------------------------

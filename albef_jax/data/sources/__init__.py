@@ -24,6 +24,7 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
     "nlvr": "nlvr_json:NlvrJsonSource",
     "vqa": "vqa_json:VqaJsonSource",
     "products": "products:ProductSource",
+    "regions": "regions_json:RegionsJsonSource",
 }.items()}
 
 __all__ = ["KINDS", "Source", "make_source", "parse_source", "resolve_source"]
