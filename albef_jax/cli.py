@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-from albef_jax.errors import UserError
+from albef_jax.errors import INTERRUPTED, UserError
 
 CONFIG = "FILE.py[:variant]"
 SOURCES = "a .json file, tfds:NAME:SPLIT or scenes:LEVEL:SPLIT"
@@ -28,8 +28,7 @@ def main(argv=None):
         print(f"albef: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("albef: interrupted; complete checkpoints are intact, and the same command goes on "
-              "from the last one.", file=sys.stderr, flush=True)
+        print(INTERRUPTED, file=sys.stderr, flush=True)
         # Not by returning: threads of an interrupted save would hold up the exit for minutes.
         os._exit(130)
 

@@ -181,16 +181,8 @@ def check_config(config):
 
 
 def check_limits(config, limits):
-    """Raises UserError at a number out of its limits: dotted key -> (least, most), None for none.
-
-    Keys that the config does not have are another task's.
-    """
-    for key, (least, most) in limits.items():
-        block, _, name = key.rpartition(".")
-        values = config.get(block, {}) if block else config
-        if name not in values:
-            continue
-        value = values[name]
+    """Raises UserError at a number out of its limits: dotted key -> (least, most or None)."""
+    for key, value, (least, most) in of_config(config, limits):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if is_number and math.isfinite(value) and least <= value <= (most or math.inf):
             continue
@@ -200,12 +192,19 @@ def check_limits(config, limits):
 
 def check_choices(config, choices):
     """Raises UserError at a word that is not among its choices: dotted key -> what it may be."""
-    for key, known in choices.items():
-        block, _, name = key.rpartition(".")
-        value = config[block].get(name, known[0])
+    for key, value, known in of_config(config, choices):
         if value not in known:
             *others, last = map(repr, known)
             raise UserError(f"{key} is {value!r}; choose {', '.join(others)} or {last}.")
+
+
+def of_config(config, rules):
+    """Yields (dotted key, value, rule) of the keys that a config has; others are another task's."""
+    for key, rule in rules.items():
+        block, _, name = key.rpartition(".")
+        values = config.get(block, {}) if block else config
+        if name in values:
+            yield key, values[name], rule
 
 
 def to_json(config):

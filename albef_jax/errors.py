@@ -1,6 +1,8 @@
 """The one exception that people are meant to read, and what others say in its sentences."""
 
 LONGEST = 300  # characters of another error's message
+INTERRUPTED = ("albef: interrupted; complete checkpoints are intact, and the same command goes on "
+               "from the last one.")
 
 
 class UserError(ValueError):
@@ -11,7 +13,7 @@ class UserError(ValueError):
     """
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: BaseException | str) -> str:
     """What an error says, or its type if it says nothing: short, to stand inside a sentence."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:LONGEST].strip().rstrip(".")

@@ -13,7 +13,7 @@ import traceback
 
 import jax
 
-from albef_jax.errors import UserError, first_line
+from albef_jax.errors import INTERRUPTED, UserError, first_line
 from albef_jax.parallel.jax_private import cluster_size, store
 
 # Of a process that ends because another one failed: schedulers read it as "try again".
@@ -204,8 +204,7 @@ class Watch:
             print(f"albef: {error}", file=sys.stderr)
         elif isinstance(error, KeyboardInterrupt):
             code, sentence = 130, "It was interrupted."
-            print("albef: interrupted; complete checkpoints are intact, and the same command goes "
-                  "on from the last one.", file=sys.stderr)
+            print(INTERRUPTED, file=sys.stderr)
         else:
             code, sentence = 1, f"{type(error).__name__}: {first_line(error)}"
             traceback.print_exception(error)

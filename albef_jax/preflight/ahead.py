@@ -73,8 +73,7 @@ def compile_for_tpu(config, target: str) -> Compiled:
             if wanted := _NO_ROOM.search(error):
                 size = int(float(wanted.group(1)) * _UNITS[wanted.group(2)])
                 return Compiled("", 0, size, 0, time.perf_counter() - begin)
-            raise UserError(f"The compiler for {target} stopped: "
-                            f"{first_line(RuntimeError(error))}.")
+            raise UserError(f"The compiler for {target} stopped: {first_line(error)}.")
         (program,) = folder.glob("*jit_step*.after_optimizations.txt")
         (buffers,) = folder.glob("*jit_step*.after_optimizations-buffer-assignment.txt")
         arguments, temporaries = buffer_bytes(buffers.read_text())

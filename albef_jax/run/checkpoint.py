@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from albef_jax.errors import UserError, first_line
+from albef_jax.errors import UserError, first_line, listed
 from albef_jax.files import absolute
 
 MAX_NAMED = 3  # leaves named in the sentence about a checkpoint of another config
@@ -264,11 +264,10 @@ class Checkpointer:
             for name in dict.fromkeys([*wanted, *saved]) if saved.get(name) != wanted.get(name)]
         if not differing:
             return
-        more = len(differing) - MAX_NAMED
-        named = ", ".join(differing[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
         raise UserError(
             f"The checkpoint of step {step} in {self.directory} belongs to another config: "
-            f"{named} differ; use that run's config, or another work directory.")
+            f"{listed(differing, MAX_NAMED)} differ; use that run's config, or another work "
+            "directory.")
 
 
 @contextlib.contextmanager

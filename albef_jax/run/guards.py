@@ -1,6 +1,7 @@
 """What can go wrong in a run, as sentences, and what is saved of it."""
 
 import contextlib
+import itertools
 import math
 
 import jax
@@ -57,19 +58,20 @@ def readable_out_of_memory(config):
         if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
             raise
         task = task_class(config.task)
+        flags, lower = lighter_values(config, task.lighter), f"a lower {' or '.join(task.smaller)}"
+        remedies = ", ".join([*flags, f"or {lower}"]) if flags else lower
         raise UserError(
             f"The device ran out of memory with batch_size={config.batch_size} in "
-            f"{config.accumulation} micro-step(s): set {', '.join(lighter_values(config))}, or a "
-            f"lower {' or '.join(task.smaller)}; `albef plan` says what fits "
-            f"({first_line(error)}).") from error
+            f"{config.accumulation} micro-step(s): set {remedies}; `albef plan` says what "
+            f"fits ({first_line(error)}).") from error
 
 
-def lighter_values(config):
-    """Flags of the task's `lighter` values: each key once, with the first that would help."""
+def lighter_values(config, lighter):
+    """Flags of `Task.lighter` values: each key once, with the first value that would help."""
     found = {}
-    for key, value in (item for values in task_class(config.task).lighter
-                       for item in values.items()):
-        larger = isinstance(value, int) and value <= config[key]  # as True, or 2 micro-steps
-        if value != config[key] and not larger:
+    for key, value in itertools.chain.from_iterable(values.items() for values in lighter):
+        # A switch that is on, or as many micro-steps or devices, help no more.
+        reached = config[key] >= value if isinstance(value, int) else config[key] == value
+        if not reached:
             found.setdefault(key, f"--config.{key}={value}")
-    return found.values()
+    return list(found.values())

@@ -66,16 +66,17 @@ def test_the_first_term_is_named(tmp_path):
     checkpointer.close()
 
 
-@pytest.mark.parametrize("task, said", [
-    ("pretrain", "set --config.model.remat=True, --config.model.remat_save=('qkv', 'attention'), "
-                 "--config.accumulation=4, --config.mesh.fsdp=4, or a lower objective.queue_size "
-                 "or model.image_size or batch_size;"),
-    ("albef_jax.tasks.base:Task", "set --config.accumulation=4, or a lower batch_size;"),
+@pytest.mark.parametrize("task, micro_steps, said", [
+    ("pretrain", 2, "set --config.model.remat=True, --config.model.remat_save=('qkv', "
+                    "'attention'), --config.accumulation=4, --config.mesh.fsdp=4, or a lower "
+                    "objective.queue_size or model.image_size or batch_size;"),
+    ("albef_jax.tasks.base:Task", 2, "set --config.accumulation=4, or a lower batch_size;"),
+    ("albef_jax.tasks.base:Task", 4, "set a lower batch_size;"),
 ])
-def test_out_of_memory_names_the_switches_of_the_task(task, said):
-    """Not those that are set already: bfloat16, and two micro-steps."""
+def test_out_of_memory_names_the_switches_of_the_task(task, micro_steps, said):
+    """Not those that are set already: bfloat16, and two or four micro-steps."""
     config = default_config()
-    config.task, config.accumulation = task, 2
+    config.task, config.accumulation = task, micro_steps
     with pytest.raises(UserError) as error:
         with readable_out_of_memory(config):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 3 GiB")
