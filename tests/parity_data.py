@@ -14,6 +14,7 @@ from albef_jax.data.text import clean_caption, clean_question, load_tokenizer
 from albef_jax.models.resample import resize_positions
 from parity_pretrain import spelled
 from parity_report import EXACT, OUTPUT, Limit
+from parity_scale import run_scores
 
 GREY = Limit("grey levels", 2, "README")  # where another library interpolates
 GEOMETRIC = ("ShearX", "ShearY", "Rotate")  # these interpolate; translations are whole pixels
@@ -24,7 +25,9 @@ COUNTED = Limit("counted", 1e-12, "own")
 def run_arrays(folder, meta, report):
     """Compares one case; `report` is a `parity_report.Report`."""
     arrays = dict(np.load(folder / "arrays.npz"))
-    if "op_args" in meta:
+    if any(name.endswith("/features") for name in arrays):
+        run_scores(arrays, report)
+    elif "op_args" in meta:
         run_operations(arrays, meta, report)
         run_sequences(arrays, meta, report)
     else:

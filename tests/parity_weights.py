@@ -12,7 +12,7 @@ from albef_jax.config import default_config
 from albef_jax.data.text import load_tokenizer
 from albef_jax.models.bert import Bert
 from albef_jax.weights import importer, pretrained
-from albef_jax.weights.foreign.kinds import KINDS, sizes
+from albef_jax.weights.foreign.kinds import KINDS
 from albef_jax.weights.foreign.salesforce import shapes_there
 from albef_jax.weights.stored import state_shapes
 from albef_jax.weights.transfer import reason_to_ignore, rule_for
@@ -29,7 +29,7 @@ class Manifest:
         shapes = json.loads((folder / f"{kind}.json").read_text())
         self.kind, self.shapes = KINDS[kind], {k: tuple(shape) for k, shape in shapes.items()}
         empty = {k: np.broadcast_to(np.float32(0), shape) for k, shape in self.shapes.items()}
-        self.config = importer.fitted_config(None, self.kind, *sizes(empty, self.kind, folder),
+        self.config = importer.fitted_config(None, self.kind, *self.kind.sizes(empty, folder),
                                              heads=1, path=folder)
         self.leaves = state_shapes(self.config)
         self.tied = self.kind.tied(self.config)

@@ -95,8 +95,8 @@ def test_commands_without_a_config_have_nothing_to_override(fails, arguments):
     assert "'--config.batch_size=64' is not understood; see albef --help" in line
 
 
-COMMANDS = ("train", "evaluate", "report", "embed", "search", "explain", "answer", "import",
-            "export", "data", "plan", "bench")
+COMMANDS = ("train", "evaluate", "report", "embed", "search", "explain", "answer", "features",
+            "import", "export", "data", "plan", "bench")
 
 
 def test_help_is_instant():

@@ -3,16 +3,18 @@
 import math
 import pathlib
 
+import jax
 from jax.sharding import AbstractMesh
 import pytest
 
 from albef_jax.config import check_config, default_config, load_config
-from albef_jax.core.optim import make_schedule
+from albef_jax.core.optim import make_schedule, matches, path_of
 from albef_jax.data.fields import check_fields
 from albef_jax.data.sources import resolve_source
 from albef_jax.evaluators import evaluator_class, settings_of
 from albef_jax.parallel.mesh import AXES, axis_sizes, check_groups, groups_of
 from albef_jax.tasks import TASKS, make_task, task_class
+from albef_jax.tasks.scale import sizes_of
 from albef_jax.weights.foreign.kinds import KINDS
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -21,7 +23,9 @@ FINE_TUNING = ("retrieval", "vqa", "nlvr_pretrain", "nlvr", "ve", "grounding")
 NEEDS_VARIANT = {name: FINE_TUNING for name in ("demo_tasks.py", "flickr8k_tasks.py")}
 VARIANTS = NEEDS_VARIANT | {"retrieval_flickr30k.py": (None, "zero_shot"),
                             "demo.py": (None, "noise"),
-                            "pretrain_14m.py": ("paper", "pod", "large", "huge,folder")}
+                            "pretrain_14m.py": ("paper", "pod", "large", "huge,folder"),
+                            "scale_pretrain.py": (None, "released:folder"),
+                            "scale_classify.py": (None, "released:folder")}
 
 
 @pytest.fixture(params=[(path, variant) for path in CONFIGS
@@ -167,6 +171,53 @@ def test_zero_shot_is_the_test_split_under_its_own_name():
         "data/albef/flickr30k_test.json",)
 
 
+@pytest.mark.parametrize("name, epochs", [("scale_pretrain.py", 20), ("scale_classify.py", 20)])
+def test_values_of_scale_are_those_of_its_public_code(name, epochs):
+    """Sizes, lengths and rates; see also the parameter counts in the golden scale_manifests."""
+    paper, released = (load_config(f"{FOLDER / name}:{variant}") for variant in ("", "released"))
+    for config in (paper, released):
+        m, data, o = config.model, config.data, config.optimizer
+        assert (config.batch_size, config.group_size, config.seed) == (64, 64, 42)
+        assert (config.epochs, o.peak_lr, o.schedule, o.warmup_share) == (
+            epochs, 1e-4, "linear", 0.1)
+        assert (o.clip, o.clip_norm, o.weight_decay, o.min_lr, o.warmup_lr) == (
+            "per_tensor", 1.0, 0.01, 0.0, 0.0)
+        assert (m.width, m.layers, m.text_heads, m.visual_heads, m.jct_heads) == (768, 6, 12, 8, 8)
+        assert (m.text_mlp_width, m.visual_mlp_width, m.jct_mlp_width) == (3072, 1024, 3072)
+        assert (data.text_length, data.table_length, data.regions_length, data.video_length,
+                data.audio_length) == (36, 64, 36, 12, 80)
+        assert sum(size.tokens for size in sizes_of(data)) == 231 and data.sep
+    assert not paper.model.share_encoders and paper.optimizer.bias_correction
+    assert released.model.share_encoders and not released.optimizer.bias_correction
+    rate = make_schedule(released.optimizer, 1000)
+    assert [float(rate(step)) for step in (0, 50, 100, 550, 1000)] == pytest.approx(
+        [0.0, 5e-5, 1e-4, 5e-5, 0.0], abs=1e-9)
+
+
+def test_the_released_optimizer_spares_what_its_public_code_spares():
+    """Every norm but those of the JCT; a tenth of the rate for the title's layers and words."""
+    config = load_config(f"{FOLDER / 'scale_pretrain.py'}:released")
+    params = jax.eval_shape(make_task(config).init, jax.random.key(0))
+
+    def chosen(patterns):
+        return {path_of(path) for path, yes in jax.tree_util.tree_leaves_with_path(
+            matches(params, patterns)) if yes}
+
+    every = {path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    spared = chosen(config.optimizer.no_decay)
+    assert {p for p in every if p.endswith("/bias")} <= spared
+    assert {p for p in every - spared if p.endswith("/scale")} == {
+        f"jct_{i}/norm{n}/scale" for i in range(6) for n in (1, 2)}
+    ((pattern, factor),) = config.optimizer.lr_factors
+    slow = chosen((pattern,))
+    assert factor == 0.1 and {p.split("/")[0] for p in slow} == {
+        "embeddings_title", *(f"encoders_title_{i}" for i in range(6))}
+    ((pattern, number),) = config.optimizer.clip_parts
+    assert number == 3 and len(chosen((pattern,))) == 2 * 3 * 6  # of three stacks of six layers
+
+
 def test_every_task_has_a_published_config():
-    assert {load_config(FOLDER / name).task for name in OFFICIAL} == set(KINDS) - {"pretrain"}
-    assert set(TASKS) == set(KINDS)
+    albef = {name for name, kind in KINDS.items() if kind.layout == "salesforce"}
+    assert {load_config(FOLDER / name).task for name in OFFICIAL} == albef - {"pretrain"}
+    scale = {load_config(FOLDER / f"{name}.py").task for name in set(KINDS) - albef}
+    assert set(TASKS) == set(KINDS) == albef | scale

@@ -8,6 +8,7 @@ import optax
 
 DEFAULTS = dict(
     peak_lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2000,
+    warmup_share=0.0,  # of all steps; if it is not 0 it counts and warmup_steps does not
     schedule="cosine",  # of SCHEDULES
     steps_per_epoch=0,  # of 'albef_steps'; 0: from the data
     lr_factors=(),  # pairs of a pattern of parameter paths, such as 'text_encoder/', and a factor
@@ -16,15 +17,19 @@ DEFAULTS = dict(
     b1=0.9, b2=0.999, eps=1e-8,
     bias_correction=True,  # of Adam's moments; False as in BertAdam
     clip="none",  # gradients: 'global' norm, or that of each tensor, 'per_tensor'
-    clip_norm=1.0)
+    clip_norm=1.0,
+    # Pairs of a pattern of paths and a number: for 'per_tensor' these are so many tensors, joined
+    # along their last axis, as queries, keys and values are here and not in other code.
+    clip_parts=())
 
 
 def warm_up(rest):
     """A schedule that rises linearly to `peak_lr`, then goes on as `rest(config, steps left)`."""
     def make(config, total_steps):
-        left = max(total_steps - config.warmup_steps, 1)
-        rise = optax.linear_schedule(config.warmup_lr, config.peak_lr, config.warmup_steps)
-        return optax.join_schedules([rise, rest(config, left)], [config.warmup_steps])
+        warmup = config.warmup_share * total_steps or config.warmup_steps
+        left = max(total_steps - warmup, 1)
+        rise = optax.linear_schedule(config.warmup_lr, config.peak_lr, warmup)
+        return optax.join_schedules([rise, rest(config, left)], [warmup])
 
     return make
 
@@ -84,7 +89,7 @@ def make_optimizer(config, learning_rate, trained=None, frozen=None):
              optax.add_decayed_weights(config.weight_decay, decays),
              optax.scale_by_learning_rate(learning_rate)]
     if clip := CLIPPING[config.clip]:
-        chain.insert(0, clip(config.clip_norm))
+        chain.insert(0, clip(config))
     if config.lr_factors:
         chain.append(scale_matching(config.lr_factors))
     if frozen and any(jax.tree.leaves(frozen)):
@@ -92,13 +97,15 @@ def make_optimizer(config, learning_rate, trained=None, frozen=None):
     return optax.chain(*chain)
 
 
-def matches(params, patterns):
-    """Tree of bool: whether a parameter's path (`a/b`) has a match of one of the patterns."""
-    def has_match(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return any(re.search(pattern, name) for pattern in patterns)
+def path_of(path):
+    """A leaf's path as a string, keys joined by '/'."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
-    return jax.tree_util.tree_map_with_path(has_match, params)
+
+def matches(params, patterns):
+    """Tree of bool: whether a parameter's path has a match of one of the patterns."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(re.search(pattern, path_of(path)) for pattern in patterns), params)
 
 
 def scale_matching(factors):
@@ -112,12 +119,16 @@ def scale_matching(factors):
     return optax.stateless(update)
 
 
-def clip_each(norm):
-    """Every tensor scaled to at most this norm by itself, as torch's `clip_grad_norm_` does."""
-    def clipped(grad):
-        return grad * jnp.minimum(1.0, norm / (jnp.linalg.norm(grad.reshape(-1)) + 1e-6))
+def clip_each(config):
+    """Every tensor scaled to at most `clip_norm` by itself, as torch's `clip_grad_norm_` does."""
+    def clipped(path, grad):
+        parts = [number for pattern, number in config.clip_parts
+                 if re.search(pattern, path_of(path))] or [1]
+        joined = grad.reshape(-1, parts[0], grad.shape[-1] // parts[0] if grad.ndim else 1)
+        norm = jnp.sqrt(jnp.sum(jnp.square(joined), axis=(0, 2), keepdims=True))
+        return (joined * jnp.minimum(1.0, config.clip_norm / (norm + 1e-6))).reshape(grad.shape)
 
-    return optax.stateless(lambda grads, _: jax.tree.map(clipped, grads))
+    return optax.stateless(lambda grads, _: jax.tree_util.tree_map_with_path(clipped, grads))
 
 
 def scale_by_uncorrected_adam(b1, b2, eps):
@@ -131,5 +142,6 @@ def scale_by_uncorrected_adam(b1, b2, eps):
     return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
 
 
-CLIPPING = {"none": None, "global": optax.clip_by_global_norm, "per_tensor": clip_each}
+CLIPPING = {"none": None, "global": lambda c: optax.clip_by_global_norm(c.clip_norm),
+            "per_tensor": clip_each}
 CHOICES = {"optimizer.schedule": (*SCHEDULES,), "optimizer.clip": (*CLIPPING,)}

@@ -41,7 +41,10 @@ def clean_question(text: str, max_words: int) -> str:
 
 
 def clean(text: str, cleaning: str, max_words: int) -> str:
-    """Cleans a text in one of the two ways of the public code, 'caption' or 'question'."""
+    """Cleans a text in one of the two ways of the public code, 'caption' or 'question'; or 'none'.
+    """
+    if cleaning == "none":
+        return text
     return {"caption": clean_caption, "question": clean_question}[cleaning](text, max_words)
 
 
@@ -75,6 +78,11 @@ class Tokenizer:
         """Ids of [PAD], [UNK], [CLS], [SEP], [MASK]."""
         return tuple(self._pieces.token_to_id(token) for token in SPECIAL_TOKENS)
 
+    def pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of the word pieces of each text, without special tokens."""
+        encodings = self._pieces.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
     def encode(
         self, texts: Sequence[str], length: int, sep: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -90,9 +98,8 @@ class Tokenizer:
         ids_bl = np.full((len(texts), length), self.pad_id, np.int32)
         mask_bl = np.zeros((len(texts), length), np.int32)
         end = [self.sep_id] if sep else []
-        encodings = self._pieces.encode_batch(list(texts), add_special_tokens=False)
-        for row, encoding in enumerate(encodings):
-            ids = [self.cls_id, *encoding.ids[: length - 1 - len(end)], *end]
+        for row, pieces in enumerate(self.pieces(texts)):
+            ids = [self.cls_id, *pieces[: length - 1 - len(end)], *end]
             ids_bl[row, : len(ids)] = ids
             mask_bl[row, : len(ids)] = 1
         return ids_bl, mask_bl
@@ -167,7 +174,8 @@ def make_tokenizer(data_config, source: Source) -> Tokenizer:
     if data_config.tokenizer:
         return load_tokenizer(data_config.tokenizer)
     words = source.words(step=-(-len(source) // TRAINED_ON))
-    cleaning = source.fields.get("text", {}).get("cleaning", "caption")
+    cleaning = next((facts["cleaning"] for facts in source.fields.values() if "cleaning" in facts),
+                    "caption")
     texts = (clean(text, cleaning, data_config.max_words) for text in words)
     return train_tokenizer(texts, data_config.vocab_size)
 

@@ -14,6 +14,9 @@ KINDS = {  # in the order of the page about a run; of a section that two have it
     "classification": "albef_jax.evaluators.classification:ClassificationEvaluator",
     "vqa": "albef_jax.evaluators.vqa:VqaEvaluator",
     "grounding": "albef_jax.evaluators.grounding:GroundingEvaluator",
+    "product_retrieval": "albef_jax.evaluators.products:ProductRetrieval",
+    "product_classification": "albef_jax.evaluators.products:ProductClassification",
+    "product_clustering": "albef_jax.evaluators.products:ProductClustering",
 }
 # Options of every block, see `Evaluator.options`; `every` is for the training loop.
 COMMON_OPTIONS = {"every": (0, 0), "batch_size": (64, 1)}

@@ -49,7 +49,7 @@ def run_batches(function, params, batches, mesh, total, what=""):
 
 def _send(function, params, batch, mesh):
     mine = local_rows(mesh, len(next(iter(batch.values()))))
-    arrays = {name: array[mine] for name, array in batch.items() if name not in (MASK, INDEX)}
+    arrays = {name: array[mine] for name, array in without_marks(batch).items()}
     return function(params, **shard_batch(arrays, mesh))
 
 
@@ -59,6 +59,11 @@ def taken(function, arrays):
     if any(one.kind is one.VAR_KEYWORD for one in arguments.values()):
         return arrays
     return {name: array for name, array in arrays.items() if name in arguments}
+
+
+def without_marks(batch):
+    """The arrays of a batch that are of its fields."""
+    return {name: array for name, array in batch.items() if name not in (MASK, INDEX)}
 
 
 class Rows:
@@ -94,14 +99,29 @@ class Rows:
         Returns:
           The tree of its results, host arrays `[n, ...]` in the order of the source.
         """
-        size, parts = whole_rows(self._batch_size, forward.mesh), []
+        return self.run_changed(forward, function, [lambda arrays: arrays], what)[0]
+
+    def run_changed(self, forward, function, changes, what="examples"):
+        """As `run`, for several versions of the examples, which are read once.
+
+        Args:
+          changes: functions from the arrays of a batch to those of a version of it.
+
+        Returns:
+          The results of each version.
+        """
+        size = whole_rows(self._batch_size, forward.mesh)
+        parts = [[] for _ in changes]
         with closing(self.data.batches(size)) as batches:
-            sent = ({**taken(function, batch), MASK: batch[MASK]} for batch in batches)
-            for batch, result in run_batches(forward.compiled(function), forward.params, sent,
-                                             forward.mesh, -(-len(self) // size), what):
+            sent = ({**change(taken(function, without_marks(batch))), MASK: batch[MASK]}
+                    for batch in batches for change in changes)
+            done = run_batches(forward.compiled(function), forward.params, sent, forward.mesh,
+                               -(-len(self) // size) * len(changes), what)
+            for number, (batch, result) in enumerate(done):
                 real = batch[MASK] > 0
-                parts.append(jax.tree.map(lambda x, real=real: x[real], result))
-        return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+                parts[number % len(changes)].append(
+                    jax.tree.map(lambda x, real=real: x[real], result))
+        return [jax.tree.map(lambda *xs: np.concatenate(xs), *results) for results in parts]
 
     def some(self, forward, function, examples):
         """As `run`, on a few examples given by their numbers."""

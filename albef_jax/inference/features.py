@@ -62,6 +62,12 @@ class FeatureModel(Model):
         return self._in_blocks(lambda rows: self._image_batch(images, rows, broken)[1],
                                len(images), "images", progress)
 
+    def encode_patches(self, images):
+        """The ViT's output for images in any form, float32 `[n, 1 + patches, d]`; [CLS] first."""
+        images = as_images(images)
+        return self._in_blocks(lambda rows: self._image_batch(images, rows)[0], len(images),
+                               "images", progress=False)
+
     def encode_text(self, texts, progress=False):
         """Features of texts: unit vectors, float32 `[n, e]`.
 

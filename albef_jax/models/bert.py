@@ -23,9 +23,9 @@ CACHE = "cache"  # collection of the keys and values of earlier words; see `Self
 
 
 class BertEmbeddings(nn.Module):
-    """Word + position + token type 0, LayerNorm, dropout: `[b, l] -> [b, l, d]`.
+    """Word + position + token type, LayerNorm, dropout: `[b, l] -> [b, l, d]`.
 
-    The first word has the position `first`.
+    The first word has the position `first`. Token types are 0, or int32 `[b, l]` or `[l]`.
     """
 
     vocab_size: int
@@ -43,12 +43,12 @@ class BertEmbeddings(nn.Module):
         self.norm = LayerNorm(LAYER_NORM_EPS, self.dtype)
         self.drop = Dropout(self.dropout)
 
-    def __call__(self, ids_bl, deterministic, first=0):
+    def __call__(self, ids_bl, deterministic, first=0, token_types=0):
         words = gathered(self.word, "vocab", "embed")[ids_bl]
         # torch's padding_idx: looking up [PAD] sends no gradient to its row.
         words = jnp.where(ids_bl[..., None] == self.pad_id, jax.lax.stop_gradient(words), words)
         position = jax.lax.dynamic_slice_in_dim(self.position, first, ids_bl.shape[1])
-        x = words + self.token_type[0] + position
+        x = words + self.token_type[token_types] + position
         return self.drop(self.norm(x), deterministic)
 
 

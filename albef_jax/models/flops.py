@@ -7,6 +7,7 @@ masked positions only) therefore show up as speed, not as a lower MFU.
 
 Conventions: one multiply-add is 2 FLOPs, matmuls only, backward = 2 x forward. The projections
 to the embedding space, the ITM head and classifiers are left out: together below 0.01% of a step.
+SCALE (arXiv:2109.04275) is counted by the same rules.
 """
 
 BACKWARD = 3  # a forward pass plus a backward pass of twice its cost
@@ -104,6 +105,43 @@ def pretrain_step(model, objective, text_length: int, group_size: int) -> dict[s
              "mlm_head": mlm_head_flops(model, text_length)}
     terms = retrieval_step(model, objective, text_length, group_size)
     return terms | distilled_step(words, alpha=1) | ({} if objective.itc else {"itc": 0})
+
+
+def scale_trunk(model, sizes) -> dict[str, int]:
+    """Counts the forward FLOPs of SCALE's encoders and Joint Co-Transformer on one product.
+
+    Args:
+      model: `config.model`. sizes: a `models.scale.Size` of each modality.
+
+    Returns:
+      FLOPs by modality, and `jct`.
+    """
+    there = [size for size in sizes if size.letter in model.modalities]
+    terms = {}
+    for letter, tokens, width in there:
+        mlp = model.visual_mlp_width if width else model.text_mlp_width
+        places = 5 if letter == "i" else 0  # a box
+        terms[f"encoder_{letter}"] = (2 * tokens * (width + places) * model.width
+                                      + model.layers * layer_flops(tokens, model.width, mlp))
+    total = sum(size.tokens for size in there)
+    terms["jct"] = model.jct_layers * layer_flops(total, model.width, model.jct_mlp_width)
+    return terms
+
+
+def scale_step(model, sizes, group_size: int) -> dict[str, float]:
+    """As `scale_trunk`, of a training step with masked heads on every token and all contrasts.
+
+    Args:
+      group_size: products that are compared with each other.
+    """
+    terms = scale_trunk(model, sizes)
+    there = [size for size in sizes if size.letter in model.modalities]
+    for letter, tokens, width in there:
+        terms[f"head_{letter}"] = 2 * tokens * model.width * (
+            model.width + (width or model.vocab_size))
+    # Each modality's feature with those of all modalities, its own included.
+    terms["contrast"] = 2 * len(there) ** 2 * group_size * model.embed_dim
+    return {name: BACKWARD * value for name, value in terms.items()}
 
 
 def distilled_step(forward: dict[str, int], alpha: float) -> dict[str, float]:

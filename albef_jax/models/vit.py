@@ -1,11 +1,13 @@
 """Vision Transformer, pre-LN, with a [CLS] token (ALBEF section 3.1; DeiT-B/16 layout)."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from albef_jax.models.layers import (
-    OFFICIAL_STD, Dense, Dtype, HeadsDense, LayerNorm, Mlp, attention_probs, scaled, visible,
+    OFFICIAL_STD, Dense, Dtype, HeadsDense, LayerNorm, Mlp, attention_probs, gelu, scaled, visible,
 )
 from albef_jax.models.stack import Stacking
 
@@ -22,34 +24,48 @@ def patchify(image_bhwc, patch_size):
 
 
 class VitAttention(nn.Module):
-    """Self-attention of all image tokens: `[b, n, d] -> [b, n, d]`."""
+    """Self-attention of all tokens: `[b, n, d] -> [b, n, d]`."""
 
     heads: int
     dtype: Dtype
+    kernel_init: nn.initializers.Initializer = TRUNCATED
+    qkv_init: nn.initializers.Initializer = TRUNCATED
 
     @nn.compact
-    def __call__(self, x_bnd):
+    def __call__(self, x_bnd, bias=None):
         width = x_bnd.shape[-1]
-        q, k, v = HeadsDense(3, width, self.heads, self.dtype, TRUNCATED, name="qkv")(x_bnd)
-        probs = visible(self, attention_probs(q, k)).astype(v.dtype)
+        q, k, v = HeadsDense(3, width, self.heads, self.dtype, self.qkv_init, name="qkv")(x_bnd)
+        probs = visible(self, attention_probs(q, k, bias)).astype(v.dtype)
         x = jnp.einsum("bhqn,bnhk->bqhk", probs, v).reshape(x_bnd.shape)
         x = checkpoint_name(x, "attention")
-        return Dense(width, self.dtype, TRUNCATED, axes=("heads", "embed"), name="proj")(x)
+        return Dense(width, self.dtype, self.kernel_init, axes=("heads", "embed"), name="proj")(x)
 
 
 class VitBlock(nn.Module):
-    """Pre-LN transformer block: `[b, n, d] -> [b, n, d]`."""
+    """Pre-LN transformer block: `[b, n, d] -> [b, n, d]`; `bias`: see `attention_probs`.
+
+    Attributes:
+      heads, mlp_width: sizes. dtype: of the matrix products.
+      kernel_init: of all kernels but those of queries, keys and values, which have `qkv_init`.
+      activation: of the MLP. epsilon: of both norms.
+    """
 
     heads: int
     mlp_width: int
     dtype: Dtype
+    kernel_init: nn.initializers.Initializer = TRUNCATED
+    qkv_init: nn.initializers.Initializer = TRUNCATED
+    activation: Callable = gelu
+    epsilon: float = LAYER_NORM_EPS
 
     @nn.compact
-    def __call__(self, x_bnd):
-        y = LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm1")(x_bnd)
-        x = x_bnd + VitAttention(self.heads, self.dtype, name="attn")(y)
-        y = LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm2")(x)
-        return x + Mlp(self.mlp_width, self.dtype, TRUNCATED, name="mlp")(y)
+    def __call__(self, x_bnd, bias=None):
+        y = LayerNorm(self.epsilon, self.dtype, name="norm1")(x_bnd)
+        x = x_bnd + VitAttention(self.heads, self.dtype, self.kernel_init, self.qkv_init,
+                                 name="attn")(y, bias)
+        y = LayerNorm(self.epsilon, self.dtype, name="norm2")(x)
+        return x + Mlp(self.mlp_width, self.dtype, self.kernel_init, self.activation,
+                       name="mlp")(y)
 
 
 class VisionTransformer(nn.Module):

@@ -1,4 +1,4 @@
-"""Masked language modelling (MLM): the masking recipe and the positions to predict (eq. 3)."""
+"""Masking of words (MLM, ALBEF eq. 3) and of features, and the positions to predict."""
 
 import math
 from typing import NamedTuple
@@ -42,6 +42,41 @@ def mask_tokens(ids_bl, draws, *, pad_id, cls_id, mask_id):
     predicted = draws.chosen & (ids_bl != pad_id) & (ids_bl != cls_id)
     masked = jnp.where(draws.replaced, mask_id, jnp.where(draws.randomised, draws.words, ids_bl))
     return jnp.where(predicted, masked, ids_bl), predicted
+
+
+def inner_words(mask_bl):
+    """bool `[b, l]`: real tokens but the first and the last, [CLS] and [SEP]."""
+    real = mask_bl > 0
+    followed = jnp.pad(real[:, 1:], ((0, 0), (0, 1)))
+    return real & followed & (jnp.arange(real.shape[1]) > 0)
+
+
+class FeatureDraws(NamedTuple):
+    """The random choices of masking regions, clips or audio; every field is bool `[b, l]`."""
+
+    chosen: jax.Array  # predict this one, if it is there
+    zeroed: jax.Array  # of the chosen: replace it by zeros
+
+
+def draw_features(key, shape, rate=0.15, zeroed=1.0):
+    """Which of `(b, l)` features are predicted, and which of these are replaced by zeros."""
+    keys = jax.random.split(key, 2)
+    return FeatureDraws(jax.random.bernoulli(keys[0], rate, shape),
+                        jax.random.bernoulli(keys[1], zeroed, shape))
+
+
+def mask_features(features_bld, mask_bl, draws):
+    """Features with zeros in the place of the drawn ones.
+
+    Args:
+      features_bld: float. mask_bl: 1 for real ones. draws: `FeatureDraws`.
+
+    Returns:
+      masked features `[b, l, d]`, and bool `[b, l]` that marks those to predict.
+    """
+    predicted = draws.chosen & (mask_bl > 0)
+    zeroed = (predicted & draws.zeroed)[..., None]
+    return jnp.where(zeroed, 0, features_bld).astype(features_bld.dtype), predicted
 
 
 def default_budget(texts, length, rate=0.15):

@@ -107,6 +107,8 @@ def _look_at(part: Part, data_config) -> tuple[look.Images | None, list[str]]:
         look.print_words(words, data_config.get("max_words", TextField.defaults["max_words"]))
     if images:
         look.print_sides(images)
+    if any(facts.get("optional") for facts in fields.values()):
+        look.print_modalities(source)
     for name, values in others.items():
         look.print_values(name, values, fields[name].get("class_names"))
     share, broken = data_config.max_bad_share, {}

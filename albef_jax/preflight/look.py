@@ -103,6 +103,18 @@ def values_of(source: Source, field: str, title: str, workers: int) -> Values:
     return found
 
 
+def print_modalities(source: Source) -> None:
+    """How many examples have each of the optional fields of a source, and which together."""
+    together = Counter(source.modalities(row) for row in range(len(source)))
+    optional = [name for name, facts in source.fields.items() if facts.get("optional")]
+    for name in optional:
+        having = sum(count for names, count in together.items() if name in names)
+        print(f"  {name}: {having} of {len(source)} have it")
+    for names, count in together.most_common(LISTED):
+        print(f"  {count:>9} with {' + '.join(names)}" + (
+            " (everything)" if len(names) == len(optional) else ""))
+
+
 def print_images(images: Images) -> None:
     """What is wrong with images."""
     broken = images.broken_names()
@@ -202,6 +214,8 @@ def _look(value: Value) -> tuple[int, bytes] | str:
 
 def _thing(value):
     """What is counted of a value: a text, a number or several; of arrays and the rest the kind."""
+    if value is None:
+        return "missing"
     if isinstance(value, (str, int, float, np.generic)):
         return value
     if isinstance(value, tuple):

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 import re
 
-RECALL = re.compile(r"(.+)_r(\d+)(@\d+)?")  # of a direction, at a depth; of so many candidates
+# A metric of a direction or subset, at a depth; of so many candidates.
+RANKED = re.compile(r"(.+)_(r|map|prec)(\d+)(@\d+)?")
+TITLES = {"r": "R@", "map": "mAP@", "prec": "Prec@"}
 
 
 def values_table(heading: str, values: Mapping[str, float]) -> str:
-    """A line per value under a heading; recalls at several depths share a line.
+    """A line per value under a heading; a metric at several depths shares a line.
 
     Args:
       heading: what was measured, on what.
@@ -15,19 +17,21 @@ def values_table(heading: str, values: Mapping[str, float]) -> str:
     """
     rows, depths = {}, {}
     for name, value in values.items():
-        recall = RECALL.fullmatch(name)
-        row, column, candidates = recall.groups("") if recall else (name, "", "")
-        row += candidates
-        rows.setdefault(row, {})[column] = value
-        if recall:
-            depths[column] = f"R@{column}"
+        ranked = RANKED.fullmatch(name)
+        row, metric, depth, candidates = ranked.groups("") if ranked else (name, "", "", "")
+        column = metric + depth
+        rows.setdefault(row + candidates, {})[column] = value
+        if ranked:
+            depths[column] = TITLES[metric] + depth
     width = max(map(len, rows), default=0)
     lines = [heading]
     if depths:
         lines.append(f"  {'':<{width}}" + "".join(f"  {title:>6}" for title in depths.values()))
     for row, cells in rows.items():
-        columns = depths if depths.keys() & cells.keys() else cells
-        lines.append(f"  {row:<{width}}" + "".join(f"  {cells[c]:6.2f}" for c in columns))
+        columns = depths if depths.keys() & cells.keys() else {column: "" for column in cells}
+        lines.append((f"  {row:<{width}}" + "".join(
+            "  " + (f"{cells[column]:.2f}" if column in cells else "").rjust(max(6, len(title)))
+            for column, title in columns.items())).rstrip())
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ import time
 from albef_jax.errors import UserError
 from albef_jax.scenes.generate import generate
 from albef_jax.scenes.levels import get_level
+from albef_jax.scenes.products import Products, describe
 from albef_jax.scenes.survey import contact_sheet, describe_tasks, oracle
 
 MADE = 4096  # scenes, to measure the speed of several processes
@@ -18,15 +19,21 @@ MADE = 4096  # scenes, to measure the speed of several processes
 def main(arguments=None) -> None:
     """Prints the survey of a level; writes a sheet of scenes if asked."""
     parser = argparse.ArgumentParser("python -m albef_jax.scenes", description=__doc__)
-    parser.add_argument("level", nargs="?", default="demo")
-    parser.add_argument("--scenes", type=int, default=512, help="held-out scenes (512)")
+    parser.add_argument("level", nargs="?", default="demo", help="demo, full or products (demo)")
+    parser.add_argument("--scenes", type=int, default=512, help="held-out scenes or products (512)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sheet", metavar="FILE.png", help="write a sheet of held-out scenes")
     options = parser.parse_args(arguments)
     try:
-        survey(options)
+        survey_products(options) if options.level == "products" else survey(options)
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def survey_products(options) -> None:
+    """Prints what each subset of the modalities of held-out products tells at most."""
+    for line in describe(Products("heldout", options.scenes, options.seed)):
+        print(line)
 
 
 def survey(options) -> None:

@@ -1,5 +1,7 @@
 """Pixels of a scene graph: anti-aliased shapes with textures on a quiet background."""
 
+import math
+
 import numpy as np
 
 from albef_jax.scenes.levels import COLOURS
@@ -15,7 +17,7 @@ def render(graph: dict) -> np.ndarray:
     """The image uint8 [side, side, 3] of a graph."""
     pixels = background(graph["background"], graph["side"])
     for item in graph["objects"]:
-        _paint(pixels, item)
+        paint(pixels, item)
     return (pixels + 0.5).astype(np.uint8)
 
 
@@ -52,14 +54,20 @@ def _axes(side):
     return points[None], points[:, None]
 
 
-def _paint(pixels: np.ndarray, item: dict) -> None:
-    """Draws one object inside its box."""
+def paint(pixels: np.ndarray, item: dict) -> None:
+    """Draws one object inside its box.
+
+    An object may have an `angle` in radians, by which it is turned, and be `dim`: a share of black.
+    """
     x0, y0, x1, y1 = item["box"]
     x = np.arange(x0, x1, dtype=np.float32)[None] + np.float32(0.5 - item["centre"][0])
     y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - item["centre"][1])
+    if "angle" in item:
+        cos, sin = math.cos(item["angle"]), math.sin(item["angle"])
+        x, y = cos * x + sin * y, cos * y - sin * x
     radius = item["diameter"] / 2
     distance = DISTANCES[item["shape"]](x / radius, y / radius) * radius
-    colour = np.array(COLOURS[item["colour"]], np.float32)
+    colour = np.array(COLOURS[item["colour"]], np.float32) * (1 - item.get("dim", 0))
     ink = 0.4 * colour + 120 if colour @ LUMA < DARK else 0.5 * colour
     # A rim without texture keeps the outline whole.
     amount = _TEXTURES[item["texture"]](x, y) * np.clip(0.5 - RIM - distance, 0, 1)

@@ -10,6 +10,8 @@ TASKS = {
     "ve": "albef_jax.tasks.entailment:Entailment",
     "nlvr": "albef_jax.tasks.nlvr:Nlvr",
     "nlvr_pretrain": "albef_jax.tasks.text_assignment:TextAssignment",
+    "scale_pretrain": "albef_jax.tasks.scale:ScalePretrain",
+    "scale_classify": "albef_jax.tasks.scale_classify:ScaleClassify",
 }
 
 

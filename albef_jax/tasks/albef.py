@@ -7,9 +7,8 @@ from albef_jax.data.fields.number import NumberField
 from albef_jax.data.fields.text import TextField
 from albef_jax.errors import UserError
 from albef_jax.models.layers import initial_std
-from albef_jax.models.stack import REMAT_POINTS
 from albef_jax.objectives import distillation
-from albef_jax.tasks.base import Task
+from albef_jax.tasks.base import Task, check_remat
 
 MODEL = dict(
     image_size=256, patch_size=16, vit_width=768, vit_depth=12, vit_heads=12, vit_mlp_ratio=4.0,
@@ -86,9 +85,7 @@ class AlbefTask(Task):
                 raise UserError(
                     f"data.{name} {data[name]} exceeds model.max_positions {m.max_positions}; "
                     "lower the first or raise the second.")
-        unknown = sorted({*m.remat_save} - {*REMAT_POINTS})
-        if unknown:
-            raise UserError(f"model.remat_save names {unknown[0]!r}; choose of {REMAT_POINTS}.")
+        check_remat(m)
 
     @classmethod
     def resolve(cls, config, tokenizer, steps_per_epoch):

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 from jax.sharding import PartitionSpec
 
+from albef_jax.errors import UserError
+from albef_jax.models.stack import REMAT_POINTS
 from albef_jax.parallel.axes import axis_names
 
 
@@ -40,11 +42,28 @@ class Rule(NamedTuple):
     origin: Origin
     # Keys below `params` or `teacher` (or these) of the old state that are left out -> the reason.
     ignored: dict[tuple[str, ...], str]
+    # Heads in the new `model` block -> those of the old one that it must have, where names differ.
+    heads: dict[str, str] = {}
 
 
 def same(path):
     """The `Origin` where everything keeps its place."""
     return path
+
+
+def check_remat(model):
+    """Raises a UserError where a `model` block keeps what its layers do not name."""
+    unknown = sorted({*model.remat_save} - {*REMAT_POINTS})
+    if unknown:
+        raise UserError(f"model.remat_save names {unknown[0]!r}; choose of {REMAT_POINTS}.")
+
+
+def check_mask_shares(config):
+    """Raises a UserError where `objective.mask_replace` are no shares of masked words."""
+    shares = config.objective.mask_replace
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f"objective.mask_replace is {shares}; give three shares that sum to "
+                        "1, such as (0.8, 0.1, 0.1).")
 
 
 class Task:
@@ -164,6 +183,23 @@ class Task:
     def init_memory(self, rng):
         """Fresh memory (queues and the like), a dict."""
         return {}
+
+    @classmethod
+    def bert_start(cls, config, params):
+        """What `config.init.bert` fills.
+
+        Args:
+          config: a whole one. params: fresh ones, nested dicts.
+
+        Returns:
+          The config and a part of the parameters, by the names of ALBEF's model and text encoder.
+        """
+        return config, params["text_encoder"]
+
+    @classmethod
+    def with_bert(cls, params, filled):
+        """The parameters with the part that `bert_start` named filled."""
+        return {**params, "text_encoder": filled}
 
     def update_memory(self, memory, enqueue):
         """Memory after the step; `enqueue` holds the whole batch in global order."""

@@ -11,7 +11,7 @@ from albef_jax.models.albef import Albef
 from albef_jax.models.bert import Bert
 from albef_jax.objectives import distillation, masking
 from albef_jax.tasks.aligned import ALIGNED, Aligned
-from albef_jax.tasks.base import Aux, Rule, Shown, same
+from albef_jax.tasks.base import Aux, Rule, Shown, check_mask_shares, same
 
 
 class PretrainDraws(NamedTuple):
@@ -42,10 +42,7 @@ class Pretrain(Aligned):
             raise UserError("objective.negatives is 'hard' but objective.itc is False: nothing "
                             "would train the similarities they are drawn by; set "
                             "negatives='random'.")
-        shares = o.mask_replace
-        if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-            raise UserError(f"objective.mask_replace is {shares}; give three shares that sum to "
-                            "1, such as (0.8, 0.1, 0.1).")
+        check_mask_shares(config)
 
     @classmethod
     def shown(cls, config):

@@ -13,9 +13,10 @@ from albef_jax.weights.foreign.kinds import KINDS
 from albef_jax.weights.foreign.salesforce import to_tensors
 from albef_jax.weights.foreign.torch_writer import write_torch_file
 from albef_jax.weights.report import Report, as_path
-from albef_jax.weights.stored import FORMAT, WEIGHTS_FILE, read_workdir, state_shapes
+from albef_jax.weights.stored import (
+    FORMAT, WEIGHTS_FILE, read_unused, read_workdir, state_shapes)
 
-FORMATS = ("salesforce", "safetensors")
+FORMATS = ("salesforce", "scale", "safetensors")
 WEIGHTS = ("online", "momentum")
 
 
@@ -24,9 +25,9 @@ def export(workdir, out, form, weights="online", step=None):
 
     Args:
       workdir: of a run or an import.
-      out: for 'salesforce' a new `.pth` file with exactly the tensors of the public code; for
-        'safetensors' a new folder with `model.safetensors` (our own tree), `config.json`,
-        `tokenizer/` and a model card.
+      out: for 'salesforce' (ALBEF) and 'scale' a new `.pth` file with exactly the tensors of the
+        public code; for 'safetensors' a new folder with `model.safetensors` (our own tree),
+        `config.json`, `tokenizer/` and a model card.
       form: one of FORMATS.
       weights: 'online', or 'momentum' to put the momentum weights in the place of the online
         ones, where there are any.
@@ -46,9 +47,11 @@ def export(workdir, out, form, weights="online", step=None):
         raise UserError(f"{out} exists; give a new path, so that nothing is overwritten.")
     stored = read_workdir(workdir, step)
     task, leaves = stored.config.task, dict(stored.leaves)
-    if form == "salesforce" and task not in KINDS:
+    if form != "safetensors" and (task not in KINDS or KINDS[task].layout != form):
+        fitting = KINDS[task].layout if task in KINDS else "safetensors"
         raise UserError(f"{workdir} is of the task {task!r}, which the public code does not have; "
-                        "export it with --format safetensors.")
+                        f"export it with --format {fitting}." if fitting == "safetensors" else
+                        f"{workdir} is of the task {task!r}; export it with --format {fitting}.")
     report = Report(f"{workdir} ({task}, {weights}) -> {os.path.basename(out)}")
     if weights == "momentum":
         copies = {("params", *path[1:]): leaf
@@ -58,16 +61,21 @@ def export(workdir, out, form, weights="online", step=None):
         leaves |= copies
     epath.Path(out).parent.mkdir(parents=True, exist_ok=True)
     with completed(out) as unfinished:
-        if form == "salesforce":
-            tensors = official_tensors(leaves, KINDS[task], stored.config, report)
-            write_torch_file(unfinished, tensors)
-        else:
+        if form == "safetensors":
             write_folder(unfinished, leaves, stored, report)
+        else:
+            tensors = official_tensors(leaves, KINDS[task], stored.config, report,
+                                       read_unused(workdir))
+            write_torch_file(unfinished, tensors, KINDS[task].wrapper)
     return report
 
 
-def official_tensors(leaves, kind, config, report):
-    """Our leaves -> exactly the tensors of the public code's model, in its layout, strictly."""
+def official_tensors(leaves, kind, config, report, unused):
+    """Our leaves -> exactly the tensors of the public code's model, in its layout, strictly.
+
+    `unused`: name -> array of what the public model has and no forward pass reads; zeros where it
+    is not known.
+    """
     shapes, table = state_shapes(config), kind.table(config)
     for path, leaf in leaves.items():
         if path in shapes:
@@ -76,7 +84,8 @@ def official_tensors(leaves, kind, config, report):
     for entry in table:
         report.use([as_path(entry.path)], entry.sources[0])
         if entry.path in leaves:
-            parts = to_tensors(entry, np.asarray(leaves[entry.path]), config.model.patch_size)
+            parts = to_tensors(entry, np.asarray(leaves[entry.path]),
+                               config.model.get("patch_size"))
             tensors.update(zip(entry.sources, parts))
     for path in leaves:
         if path[0] == "memory" and path[1] not in kind.memory:
@@ -89,6 +98,8 @@ def official_tensors(leaves, kind, config, report):
         if "id_queue" in kind.memory:
             tensors["idx_queue"] = np.zeros((1, 0), np.int64)
     tensors |= kind.buffers(config)
+    for name, (shape, _) in kind.unused(config).items():
+        tensors[name] = unused[name] if name in unused else np.zeros(shape, np.float32)
     for name, original in kind.tied(config).items():
         tensors[name] = tensors[original]  # the same object: one storage
     return tensors

@@ -8,18 +8,18 @@ from etils import epath
 from flax.traverse_util import unflatten_dict
 import numpy as np
 
-from albef_jax.config import default_config, with_task
+from albef_jax.config import with_task
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
-from albef_jax.files import aside
+from albef_jax.files import aside, uploaded
 from albef_jax.models.resample import resize_positions
 from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.run.workdir import write_config
-from albef_jax.weights.foreign.kinds import MEMORY, detect, kind_of, sizes
+from albef_jax.weights.foreign.kinds import MEMORY, detect, kind_of
 from albef_jax.weights.foreign.salesforce import read_leaves
 from albef_jax.weights.foreign.torch_file import let_go, read_tensors
 from albef_jax.weights.report import Report
-from albef_jax.weights.stored import PARTS, is_export, read_export, state_shapes
+from albef_jax.weights.stored import PARTS, UNUSED_FILE, is_export, read_export, state_shapes
 from albef_jax.weights.transfer import has_patches
 
 REPORT_FILE = "import.txt"  # in the work directory
@@ -30,14 +30,15 @@ def import_file(path, out, kind=None, heads=None, image_size=None, tokenizer=Non
 
     It holds `config.json`, `checkpoints/0` with parameters, teacher and queues, the report
     (`import.txt`) and, if one is known, the tokenizer: all that `albef evaluate`, `albef export`,
-    `albef train --init` and `albef_jax.load` need.
+    `albef train --init` and `albef_jax.load` need. Tensors that no forward pass reads are kept for
+    `albef export` in `unused.safetensors`.
 
     Args:
       path: `.pth` of one of the kinds in `weights.foreign.kinds`, or what `albef export --format
         safetensors` wrote.
       out: the work directory, which must not exist.
       kind: its kind; None: by the names of its tensors.
-      heads: attention heads of both encoders, which no tensor shows; None: the config's.
+      heads: attention heads of all encoders, which no tensor shows; None: the config's.
       image_size: pixels; position embeddings are interpolated to it. None: the config's if one is
         given, else that of the checkpoint.
       tokenizer: a folder or Hugging Face name, saved with the model.
@@ -54,7 +55,7 @@ def import_file(path, out, kind=None, heads=None, image_size=None, tokenizer=Non
     if out.exists():
         raise UserError(f"{out} exists; give a work directory that does not, so that nothing is "
                         "overwritten.")
-    report = Report(f"{os.path.basename(os.path.normpath(path))} -> {out}")
+    report, unused = Report(f"{os.path.basename(os.path.normpath(path))} -> {out}"), {}
     if is_export(path):
         if kind or heads or config:
             raise UserError(f"{path} was written by albef export and holds its own config; leave "
@@ -65,9 +66,11 @@ def import_file(path, out, kind=None, heads=None, image_size=None, tokenizer=Non
     else:
         tensors = read_tensors(path)
         kind = kind_of(kind or detect(tensors, path))
-        side = image_size or (config.model.image_size if config else None)
-        config = fitted_config(config, kind, *sizes(tensors, kind, path), heads, path)
+        side = image_size or (config.model.get("image_size") if config else None)
+        config = fitted_config(config, kind, *kind.sizes(tensors, path), heads, path)
         leaves = read_official(tensors, kind, config, report)
+        unused = {name: np.array(tensors[name], np.float32)
+                  for name in kind.unused(config) if name in tensors}
         let_go(tensors)  # before a checkpoint is made of the leaves, which takes another copy
         tokenizer = tokenizer or config.data.tokenizer
     if side:
@@ -75,7 +78,7 @@ def import_file(path, out, kind=None, heads=None, image_size=None, tokenizer=Non
     pieces = fitted_tokenizer(tokenizer, config, path) if tokenizer else None
     try:
         with aside(out) as unfinished:
-            write_workdir(unfinished, config.lock(), leaves, pieces, report)
+            write_workdir(unfinished, config.lock(), leaves, pieces, report, unused)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}); give another --out, or "
                         "mend the cause.") from None
@@ -88,29 +91,30 @@ def fitted_config(config, kind, found, queue_size, heads, path):
     Raises:
       UserError: a config that was given has other sizes, or the heads do not divide a width.
     """
-    given = config.copy_and_resolve_references() if config else default_config(kind.name)
-    differing = [f"model.{name} is {given.model[name]}, but {value} there"
-                 for name, value in found.items()
-                 if config and given.model.get(name, value) != value
+    given = config.copy_and_resolve_references() if config else kind.fresh_config()
+    block_of = {name: "model" if name in given.model else "data" for name in found}
+    differing = [f"{block}.{name} is {given[block][name]}, but {found[name]} there"
+                 for name, block in block_of.items()
+                 if config and given[block].get(name, found[name]) != found[name]
                  and name not in ("image_size", "vocab_size")]
     if differing:
         raise UserError(f"{path} does not fit the config: {'; '.join(differing)}; change the "
                         "config, or leave it out.")
     config = with_task(given, kind.name).unlock()
-    config.model.update(found)
+    for name, value in found.items():
+        config[block_of[name]][name] = value
     if kind.memory:
         config.objective.queue_size = queue_size
     if queue_size % config.batch_size:  # nothing is trained here, but tasks check it
         config.batch_size = config.group_size = math.gcd(queue_size, config.batch_size)
     if "positives" in config.objective:  # 'image' wants image ids, which the file does not have
         config.objective.positives = "pair"
-    if heads:
-        config.model.vit_heads = config.model.text_heads = heads
-    for tower in ("vit", "text"):
-        width, number = config.model[f"{tower}_width"], config.model[f"{tower}_heads"]
-        if width % number:
-            raise UserError(f"{path} has a {tower}_width of {width}, which {number} heads do not "
-                            "divide; give their number with --heads.")
+    for name, width in kind.attention:
+        config.model[name] = number = heads or config.model[name]
+        if config.model[width] % number:
+            raise UserError(f"{path} has a {width} of {config.model[width]}, which {number} heads "
+                            "do not divide; give their number with --heads.")
+    kind.check(config)
     return config
 
 
@@ -130,6 +134,10 @@ def read_official(tensors, kind, config, report):
             if not np.array_equal(tensors[name], value):
                 report.wrong(name, "is not 0, 1, 2, ...")
     shapes = state_shapes(config)
+    for name, (shape, why) in kind.unused(config).items():
+        if name in tensors:
+            report.ignore(name, why)
+            report.inspect(name, tensors[name], shape)
     for name in kind.memory if not any(path[0] == "memory" for path in shapes) else ():
         (source,) = MEMORY[name].sources
         if source not in tensors:
@@ -138,7 +146,8 @@ def read_official(tensors, kind, config, report):
             report.wrong(source, f"has shape {list(tensors[source].shape)}, but others are empty")
         else:
             report.ignore(source, "an empty queue")
-    return read_leaves(kind.table(config), tensors, shapes, config.model.patch_size, report)
+    return read_leaves(kind.table(config), tensors, shapes, config.model.get("patch_size"),
+                       report)
 
 
 def resize_images(leaves, config, image_size, report, path):
@@ -170,9 +179,14 @@ def fitted_tokenizer(name, config, path):
     return tokenizer
 
 
-def write_workdir(out, config, leaves, tokenizer, report):
+def write_workdir(out, config, leaves, tokenizer, report, unused):
     """Writes a whole work directory to the path `out`."""
     out.mkdir(parents=True)
+    if unused:
+        from safetensors.numpy import save_file
+
+        with uploaded(str(out / UNUSED_FILE)) as file:
+            save_file(unused, file)
     if tokenizer is not None:
         tokenizer.save(str(out / "tokenizer"))
     (out / REPORT_FILE).write_text(f"{report}\n")

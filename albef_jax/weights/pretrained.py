@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError, first_line
 from albef_jax.files import local_copy
+from albef_jax.tasks import task_class
 from albef_jax.weights.foreign import bert, vit
 from albef_jax.weights.foreign.torch_file import read_tensors
 
@@ -36,18 +37,26 @@ def apply(config, params, tokenizer):
     Raises:
       UserError: weights that are missing, left over, broken, or of a model of other sizes.
     """
-    params, reports = dict(params), []
-    for layout, name in ((bert, config.init.bert), (vit, config.init.vit)):
-        if not name:
-            continue
-        tensors, settings, folder = open_weights(name)
-        if layout is bert:
-            check_vocabulary(config, folder, tokenizer)
-        leaves = flatten_dict({layout.ENCODER: params[layout.ENCODER]})
-        filled, report = layout.fill(config, tensors, settings, leaves)
-        params |= unflatten_dict(leaves | filled)
+    task, params, reports = task_class(config.task), dict(params), []
+    if config.init.bert:
+        tensors, settings, folder = open_weights(config.init.bert)
+        check_vocabulary(config, folder, tokenizer)
+        seen, fresh = task.bert_start(config, params)
+        filled, report = fill(bert, seen, tensors, settings, fresh)
+        params = task.with_bert(params, filled)
+        reports.append(str(report))
+    if config.init.get("vit"):
+        tensors, settings, _ = open_weights(config.init.vit)
+        params[vit.ENCODER], report = fill(vit, config, tensors, settings, params[vit.ENCODER])
         reports.append(str(report))
     return params, "\n".join(reports)
+
+
+def fill(layout, config, tensors, settings, fresh):
+    """An encoder's fresh tree with what a file fills, and the report; see `foreign.fill`."""
+    leaves = flatten_dict({layout.ENCODER: fresh})
+    filled, report = layout.fill(config, tensors, settings, leaves)
+    return unflatten_dict(leaves | filled)[layout.ENCODER], report
 
 
 def open_weights(name):

@@ -60,7 +60,7 @@ class Report:
         """The tensor `source` cannot be used as it is; `check` raises."""
         self._wrong[source] = what
 
-    def inspect(self, source, array, shape, dtype):
+    def inspect(self, source, array, shape, dtype=np.float32):
         """The tensor `source` is wrong if it cannot be a leaf of that shape and type."""
         if what := fault(array, shape, dtype):
             self.wrong(source, what)

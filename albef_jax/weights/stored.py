@@ -17,6 +17,7 @@ from albef_jax.weights.foreign.torch_file import read_metadata, read_tensors
 from albef_jax.weights.report import Report, as_path
 
 WEIGHTS_FILE = "model.safetensors"  # in an export folder
+UNUSED_FILE = "unused.safetensors"  # in an imported work directory: what no forward pass reads
 FORMAT = "albef_jax"  # in the file's metadata
 PARTS = ("params", "teacher", "memory")
 
@@ -61,6 +62,12 @@ def read_workdir(path, step=None):
     config = read_config(workdir)
     leaves = flatten_dict(read_parts(workdir, config, PARTS, step))
     return Stored(config, leaves, _tokenizer_of(workdir), str(path))
+
+
+def read_unused(path):
+    """The tensors of an imported work directory that no forward pass reads: name -> array."""
+    file = epath.Path(path) / UNUSED_FILE
+    return read_tensors(os.fspath(file)) if file.exists() else {}
 
 
 def read_parts(workdir, config, parts, step=None):

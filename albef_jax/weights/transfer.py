@@ -47,15 +47,16 @@ def transfer(stored, config, fresh, report):
     Raises:
       UserError: there is no rule, or a parameter is missing, unknown, misshapen or not finite.
     """
-    check_heads(stored, config)
     rule, leaves = rule_for(stored.config.task, config.task), {}
-    lost = lost_memory(stored, config, fresh, rule)
+    check_heads(stored, config, rule)
+    lost, used = lost_memory(stored, config, fresh, rule), set()
     for path, leaf in fresh.items():
         origin = lost.get(path) or rule.origin(path)
         if isinstance(origin, str):
             report.fresh(path, origin)
             continue
         report.use([as_path(origin)], path)
+        used.add(origin)
         if origin not in stored.leaves:
             continue  # reported as missing
         value = stored.leaves[origin]
@@ -67,7 +68,7 @@ def transfer(stored, config, fresh, report):
         report.inspect(as_path(origin), value, leaf.shape, leaf.dtype)
         leaves[path] = np.asarray(value, leaf.dtype)
     for path in stored.leaves:
-        if reason := reason_to_ignore(path, rule, fresh, lost):
+        if path not in used and (reason := reason_to_ignore(path, rule, fresh, lost)):
             report.ignore(as_path(path), reason)
     report.check(map(as_path, stored.leaves), fresh)
     return leaves
@@ -78,12 +79,15 @@ def has_patches(config):
     return "image_size" in config.model and "patch_size" in config.model
 
 
-def check_heads(stored, config):
+def check_heads(stored, config, rule):
     """A UserError if heads differ: they leave no trace in shapes."""
-    for name, old in stored.config.model.items():
-        if name.endswith("heads") and config.model.get(name, old) != old:
-            raise UserError(f"{stored.path} has model.{name}={old}, but the config has "
-                            f"{config.model[name]}; set it to the former.")
+    there = stored.config.model
+    same_name = {name: name for name in there if name.endswith("heads") and name in config.model}
+    for name, old in (same_name | rule.heads).items():
+        if config.model[name] != there[old]:
+            raise UserError(f"{stored.path} has model.{old}={there[old]}, but the config has "
+                            f"{config.model[name]}; set {'it' if name == old else f'model.{name}'} "
+                            "to the former.")
 
 
 def lost_memory(stored, config, fresh, rule):

@@ -14,7 +14,8 @@ from albef_jax.config import check_choices, default_config, load_config
 from albef_jax.core.build import build, trained
 from albef_jax.errors import UserError
 from albef_jax.parallel.mesh import make_mesh
-from albef_jax.core.optim import CHOICES, DEFAULTS, make_optimizer, make_schedule, matches
+from albef_jax.core.optim import (
+    CHOICES, DEFAULTS, clip_each, make_optimizer, make_schedule, matches)
 from albef_jax.tasks import make_task
 
 RECORDED = json.loads(
@@ -111,43 +112,27 @@ def test_unknown_names():
         assert str(error.value) == sentence
 
 
-def recorded_bert_adam():
-    folder = Path(__file__).with_name("bert_adam")
-    return (json.loads((folder / "meta.json").read_text()),
-            dict(np.load(folder / "inputs.npz")), dict(np.load(folder / "outputs.npz")))
+def test_clipping_of_tensors_that_are_joined_here():
+    """Queries, keys and values: three tensors of BERT, each with its own norm."""
+    config = ConfigDict(DEFAULTS | dict(clip="per_tensor", clip_norm=1.0,
+                                        clip_parts=(("qkv/", 3),)))
+    clip = clip_each(config)
+    grads = {"qkv": {"kernel": jnp.array([[3.0, 0.1, 0.0], [4.0, 0.1, 2.0]])},
+             "output": {"kernel": jnp.array([[3.0, 4.0]])}, "temp": jnp.array(-2.0)}
+    clipped, _ = clip.update(grads, clip.init(grads))
+    np.testing.assert_allclose(clipped["qkv"]["kernel"], [[0.6, 0.1, 0.0], [0.8, 0.1, 1.0]],
+                               rtol=1e-5)
+    np.testing.assert_allclose(clipped["output"]["kernel"], [[0.6, 0.8]], rtol=1e-5)
+    np.testing.assert_allclose(clipped["temp"], -1.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("run", ["warmup_linear", "beyond", "constant", "noclip"])
-def test_bert_adam_as_recorded_from_its_public_code(run):
-    """No bias correction, clipping per tensor, rates and decay by parameter, linear schedule.
-
-    Parameter c is left out: it has no gradient in one step, which here is a property of the task
-    and not of a step.
-    """
-    meta, inputs, outputs = recorded_bert_adam()
-    names = [name for name in meta["lr"] if name != "c"]
-    top = max(meta["lr"].values())
-    how = meta["runs"][run]
-    scheduled = how["warmup"] > 0
-    total = max(how["t_total"], 1)
-    config = ConfigDict(DEFAULTS | dict(
-        peak_lr=top, min_lr=0.0 if scheduled else top, warmup_lr=0.0, schedule="linear",
-        warmup_steps=round(total * how["warmup"]) if scheduled else 0,
-        lr_factors=tuple((f"^{name}$", meta["lr"][name] / top) for name in names),
-        weight_decay=max(meta["weight_decay"].values()),
-        no_decay=tuple(f"^{name}$" for name in names if not meta["weight_decay"][name]),
-        eps=meta["eps"], bias_correction=False, clip="none" if run == "noclip" else "per_tensor",
-        clip_norm=meta["max_grad_norm"]))
-    optimizer = make_optimizer(config, make_schedule(config, total))
-    params = {name: jnp.asarray(inputs[f"param_{name}"]) for name in names}
-    state = optimizer.init(params)
-    for step in range(meta["steps"]):
-        grads = {name: jnp.asarray(inputs[f"grad_{name}"][step]) for name in names}
-        updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-        for name in names:
-            np.testing.assert_allclose(params[name], outputs[f"{run}/param_{name}"][step],
-                                       rtol=2e-6, atol=1e-7, err_msg=f"{name} {step}")
+def test_warm_up_as_a_share_of_all_steps():
+    """BERT's schedule, between whole steps too."""
+    config = ConfigDict(DEFAULTS | dict(peak_lr=1.0, min_lr=0.0, warmup_lr=0.0, schedule="linear",
+                                        warmup_share=0.2))
+    rates = jax.vmap(make_schedule(config, 7))(jnp.arange(9))  # 1.4 of 7 steps
+    expected = [s / 1.4 if s < 1.4 else max((7 - s) / 5.6, 0) for s in range(9)]
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
 
 
 def test_global_clipping_and_rates_by_pattern():

@@ -110,7 +110,8 @@ def test_every_task_can_be_loaded(config_of, tokenizer):
         task, config = make_task(config_of(name)), config_of(name)
         classes[name] = model_class(task.predict_fns(), task.fields(config))
     assert classes == {"pretrain": FeatureModel, "retrieval": FeatureModel, "vqa": AnswerModel,
-                       "ve": ClassModel, "nlvr": ClassModel, "nlvr_pretrain": Model}
+                       "ve": ClassModel, "nlvr": ClassModel, "nlvr_pretrain": Model,
+                       "scale_pretrain": Model, "scale_classify": Model}
     model = Model(config_of("nlvr_pretrain"), {}, tokenizer)
     with pytest.raises(UserError, match="'nlvr_pretrain' has no match; it has nothing to offer"):
         model.match("a.png", "a")

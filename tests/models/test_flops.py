@@ -1,5 +1,6 @@
 """The analytic cost against the published accounting of ALBEF's step, and XLA's own count."""
 
+import math
 from types import SimpleNamespace
 
 import jax
@@ -11,8 +12,10 @@ from albef_jax.models import flops
 from albef_jax.config import default_config
 from albef_jax.models.albef import normalise_image
 from albef_jax.models.classification import Nlvr
+from albef_jax.models.scale import Scale
 from albef_jax.models.vqa import Vqa
 from albef_jax.tasks import task_class
+from albef_jax.tasks.scale import sizes_of
 
 OFFICIAL = SimpleNamespace(
     image_size=256, patch_size=16, vit_width=768, vit_depth=12, vit_heads=12, vit_mlp_ratio=4,
@@ -204,3 +207,34 @@ def test_peak_flops(kind, peak):
 
 def test_no_peak_is_claimed_for_this_cpu():
     assert flops.peak_flops(jax.devices("cpu")[0]) is None
+
+
+@pytest.mark.parametrize("modalities", ["tipva", "iv"])
+def test_scale_is_what_its_products_are(modalities):
+    """Every product of the traced trunk and heads, at the official sizes, of any modalities."""
+    config = default_config("scale_pretrain").unlock()
+    config.model.update(modalities=modalities, dtype="float32")
+    model = Scale(config.model, sizes_of(config.data))
+    fields = task_class("scale_pretrain").fields(config)
+    arrays = {name: jax.ShapeDtypeStruct((2, *one.shape), one.dtype)
+              for field in fields.values() for name, one in field.spec().items()}
+    params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), arrays)
+    traced = jax.make_jaxpr(model.apply)(params, arrays).jaxpr
+    terms = flops.scale_step(config.model, sizes_of(config.data), 64)
+    counted = sum(value for name, value in terms.items() if name != "contrast") / flops.BACKWARD
+    projections = 2 * len(modalities) * 768 * 1024
+    assert products(traced) / 2 == pytest.approx(counted + projections, rel=1e-6)
+    assert terms["contrast"] == 3 * 2 * len(modalities)**2 * 64 * 1024
+
+
+def products(jaxpr):
+    """FLOPs of the matrix products of a traced function."""
+    total = 0
+    for equation in jaxpr.eqns:
+        for inside in jax.core.jaxprs_in_params(equation.params):
+            total += products(inside)
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            sizes = [equation.invars[0].aval.shape[axis] for axis in contracted]
+            total += 2 * math.prod(sizes) * equation.outvars[0].aval.size
+    return total

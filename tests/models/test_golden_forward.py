@@ -13,7 +13,7 @@ from albef_jax.models.classification import TextAssignment
 from albef_jax.models.vqa import Vqa
 from albef_jax.tasks import make_task
 from albef_jax.weights.importer import fitted_config, read_official
-from albef_jax.weights.foreign.kinds import KINDS, sizes
+from albef_jax.weights.foreign.kinds import KINDS
 from albef_jax.weights.report import Report
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -42,7 +42,7 @@ class Golden:
         self.module = make_task(config.lock()).model
 
     def sizes(self):
-        return sizes(self.tensors, self.kind, "state_dict.npz")
+        return self.kind.sizes(self.tensors, "state_dict.npz")
 
     def __call__(self, part, *args, method=None):
         """Applies the online model ('params') or its teacher."""

@@ -20,7 +20,9 @@ TINY = Path(__file__).parents[1] / "tiny.py"
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_batch_of_noise_fits_every_task(name):
-    config = load_config(TINY, [f"--config.task={name}"])
+    scale = name.startswith("scale_")
+    config = load_config(f"{TINY.with_name('tiny_scale.py')}:{name}") if scale else load_config(
+        TINY, [f"--config.task={name}"])
     parts, batch = build(config, make_mesh(devices=jax.devices()[:1])), noise_batch(config)
     assert {key: (x.shape, x.dtype) for key, x in batch.items()} == {
         key: (x.shape, x.dtype) for key, x in parts.batch_spec.items()}

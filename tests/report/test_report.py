@@ -320,7 +320,7 @@ def test_the_order_of_the_page_is_not_that_of_names():
         config.evals[f"e{number}"] = dict(kind=kind, source=HELD_OUT)
     config.evals.a = dict(kind=f"{__name__}:Stranger", source=HELD_OUT)
     classes = classes_of(config, {})
-    assert [*classes] == ["e5", "e4", "e3", "e2", "e1", "e0", "a"]
+    assert [*classes] == [*(f"e{number}" for number in reversed(range(len(KINDS)))), "a"]
     assert [*classes.values()] == [*map(evaluator_class, KINDS), Stranger]
     rows = [(1, {f"e5/{way}_r1": 10.0 for way in ("i2t", "t2i", "itc_i2t", "itc_t2i")} | {
         "e4/itm_accuracy_hard": 60.0, "e3/mlm_top1": 30.0, "e3/mlm_top5": 40.0,

@@ -19,6 +19,15 @@ def test_recalls_of_so_many_candidates():
         "retrieval\n             R@1\n  i2t@16    1.00\n  i2t       2.00")
 
 
+def test_metrics_at_depths_of_several_subsets():
+    assert values_table("products", {"fine_t_map1": 1.0, "fine_t_prec10": 2.0, "fine_map1": 1.0}
+                        ) == """\
+products
+           mAP@1  Prec@10
+  fine_t    1.00     2.00
+  fine      1.00"""
+
+
 def test_other_values_have_a_line_each():
     assert values_table("masked", {"mlm_top1": 12.345, "mlm_top5": 50.0}) == (
         "masked\n  mlm_top1   12.35\n  mlm_top5   50.00")

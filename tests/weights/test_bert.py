@@ -290,3 +290,26 @@ def test_a_name_on_the_hub(give, tensors, tokenizer, fresh, tmp_path, monkeypatc
     found = flatten_dict(params)
     for path in expected:
         np.testing.assert_array_equal(found[path], expected[path], str(path))
+
+
+def test_titles_and_tables_of_products(give, tensors, tokenizer, tmp_path):
+    """SCALE's title has BERT's layers and words; a table with its own begins with the same."""
+    give(tensors)  # writes the folder
+    config = load_config("tests/tiny_scale.py", [f"--config.{override}" for override in (
+        f"init.bert={tmp_path / 'bert'}", f"model.vocab_size={tokenizer.vocab_size}",
+        "model.width=32", "model.layers=2", "model.text_mlp_width=64", "model.max_positions=32",
+        "model.table_embeddings=own")])
+    fresh = jax.jit(make_task(config).init)(jax.random.key(0))
+    params, report = pretrained.apply(config, fresh, tokenizer)
+    words = tensors["bert.embeddings.word_embeddings.weight"]
+    for name in ("title", "table"):
+        np.testing.assert_array_equal(params[f"embeddings_{name}"]["word"], words)
+        for layer in (0, 1):
+            ours = flatten_dict(params[f"encoders_{name}_{layer}"])
+            for path, value in in_our_layout(tensors, f"bert.encoder.layer.{layer}", "").items():
+                np.testing.assert_array_equal(ours[path[2:]], value)
+    np.testing.assert_array_equal(params["masked_heads_words"]["bias"],
+                                  tensors["cls.predictions.bias"])
+    assert " 0 fresh" in report
+    for name in ("encoders_regions_0", "jct_0", "embeddings_video"):
+        assert params[name] is fresh[name]

@@ -32,10 +32,17 @@ print(int(re.search(r"VmHWM:\\s*([0-9]+) kB", open("/proc/self/status").read())[
 """
 
 
+def manifest(kind):
+    """Name -> shape of the tensors of a kind."""
+    file = {"scale_pretrain": "../scale_manifests/pretrain",
+            "scale_classify": "../scale_manifests/classification"}.get(kind, kind)
+    return json.loads((MANIFESTS / f"{file}.json").read_text())
+
+
 def write_checkpoint(kind, path):
     """Random weights that bfloat16 holds, under the published names; returns them."""
     rng, tensors = np.random.default_rng(0), {}
-    shapes = json.loads((MANIFESTS / f"{kind}.json").read_text())
+    shapes = manifest(kind)
     for name, shape in shapes.items():
         size = int(np.prod(shape))
         values = (rng.integers(-64, 64, size, np.int8) / np.float32(2048)).astype(np.float32)
@@ -58,7 +65,7 @@ def test_published_names_and_shapes(kind, tmp_path):
     report = import_file(tmp_path / "model.pth", tmp_path / "run")
     assert " 0 fresh" in str(report)
     (tmp_path / "model.pth").unlink()
-    export(tmp_path / "run", tmp_path / "out.pth", "salesforce")
+    export(tmp_path / "run", tmp_path / "out.pth", KINDS[kind].layout)
     written = read_tensors(tmp_path / "out.pth")
     assert written.keys() == tensors.keys()
     for name, array in tensors.items():

@@ -1,4 +1,4 @@
-"""Import and export of the six published kinds at tiny sizes: strict, and bit-exact both ways."""
+"""Import and export of the published kinds at tiny sizes: strict, and bit-exact both ways."""
 
 import json
 from pathlib import Path
@@ -24,8 +24,24 @@ TINY = Path(__file__).parents[1] / "tiny.py"
 
 def tensors_of(kind):
     """A tiny official state dict."""
-    folder = GOLDEN / ("pretrain_forward" if kind == "pretrain" else kind)
-    return dict(np.load(folder / "state_dict.npz"))
+    scale = kind.startswith("scale_")
+    folder = GOLDEN / ("scale_forward" if scale else
+                       "pretrain_forward" if kind == "pretrain" else kind)
+    head = np.load(GOLDEN / "scale_classify" / "head.npz") if kind == "scale_classify" else {}
+    return dict(np.load(folder / "state_dict.npz")) | dict(head)
+
+
+def config_for(kind):
+    """What tensors do not tell: of SCALE, how long its inputs are; None for the others."""
+    if not kind.startswith("scale_"):
+        return None
+    config = KINDS[kind].fresh_config()
+    found, _ = KINDS[kind].sizes(tensors_of(kind), kind)
+    for name, value in found.items():
+        config["model" if name in config.model else "data"][name] = value
+    config.data.update(text_length=8, table_length=10, regions_length=5, video_length=4,
+                       audio_length=6)
+    return config
 
 
 @pytest.fixture
@@ -53,15 +69,16 @@ def keys_of(config):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_round_trips(kind, saved, tmp_path):
-    report = import_file(saved(kind), tmp_path / "first", heads=4)
+    config, layout = config_for(kind), KINDS[kind].layout
+    report = import_file(saved(kind), tmp_path / "first", heads=4, config=config)
     assert (tmp_path / "first" / REPORT_FILE).read_text() == f"{report}\n"
     stored = read_stored(tmp_path / "first")
     assert stored.config.task == kind and stored.config.model.text_heads == 4
     assert keys_of(stored.config) == keys_of(default_config(kind))
 
-    export(tmp_path / "first", tmp_path / "out.pth", "salesforce")
+    export(tmp_path / "first", tmp_path / "out.pth", layout)
     equal(dict(read_tensors(tmp_path / "out.pth")), tensors_of(kind))
-    import_file(tmp_path / "out.pth", tmp_path / "second", heads=4)
+    import_file(tmp_path / "out.pth", tmp_path / "second", heads=4, config=config)
     equal(read_stored(tmp_path / "second").leaves, stored.leaves)
 
     export(tmp_path / "first", tmp_path / "folder", "safetensors")
@@ -149,12 +166,12 @@ def test_which_kind(saved, tmp_path, monkeypatch):
         import_file(path, tmp_path / "run", heads=4)
     with pytest.raises(UserError, match=r"missing \(idx_queue\)"):
         import_file(path, tmp_path / "run", kind="retrieval", heads=4)
-    with pytest.raises(UserError, match="'vaq' is no kind of ALBEF weights"):
+    with pytest.raises(UserError, match="'vaq' is no kind of published weights"):
         import_file(path, tmp_path / "run", kind="vaq")
     with pytest.raises(UserError, match="does not fit --as pretrain"):
         import_file(path, tmp_path / "run", kind="pretrain")
     write_torch_file(tmp_path / "other.pth", {"conv1.weight": np.ones(3, np.float32)})
-    with pytest.raises(UserError, match="no ALBEF checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint of ALBEF or SCALE"):
         import_file(tmp_path / "other.pth", tmp_path / "run")
 
 

@@ -16,14 +16,22 @@ STARTS = {(source, target): rule for source in TASKS for target in TASKS
           if (rule := rule_of(source, target))}
 
 
+SIZES = dict(image_size=32, patch_size=8, vit_width=8, vit_depth=1, vit_heads=2, vit_mlp_ratio=2.0,
+             text_width=8, text_layers=2, fusion_layers=2, text_heads=2, text_mlp_width=16,
+             max_positions=10, embed_dim=4, vocab_size=20,
+             # of SCALE, those with which it can start from the ALBEF of these sizes
+             width=8, layers=2, visual_heads=2, visual_mlp_width=12, jct_layers=1, jct_heads=2,
+             jct_mlp_width=16, classes=3)
+
+
 def config_of(kind, **model):
     """Few and narrow layers, four of six fusion layers as in no default."""
     config = default_config(kind).unlock()
     config.batch_size = 8
-    config.model.update(image_size=32, patch_size=8, vit_width=8, vit_depth=1, vit_heads=2,
-                        vit_mlp_ratio=2.0, text_width=8, text_layers=2, fusion_layers=2,
-                        text_heads=2, text_mlp_width=16, max_positions=10, embed_dim=4,
-                        vocab_size=20, **model)
+    config.model.update({name: value for name, value in SIZES.items() if name in config.model})
+    config.model.update(model)
+    if kind.startswith("scale_"):
+        config.data.update(text_length=5, table_length=5)
     if "queue_size" in config.objective:
         config.objective.queue_size = 16
     return config
@@ -45,7 +53,8 @@ def test_which_task_starts_from_which():
     """Each from itself, and as in the public code."""
     assert set(STARTS) == {(name, name) for name in TASKS} | {
         ("pretrain", "retrieval"), ("pretrain", "ve"), ("pretrain", "vqa"),
-        ("pretrain", "nlvr_pretrain"), ("nlvr_pretrain", "nlvr")}
+        ("pretrain", "nlvr_pretrain"), ("nlvr_pretrain", "nlvr"),
+        ("pretrain", "scale_pretrain"), ("scale_pretrain", "scale_classify")}
 
 
 @pytest.mark.parametrize("pair", STARTS, ids="-".join)
@@ -59,7 +68,14 @@ def test_every_rule_is_complete(pair):
         np.testing.assert_array_equal(leaf, stored.leaves[STARTS[pair].origin(path)])
     new = {path[:2] for path in fresh if path not in leaves}
     classifier = {("params", "cls_head"), ("teacher", "cls_head")}
-    assert new == {("pretrain", "ve"): classifier, ("nlvr_pretrain", "nlvr"): classifier,
+    if pair == ("pretrain", "scale_pretrain"):
+        assert {path[1] for path in leaves} == {
+            "embeddings_title", "encoders_title_0", "encoders_title_1", "masked_heads_words",
+            "jct_0"}
+        return
+    assert new == {("scale_pretrain", "scale_classify"): {("params", "hidden"),
+                                                          ("params", "classes")},
+                   ("pretrain", "ve"): classifier, ("nlvr_pretrain", "nlvr"): classifier,
                    ("pretrain", "nlvr_pretrain"): {("params", "ta_head")},
                    ("pretrain", "retrieval"): {("memory", "id_queue")},
                    ("retrieval", "retrieval"): {("memory", "id_queue")}}.get(pair, set())
@@ -130,6 +146,14 @@ def test_weights_that_do_not_fit(model, match):
     config = config_of("pretrain")
     config.model.update(model)
     with pytest.raises(UserError, match=match):
+        transfer(stored_of("pretrain"), config, state_shapes(config), Report("x"))
+
+
+def test_heads_of_other_names():
+    """The JCT's are compared with the ViT's, whose blocks it takes."""
+    config = config_of("scale_pretrain", jct_heads=4)
+    with pytest.raises(UserError, match="old has model.vit_heads=2, but the config has 4; set "
+                                        "model.jct_heads to the former"):
         transfer(stored_of("pretrain"), config, state_shapes(config), Report("x"))
 
 

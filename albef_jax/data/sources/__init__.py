@@ -16,12 +16,14 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
     "scenes_nlvr": "scenes_tasks:ScenesNlvrSource",
     "scenes_ve": "scenes_tasks:ScenesVeSource",
     "scenes_grounding": "scenes_tasks:ScenesGroundingSource",
+    "scenes_products": "scenes_products:ScenesProductsSource",
     "tfds": "tfds_source:TfdsSource",
     "mixture": "mixture:Mixture",
     "grounding": "grounding_json:GroundingSource",
     "ve": "ve_json:VeJsonSource",
     "nlvr": "nlvr_json:NlvrJsonSource",
     "vqa": "vqa_json:VqaJsonSource",
+    "products": "products:ProductSource",
 }.items()}
 
 __all__ = ["KINDS", "Source", "make_source", "parse_source", "resolve_source"]

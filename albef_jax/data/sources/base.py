@@ -33,11 +33,16 @@ class Source(abc.ABC):
     | box | x, y (upper left corner), width, height in pixels of an image of `size` | |
     | proposals | a list of boxes to choose from, maybe empty | |
     | size | width and height of the image as it was annotated | |
+    | title | a list of texts as written; empty where there is none | cleaning |
+    | table | properties and values, see `data.table.parse_table`; None where there are none | |
+    | regions | a `sources.regions.Regions` of the image; None where there is none | width |
+    | video, audio | float [n, width], a row per clip or band; None where there is none | width |
+    | coarse, fine | names of the class, and of the one that is retrieved or distinguished | |
 
     Attributes:
         fingerprint: hash of the contents and options; a resumed run compares it.
         fields: field name -> its facts, which hold for all examples; `views` is 1 and `cleaning`
-            'caption' where they are left out.
+            'caption' where they are left out. Of `optional` fields examples may lack the value.
     """
 
     fingerprint: str
@@ -73,6 +78,10 @@ class Source(abc.ABC):
             return [(name, read)]
         return [(f"{name} (image {number})", view)
                 for number, view in enumerate(of_views(read, count))]
+
+    def modalities(self, index: int) -> tuple[str, ...]:
+        """The fields that an example does not lack, of those with the fact `optional`."""
+        return tuple(name for name, facts in self.fields.items() if facts.get("optional"))
 
     def image_ids(self) -> np.ndarray:
         """The field `image_id` of all examples, integer [n]."""

@@ -43,7 +43,7 @@ class ManifestSource(NumberedSource):
         kind: kind and options of the source; part of the fingerprint.
 
     Attributes:
-        row_format: a row as an example, for messages.
+        row_format: a row as an example, for messages. row_keys: see `read_rows`.
         names: the image of each example; of several views, a tuple of names.
         columns: name of a field -> its raw values.
 
@@ -52,6 +52,7 @@ class ManifestSource(NumberedSource):
     """
 
     row_format: str
+    row_keys: Sequence[str] = ()
 
     def __init__(self, files: Sequence[str], image_roots: Sequence[str], kind: str):
         files = [files] if isinstance(files, str) else list(files)
@@ -77,7 +78,7 @@ class ManifestSource(NumberedSource):
     def read_manifests(self, files: list[str]) -> tuple[dict[str, bytes], list[str]]:
         """Reads all rows; returns `digests` and `problems` as of `Manifests`."""
         self.names: list[Hashable] = []
-        manifests = Manifests(files, self.add, self.row_format)
+        manifests = Manifests(files, self.add, self.row_format, keys=self.row_keys)
         for _ in manifests:
             pass
         self._image_ids = number(hashed(map(repr, self.names)))

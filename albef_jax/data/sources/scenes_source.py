@@ -62,6 +62,8 @@ class ScenesSource(Source):
     @classmethod
     def options(cls, text: str) -> dict:
         level, _, split = text.partition(":")
+        if level == "products":
+            return {"kind": "scenes_products", "split": split or "train"}
         return {"level": level, "split": split or "train"}
 
     def __len__(self) -> int:

@@ -60,7 +60,7 @@ def fill(config, tensors, settings, leaves):
                            for layer in range(count) if layer not in layers})
     check_tied(file, f"{HEAD}.decoder.weight", WORDS)
     check_tied(file, f"{HEAD}.decoder.bias", f"{HEAD}.bias")
-    return file.fill(table, leaves, model.patch_size), file.report
+    return file.fill(table, leaves, model.get("patch_size")), file.report
 
 
 def sizes(file):

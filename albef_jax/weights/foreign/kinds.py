@@ -1,4 +1,6 @@
-"""The six published kinds of ALBEF checkpoints: what each holds, under which names.
+"""The published kinds of checkpoints: what each holds, under which names.
+
+These are ALBEF's; those of SCALE are in `scale`.
 
 | kind | what it is |
 |---|---|
@@ -15,9 +17,11 @@ import re
 
 import numpy as np
 
+from albef_jax.config import default_config
 from albef_jax.errors import UserError
+from albef_jax.weights.foreign import scale
 from albef_jax.weights.foreign.salesforce import (
-    Entry, bert_table, decoder_table, depth, linear, momentum_name, vit_table)
+    Entry, bert_table, decoder_table, depth, linear, momentum_name, shape_of, vit_table)
 from albef_jax.weights.stored import state_shapes
 
 PROJECTIONS = ("vision_proj", "text_proj")
@@ -32,7 +36,7 @@ MEMORY = {
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """The public names of one kind of model; what a state holds is known by its task."""
+    """The public names of one kind of ALBEF model; what a state holds is known by its task."""
 
     name: str  # as in the module's table; also `config.task`
     bert: str = ""  # what follows `text_encoder.` in official names
@@ -43,6 +47,18 @@ class Kind:
     classes: int = 0  # outputs of `cls_head`, 0: there is none
     temp: bool = False  # has a temperature
     memory: tuple[str, ...] = ()  # names in `TrainState.memory` that the official layout has too
+    layout = "salesforce"  # of the files, as `albef export --format`
+    wrapper = "model"  # key of the state dict in them
+    # Numbers of heads and the widths that they divide, in a config's model block.
+    attention = (("vit_heads", "vit_width"), ("text_heads", "text_width"))
+
+    def fresh_config(self):
+        """A config of such a model, unlocked."""
+        return default_config(self.name).unlock()
+
+    def check(self, config):
+        """A UserError where what a checkpoint alone does not tell does not fit its sizes, once
+        these are in the config."""
 
     def params_table(self, model):
         """Entries of the online parameters; `model` is a config's model block."""
@@ -93,6 +109,50 @@ class Kind:
         names += map(momentum_name, with_momentum(names, config))
         return {name: np.arange(config.model.max_positions)[None] for name in names}
 
+    def unused(self, config):
+        """Official name -> (shape, why) of what a checkpoint may have and the model does not read:
+        nothing."""
+        del config
+        return {}
+
+    def sizes(self, tensors, path):
+        """What a state dict says about the model: values of the config's blocks `model` and `data`
+        by key, and the queue size.
+
+        Heads leave no trace in the shapes of tensors.
+
+        Raises:
+          UserError: a tensor that tells a size is missing or has another number of axes.
+        """
+        def shape(name, axes):
+            return shape_of(tensors, name, axes, self, path)
+
+        text = f"text_encoder.{self.bert}"
+        layers = re.escape(f"{text}encoder.layer.") + r"(\d+)\."
+        vit_width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight", 4)
+        tokens = shape("visual_encoder.pos_embed", 3)[1]
+        vocab, text_width = shape(f"{text}embeddings.word_embeddings.weight", 2)
+        side = round((tokens - 1) ** 0.5)
+        if side * side != tokens - 1:
+            raise UserError(f"{path} has {tokens - 1} position embeddings of patches, which is no "
+                            "square grid; only square images are supported.")
+        fusion = depth(tensors, layers + "crossattention")
+        found = {
+            "vit_width": vit_width, "patch_size": patch, "image_size": side * patch,
+            "vit_depth": depth(tensors, r"visual_encoder\.blocks\.(\d+)\."),
+            "vit_mlp_ratio": shape("visual_encoder.blocks.0.mlp.fc1.weight", 2)[0] / vit_width,
+            "vocab_size": vocab, "text_width": text_width,
+            "max_positions": shape(f"{text}embeddings.position_embeddings.weight", 2)[0],
+            "text_layers": depth(tensors, layers) - fusion,
+            "fusion_layers": fusion // 2 if self.pairs else fusion,
+            "text_mlp_width": shape(f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0]}
+        if "vision_proj" in self.heads:
+            found["embed_dim"] = shape("vision_proj.weight", 2)[0]
+        queue = max((tensors[name].size and tensors[name].shape[-1]
+                     for name in ("image_queue", "text_queue")
+                     if name in tensors and tensors[name].ndim), default=0)
+        return found, queue
+
 
 def with_momentum(names, config):
     """Those of some official names that have a momentum copy."""
@@ -108,25 +168,28 @@ KINDS = {kind.name: kind for kind in (
     Kind("nlvr_pretrain", pairs=True, heads=(*PROJECTIONS, "ta_head"), temp=True),
     Kind("nlvr", pairs=True, classes=2),
     Kind("ve", classes=3),
+    *scale.KINDS,
 )}
 
 
 def kind_of(name):
     """The kind of that name, or a UserError."""
     if name not in KINDS:
-        raise UserError(f"{name!r} is no kind of ALBEF weights; choose one of "
+        raise UserError(f"{name!r} is no kind of published weights; choose one of "
                         f"{', '.join(KINDS)} (grounding checkpoints are 'retrieval').")
     return KINDS[name]
 
 
 def detect(tensors, path):
-    """The kind of an official state dict, by its names; a UserError, about `path`, if they fit none
-    or several."""
+    """The kind of a state dict, by its names; a UserError, about `path`, if they fit none or
+    several."""
+    if scale.is_scale(tensors):
+        return scale.detect(tensors)
     parts = {name.split(".")[0] for name in tensors}
     if not {"visual_encoder", "text_encoder"} <= parts:
-        raise UserError(f"{path} is no ALBEF checkpoint: it has no tensors visual_encoder.* and "
-                        f"text_encoder.*, but {', '.join(sorted(parts)[:5])}; give one of the "
-                        "published kinds.")
+        raise UserError(f"{path} is no checkpoint of ALBEF or SCALE: it has no tensors "
+                        "visual_encoder.* and text_encoder.*, nor bert.cross_encoder.*, but "
+                        f"{', '.join(sorted(parts)[:5])}; give one of the published kinds.")
     classes = tensors["cls_head.2.weight"].shape[:1] if "cls_head.2.weight" in tensors else ()
     words = any(name.startswith("text_encoder.cls.") for name in tensors)
     fitting = [name for name, fits in {
@@ -138,46 +201,3 @@ def detect(tensors, path):
         raise UserError(f"{path} could be of the kinds {', '.join(fitting or KINDS)}; say which "
                         "with --as KIND.")
     return fitting[0]
-
-
-def sizes(tensors, kind, path):
-    """What a state dict says about the model: fields of a config's model block, and queue size.
-
-    Heads leave no trace in the shapes of tensors.
-
-    Raises:
-      UserError: a tensor that tells a size is missing or has another number of axes.
-    """
-    def shape(name, axes):
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found is None or len(found) != axes or 0 in found:
-            raise UserError(f"{path} does not fit --as {kind.name}: {name} is "
-                            f"{'missing' if found is None else list(found)}; choose another "
-                            f"kind ({', '.join(KINDS)}) or a complete checkpoint.")
-        return found
-
-    text = f"text_encoder.{kind.bert}"
-    layers = re.escape(f"{text}encoder.layer.") + r"(\d+)\."
-    vit_width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight", 4)
-    tokens = shape("visual_encoder.pos_embed", 3)[1]
-    vocab, text_width = shape(f"{text}embeddings.word_embeddings.weight", 2)
-    side = round((tokens - 1) ** 0.5)
-    if side * side != tokens - 1:
-        raise UserError(f"{path} has {tokens - 1} position embeddings of patches, which is no "
-                        "square grid; only square images are supported.")
-    fusion = depth(tensors, layers + "crossattention")
-    found = {
-        "vit_width": vit_width, "patch_size": patch, "image_size": side * patch,
-        "vit_depth": depth(tensors, r"visual_encoder\.blocks\.(\d+)\."),
-        "vit_mlp_ratio": shape("visual_encoder.blocks.0.mlp.fc1.weight", 2)[0] / vit_width,
-        "vocab_size": vocab, "text_width": text_width,
-        "max_positions": shape(f"{text}embeddings.position_embeddings.weight", 2)[0],
-        "text_layers": depth(tensors, layers) - fusion,
-        "fusion_layers": fusion // 2 if kind.pairs else fusion,
-        "text_mlp_width": shape(f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0]}
-    if "vision_proj" in kind.heads:
-        found["embed_dim"] = shape("vision_proj.weight", 2)[0]
-    queue = max((tensors[name].size and tensors[name].shape[-1]
-                 for name in ("image_queue", "text_queue")
-                 if name in tensors and tensors[name].ndim), default=0)
-    return found, queue

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from albef_jax.errors import UserError
+
 EMPTY_HERE, EMPTY_THERE = -1, -100  # places of the id queue that hold no image id
 
 
@@ -35,7 +37,8 @@ def linear(path, *names):
             Entry((*path, "bias"), tuple(f"{n}.bias" for n in names), "join")]
 
 
-def _norm(path, name):
+def norm(path, name):
+    """Entries of a LayerNorm."""
     return [Entry((*path, "scale"), (f"{name}.weight",), "copy"),
             Entry((*path, "bias"), (f"{name}.bias",), "copy")]
 
@@ -47,14 +50,14 @@ def vit_table(depth, prefix="visual_encoder"):
         Entry((prefix, "pos_embed"), (f"{prefix}.pos_embed",), "copy"),
         Entry((prefix, "patch_embed", "kernel"), (f"{prefix}.patch_embed.proj.weight",), "conv"),
         Entry((prefix, "patch_embed", "bias"), (f"{prefix}.patch_embed.proj.bias",), "copy"),
-        *_norm((prefix, "norm"), f"{prefix}.norm")]
+        *norm((prefix, "norm"), f"{prefix}.norm")]
     for i in range(depth):
         ours, theirs = (prefix, f"block_{i}"), f"{prefix}.blocks.{i}"
         table += [
-            *_norm((*ours, "norm1"), f"{theirs}.norm1"),
+            *norm((*ours, "norm1"), f"{theirs}.norm1"),
             *linear((*ours, "attn", "qkv", "dense"), f"{theirs}.attn.qkv"),
             *linear((*ours, "attn", "proj"), f"{theirs}.attn.proj"),
-            *_norm((*ours, "norm2"), f"{theirs}.norm2"),
+            *norm((*ours, "norm2"), f"{theirs}.norm2"),
             *linear((*ours, "mlp", "fc1"), f"{theirs}.mlp.fc1"),
             *linear((*ours, "mlp", "fc2"), f"{theirs}.mlp.fc2")]
     return table
@@ -65,13 +68,13 @@ def embeddings_table(root, prefix):
     names = ("word", "position", "token_type")
     return [*(Entry((*root, name), (f"{prefix}.{name}_embeddings.weight",), "copy")
               for name in names),
-            *_norm((*root, "norm"), f"{prefix}.LayerNorm")]
+            *norm((*root, "norm"), f"{prefix}.LayerNorm")]
 
 
 def words_table(root, prefix):
     """Entries of the MLM head; its decoder is the word embeddings."""
     return [*linear((*root, "dense"), f"{prefix}.transform.dense"),
-            *_norm((*root, "norm"), f"{prefix}.transform.LayerNorm"),
+            *norm((*root, "norm"), f"{prefix}.transform.LayerNorm"),
             Entry((*root, "bias"), (f"{prefix}.bias",), "copy")]
 
 
@@ -87,15 +90,15 @@ def layer_table(root, prefix, cross=False, key_value=True):
         *linear((*root, "attention", "qkv", "dense"),
                 *(f"{own}.self.{part}" for part in ("query", "key", "value"))),
         *linear((*root, "attention", "output"), f"{own}.output.dense"),
-        *_norm((*root, "attention", "norm"), f"{own}.output.LayerNorm"),
+        *norm((*root, "attention", "norm"), f"{own}.output.LayerNorm"),
         *linear((*root, "ffn", "mlp", "fc1"), f"{prefix}.intermediate.dense"),
         *linear((*root, "ffn", "mlp", "fc2"), f"{prefix}.output.dense"),
-        *_norm((*root, "ffn", "norm"), f"{prefix}.output.LayerNorm")]
+        *norm((*root, "ffn", "norm"), f"{prefix}.output.LayerNorm")]
     if cross:
         table += [
             *linear((*root, "cross", "query", "dense"), f"{other}.self.query"),
             *linear((*root, "cross", "output"), f"{other}.output.dense"),
-            *_norm((*root, "cross", "norm"), f"{other}.output.LayerNorm")]
+            *norm((*root, "cross", "norm"), f"{other}.output.LayerNorm")]
     if cross and key_value:
         table += linear((*root, "cross", "key_value", "dense"),
                         f"{other}.self.key", f"{other}.self.value")
@@ -143,8 +146,29 @@ def depth(names, pattern):
     return len({found[1] for found in map(re.compile(pattern).match, names) if found})
 
 
-def shapes_there(entry, shape, patch_size):
-    """Official shapes of an entry's tensors, given the shape of our leaf."""
+def shape_of(tensors, name, axes, kind, path):
+    """The shape of a tensor that tells a size.
+
+    Args:
+      tensors: name -> array. name: of the tensor. axes: that it must have.
+      kind: of the checkpoint, which has a name. path: of the file.
+
+    Raises:
+      UserError: it is missing, empty, or has another number of axes.
+    """
+    found = tuple(tensors[name].shape) if name in tensors else None
+    if found is None or len(found) != axes or 0 in found:
+        raise UserError(f"{path} does not fit --as {kind.name}: {name} is "
+                        f"{'missing' if found is None else list(found)}; choose another kind or a "
+                        "complete checkpoint.")
+    return found
+
+
+def shapes_there(entry, shape, patch_size=None):
+    """Official shapes of an entry's tensors, given the shape of our leaf.
+
+    `patch_size`: of the model, for entries with the layout 'conv'.
+    """
     n = len(entry.sources)
     if entry.layout == "linear":
         return [(shape[1] // n, shape[0])] * n
@@ -198,9 +222,9 @@ def to_leaf(entry, parts):
     return np.asarray(leaf, np.int32 if integer else np.float32, order="C")
 
 
-def to_tensors(entry, leaf, patch_size):
+def to_tensors(entry, leaf, patch_size=None):
     """Our leaf -> the official arrays of an entry, in the order of its sources; integers are
-    int64 there."""
+    int64 there. `patch_size`: see `shapes_there`."""
     if entry.layout == "conv":
         square = leaf.reshape(patch_size, patch_size, -1, leaf.shape[-1])
         return [square.transpose(3, 2, 0, 1)]

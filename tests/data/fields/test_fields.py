@@ -12,7 +12,12 @@ from albef_jax.data.fields.answers import AnswersField
 from albef_jax.data.fields.image import ImageField
 from albef_jax.data.fields.label import LabelField
 from albef_jax.data.fields.number import NumberField
+from albef_jax.data.fields.regions import RegionsField
+from albef_jax.data.fields.sequence import AudioField, VideoField
+from albef_jax.data.fields.table import TableField
 from albef_jax.data.fields.text import TextField
+from albef_jax.data.fields.title import TitleField
+from albef_jax.data.sources.regions import Regions
 from albef_jax.data.text import train_tokenizer
 from albef_jax.errors import UserError
 from strangers import SoundField, Sounds
@@ -21,12 +26,31 @@ IMAGE = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
 ANSWERS = [("yes", 0.6), ("it is a long one", 0.3), ("no", 0.1)]
 WORDS = ["yes no it is a long red one what"] * 3
 MODEL = default_config().model
+REGIONS = Regions(np.ones((2, 4)), np.array([[0, 0, 8, 4], [2, 1, 4, 3.0]]), (8, 4))
+
+
+def products(data):
+    """The block with small sizes for the fields of products."""
+    data = data.copy_and_resolve_references()
+    data.update(table_length=9, regions_length=3, regions_width=4, video_length=5, video_width=3,
+                audio_length=4, audio_width=6, audio_axis="mel", audio_pool=2)
+    return data
+
+
 # Name -> how it is made of a `data` block, the facts of a source, and a raw value.
 FIELDS = {
     "image": (lambda data: ImageField(data, 8), {"views": 1}, IMAGE),
     "images": (lambda data: ImageField(data, 8, views=2), {"views": 2}, [IMAGE, IMAGE[::-1]]),
     "text": (lambda data: TextField(data, MODEL), {"cleaning": "question"}, ["what is red?"]),
     "sentence": (lambda data: TextField(data, MODEL, "sentence"), {}, ["a", "A long one."]),
+    "title": (lambda data: TitleField(data, MODEL), {"cleaning": "none"}, ["What is it?"]),
+    "no title": (lambda data: TitleField(data, MODEL), {"cleaning": "none"}, []),
+    "table": (lambda data: TableField(products(data), MODEL), {}, [("red", "yes"), ("one", "no")]),
+    "no table": (lambda data: TableField(products(data), MODEL), {}, None),
+    "regions": (lambda data: RegionsField(products(data)), {"width": 4}, REGIONS),
+    "no regions": (lambda data: RegionsField(products(data)), {}, None),
+    "video": (lambda data: VideoField(products(data)), {"width": 3}, np.ones((7, 3))),
+    "audio": (lambda data: AudioField(products(data)), {}, np.ones((2, 6), np.float16)),
     "answers": (lambda data: AnswersField(data, MODEL), {}, ANSWERS),
     "label": (lambda data: LabelField(3), {"class_names": ("a", "b", "c")}, 2),
     "image_id": (lambda data: NumberField("image_id"), {}, 77),
