@@ -22,7 +22,7 @@ import time
 from etils import epath
 from filelock import FileLock, Timeout
 
-from albef_jax.errors import UserError, first_line
+from albef_jax.errors import UserError, first_line, running
 
 REWRITE_SECONDS = 10  # an object may be written once a second at most
 
@@ -205,8 +205,8 @@ def find_class(name, known, base, key):
       known: name -> `package.module:Class` of our own.
       base: class that it must be derived from. key: of the config, for messages.
     """
-    path, colon, cls = str(known.get(name, name)).rpartition(":")
-    if not colon or not isinstance(name, str):
+    path, colon, cls = str(known.get(name, name) if isinstance(name, str) else "").rpartition(":")
+    if not colon:
         raise UserError(f"{key} is {name!r}; use one of {', '.join(known)}, or name a class of "
                         "your own as package.module:Class or path/to/file.py:Class.")
     module = _module_of_file(path) if path.endswith(".py") else _module_of_package(path, key)
@@ -238,7 +238,8 @@ def _module_of_file(path):
     spec = importlib.util.spec_from_file_location(name, local)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with running(path):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

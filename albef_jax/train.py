@@ -51,9 +51,9 @@ def train(config, workdir, profile=None, init=None):
       UserError: a config, data set or checkpoint that cannot be used; a non-finite loss.
     """
     # ---- start -----------------------------------------------------------------------------
+    check_config(config)
     use_compile_cache()
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    check_config(config)
     workdir, mesh = epath.Path(workdir), make_mesh(config.mesh, groups=groups_of(config))
     is_writer = jax.process_index() == 0
     check_groups(config, mesh)

@@ -124,9 +124,9 @@ def test_overrides_that_do_not_fit(override, sentence):
 
 
 @pytest.mark.parametrize("key, value, sentence", [
-    ("data.workers", "-1", "config.data.workers is -1; it must be a number, at least 0"),
+    ("data.workers", "-1", "config.data.workers is -1; it must be a whole number, from 0 to 4096"),
     ("data.flip", "1.5", "must be a number, from 0 to 1"),
-    ("seed", "-1", "config.seed is -1; it must be a number, from 0 to"),
+    ("seed", "-1", "config.seed is -1; it must be a whole number, from 0 to"),
     ("optimizer.peak_lr", "float('nan')", "is not"),
     ("optimizer.weight_decay", "1e400", "config.optimizer.weight_decay is inf"),
     ("optimizer.b1", "1.5", "config.optimizer.b1 is 1.5"),
@@ -148,8 +148,8 @@ def test_values(key, value, sentence):
     ("model.image_size", "250", "not a multiple of model.patch_size 16; set it to 240"),
     ("model.vit_heads", "7", "not a multiple of model.vit_heads 7"),
     ("data.text_length", "600", "exceeds model.max_positions"),
-    ("model.remat_save", "('kv',)", "remat_save names 'kv'"),
-    ("model.dtype", "float16", "choose 'float32' or 'bfloat16'"),
+    ("model.remat_save", "('kv',)", "remat_save is \\('kv',\\); it must be a tuple, each item 'qkv', 'attention' or 'mlp'"),
+    ("model.dtype", "float16", "it must be 'float32' or 'bfloat16'"),
 ])
 def test_sizes(key, value, sentence):
     with pytest.raises(UserError, match=sentence):

@@ -194,7 +194,7 @@ def test_synthetic_is_a_function_of_the_index():
     assert source.image(5).shape == (64, 64, 3) and source.image(5).dtype == np.uint8
     assert source.text(5) == again.text(5)
     assert len({source.text(i)[0] for i in range(200)}) > 180
-    with pytest.raises(UserError, match="size >= 1"):
+    with pytest.raises(UserError, match="size=0; it must be a whole number, at least 1"):
         make_source(dict(kind="synthetic", size=0))
 
 

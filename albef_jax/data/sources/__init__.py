@@ -1,10 +1,13 @@
 """Data sources: where examples come from. Others are named by their class; see `base.Source`."""
 
 import inspect
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+
+from ml_collections import ConfigDict
 
 from albef_jax.data.sources.base import Source
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, wanted
 from albef_jax.files import find_class
 
 KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
@@ -26,7 +29,10 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
     "products": "products:ProductSource",
 }.items()}
 
-__all__ = ["KINDS", "Source", "make_source", "parse_source", "resolve_source"]
+# Annotation of an option -> a value of the type that it must have; others are not checked.
+LIKE = {int: 0, float: 0.0, bool: False, str: "", Sequence[str]: ("",), Sequence[float]: (0.0,)}
+
+__all__ = ["KINDS", "Source", "check_source", "make_source", "parse_source", "resolve_source"]
 
 
 def parse_source(text: str) -> dict:
@@ -42,17 +48,55 @@ def parse_source(text: str) -> dict:
     return {"kind": kind, **_class_of(kind).options(rest)}
 
 
-def resolve_source(config: Mapping | str) -> tuple[type[Source], dict]:
-    """The class of a source and its options, checked but not opened; as `make_source`."""
-    options = parse_source(config) if isinstance(config, str) else dict(config)
+def resolve_source(config: Mapping | str, where: str = "The data source") -> tuple[
+        type[Source], dict]:
+    """The class of a source and its options, checked but not opened; as `make_source`.
+
+    `where` is what messages call a block that is none.
+    """
+    if isinstance(config, str):
+        options = parse_source(config)
+    elif isinstance(config, Mapping | ConfigDict):
+        options = dict(config)
+    else:
+        raise UserError(f"{where} is {config!r}; give it a block, such as dict(kind='json', "
+                        "files=('train.json',)), or a short form, such as json:train.json.")
     kind = options.pop("kind", None)
     found = _class_of(kind)
+    signature = inspect.signature(found)
     try:
-        inspect.signature(found).bind(**options)
+        signature.bind(**options)
     except TypeError as error:
         raise UserError(
             f"The options of the data source of kind {kind!r} are wrong: {error}.") from error
+    for name, value in options.items():
+        like = LIKE.get(getattr(signature.parameters.get(name), "annotation", None))
+        if words := _wanted(value, like, found.limits.get(name), found.choices.get(name)):
+            raise UserError(f"The data source of kind {kind!r} has {name}={value!r}; it must be "
+                            f"{words}.")
+    found.check(**options)
     return found, options
+
+
+def _wanted(value, like, limit, known) -> str:
+    """As `errors.wanted`; paths are texts, and one text is a sequence of it."""
+    if like == ("",):
+        value = (value,) if isinstance(value, str | os.PathLike) else value
+        value = [os.fspath(item) if isinstance(item, os.PathLike) else item
+                 for item in value] if isinstance(value, list | tuple) else value
+    elif isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    return wanted(value, like, limit, known)
+
+
+def check_source(config: Mapping | str | Source, where: str) -> None:
+    """Checks what `make_source` takes, without opening anything; `where` is what it is called.
+
+    Raises:
+        UserError: the kind is unknown, an option is missing, unknown or out of range.
+    """
+    if not isinstance(config, Source):
+        resolve_source(config, where)
 
 
 def make_source(config: Mapping | str | Source) -> Source:
