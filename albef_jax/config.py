@@ -9,7 +9,7 @@ import runpy
 from ml_collections import ConfigDict
 
 from albef_jax.core.optim import CHOICES as OPTIMIZER_CHOICES, DEFAULTS as OPTIMIZER
-from albef_jax.errors import LONGEST, UserError, running, wanted
+from albef_jax.errors import UserError, running, shown, wanted
 from albef_jax.files import absolute_name, local_copy
 from albef_jax.tasks import task_class
 
@@ -147,12 +147,6 @@ def check_blocks(config, where):
     check(config, default_config(config.task), "")
 
 
-def shown(value):
-    """A value in a message."""
-    text = repr(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-
-
 def anchored(config):
     """The config with absolute paths where it names classes in files: it may be read elsewhere."""
     config.task = absolute_name(config.task)
@@ -194,6 +188,8 @@ def _set(config, key, text):
                         f"{', '.join(block[leaf])}.")
     try:
         value = text if isinstance(block[leaf], str) else ast.literal_eval(text)
+        if isinstance(value, bool) and isinstance(block[leaf], float):
+            raise TypeError  # it would become 1.0 or 0.0
         block[leaf] = value
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(f"config.{key} is a {type(block[leaf]).__name__} "
@@ -237,12 +233,12 @@ def check_values(config, own, limits, choices, prefix=""):
     """
     for key, default in own.items():
         name, value = f"{prefix}{key}", config.get(key)
+        if isinstance(default, ConfigDict) and name != "data.source":  # that may be a text
+            if not isinstance(value, ConfigDict):
+                raise UserError(f"config.{name} is {shown(value)}; it must be a block of keys.")
         if name in OTHERS:
             continue
         if isinstance(default, ConfigDict):
-            if not isinstance(value, ConfigDict):
-                raise UserError(f"config.{name} is {shown(value)}; it is a block of keys: "
-                                f"{', '.join(default)}.")
             check_values(value, default, limits, choices, f"{name}.")
         elif words := wanted(value, default, limits.get(name), choices.get(name)):
             raise UserError(f"config.{name} is {shown(value)}; it must be {words}.")

@@ -58,6 +58,12 @@ def listed(items, limit: int) -> str:
     return ", ".join(items[:limit]) + more
 
 
+def shown(value) -> str:
+    """A value inside a sentence, in one line that is not too long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
 def wanted(value, like, limit=None, known=None) -> str:
     """What a value must be, in words such as 'a number, at least 0'; '' if it is that.
 

@@ -22,7 +22,7 @@ import time
 from etils import epath
 from filelock import FileLock, Timeout
 
-from albef_jax.errors import UserError, first_line, running
+from albef_jax.errors import UserError, first_line, running, shown
 
 REWRITE_SECONDS = 10  # an object may be written once a second at most
 
@@ -207,7 +207,7 @@ def find_class(name, known, base, key):
     """
     path, colon, cls = str(known.get(name, name) if isinstance(name, str) else "").rpartition(":")
     if not colon:
-        raise UserError(f"{key} is {name!r}; use one of {', '.join(known)}, or name a class of "
+        raise UserError(f"{key} is {shown(name)}; use one of {', '.join(known)}, or name a class of "
                         "your own as package.module:Class or path/to/file.py:Class.")
     module = _module_of_file(path) if path.endswith(".py") else _module_of_package(path, key)
     found = getattr(module, cls, None)

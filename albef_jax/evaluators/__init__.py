@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from albef_jax.data.fields import check_fields
 from albef_jax.data.sources import check_source, make_source
-from albef_jax.errors import UserError, wanted
+from albef_jax.errors import UserError, shown, wanted
 from albef_jax.evaluators.base import Evaluator
 from albef_jax.files import find_class
 from albef_jax.tasks import make_task, task_class
@@ -76,10 +76,10 @@ def check_block(name, block, config):
       UserError: see `make_evaluators`.
     """
     if not re.fullmatch(r"[\w-]+", str(name)):
-        raise UserError(f"config.evals has a block {name!r}; names are of letters, digits, _ and "
+        raise UserError(f"config.evals has a block {shown(name)}; names are of letters, digits, _ and "
                         "-: they stand in the names of files and metrics.")
     if not isinstance(block, Mapping | ConfigDict):
-        raise UserError(f"config.evals.{name} is {block!r}; give it a block, such as "
+        raise UserError(f"config.evals.{name} is {shown(block)}; give it a block, such as "
                         "dict(kind='retrieval', source='scenes:demo:heldout').")
     kind = evaluator_class(block.get("kind"))
     settings = settings_of(f"The evals block {name!r} of kind {block['kind']!r}", kind, block)
@@ -118,7 +118,7 @@ def settings_of(where, kind, block):
     for name, (default, least) in options.items():
         value = block.get(name, default)
         if words := option_wanted(value, default, least):
-            raise UserError(f"{where} has {name}={value!r}; it must be {words}.")
+            raise UserError(f"{where} has {name}={shown(value)}; it must be {words}.")
         settings[name] = tuple(value) if isinstance(value, list) else value
     return settings
 

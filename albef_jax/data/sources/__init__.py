@@ -2,12 +2,12 @@
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
 from albef_jax.data.sources.base import Source
-from albef_jax.errors import UserError, wanted
+from albef_jax.errors import UserError, shown, wanted
 from albef_jax.files import find_class
 
 KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
@@ -30,7 +30,8 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
 }.items()}
 
 # Annotation of an option -> a value of the type that it must have; others are not checked.
-LIKE = {int: 0, float: 0.0, bool: False, str: "", Sequence[str]: ("",), Sequence[float]: (0.0,)}
+LIKE = {"int": 0, "float": 0.0, "bool": False, "str": "", "Sequence[str]": ("",),
+        "Sequence[float]": (0.0,)}
 
 __all__ = ["KINDS", "Source", "check_source", "make_source", "parse_source", "resolve_source"]
 
@@ -59,7 +60,7 @@ def resolve_source(config: Mapping | str, where: str = "The data source") -> tup
     elif isinstance(config, Mapping | ConfigDict):
         options = dict(config)
     else:
-        raise UserError(f"{where} is {config!r}; give it a block, such as dict(kind='json', "
+        raise UserError(f"{where} is {shown(config)}; give it a block, such as dict(kind='json', "
                         "files=('train.json',)), or a short form, such as json:train.json.")
     kind = options.pop("kind", None)
     found = _class_of(kind)
@@ -70,12 +71,19 @@ def resolve_source(config: Mapping | str, where: str = "The data source") -> tup
         raise UserError(
             f"The options of the data source of kind {kind!r} are wrong: {error}.") from error
     for name, value in options.items():
-        like = LIKE.get(getattr(signature.parameters.get(name), "annotation", None))
-        if words := _wanted(value, like, found.limits.get(name), found.choices.get(name)):
-            raise UserError(f"The data source of kind {kind!r} has {name}={value!r}; it must be "
+        if words := _wanted(value, _like(signature.parameters.get(name)), found.limits.get(name), found.choices.get(name)):
+            raise UserError(f"The data source of kind {kind!r} has {name}={shown(value)}; it must be "
                             f"{words}.")
     found.check(**options)
     return found, options
+
+
+def _like(parameter: inspect.Parameter | None):
+    """A value of the type that an option must have; None: it may be anything."""
+    annotation = parameter.annotation if parameter else None
+    # A text where the file puts off evaluating annotations.
+    name = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return LIKE.get(name.rpartition(".")[2])
 
 
 def _wanted(value, like, limit, known) -> str:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from albef_jax.data.sources.base import Source
 from albef_jax.data.sources.numbering import NumberedSource, number
-from albef_jax.errors import UserError, wanted
+from albef_jax.errors import UserError, shown, wanted
 
 
 class Mixture(NumberedSource):
@@ -118,10 +118,10 @@ class Mixture(NumberedSource):
 def _weight(place: int, part) -> float:
     where = f"Part {place} of the mixture (counted from 0)"
     if not isinstance(part, Mapping | ConfigDict) or set(part) != {"source", "weight"}:
-        raise UserError(f"{where} must be dict(source=..., weight=...), but is {part!r}.")
+        raise UserError(f"{where} must be dict(source=..., weight=...), but is {shown(part)}.")
     weight = part["weight"]
     if wanted(weight, 0.0) or weight <= 0:
-        raise UserError(f"{where} has the weight {weight!r}; give it a positive number.")
+        raise UserError(f"{where} has the weight {shown(weight)}; give it a positive number.")
     return float(weight)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from albef_jax.data.images.pillow import decode, open_image
 from albef_jax.data.sources.base import pairs, reason
 from albef_jax.data.sources.manifest import ManifestSource, fields_of
-from albef_jax.errors import UserError, wanted
+from albef_jax.errors import UserError, shown, wanted
 
 LABELS = {"False": 0, "True": 1}
 
@@ -41,7 +41,7 @@ class NlvrJsonSource(ManifestSource):
     def check(cls, crops=(), **others):
         """Crops are two rectangles, or none; see `Source.check`."""
         if crops not in ((), []) and not _are_two_rectangles(crops):
-            raise UserError(f"data.source.crops is {crops}; give two rectangles (left, top, "
+            raise UserError(f"data.source.crops is {shown(crops)}; give two rectangles (left, top, "
                             "right, bottom) in pixels, such as ((0, 0, 250, 100), (150, 0, 400, "
                             "100)).")
 

@@ -47,6 +47,8 @@ class ProductSource(ManifestSource):
     row_format = '{"id": "1", "title": ..., "table": [["colour", "red"], ...], "image": ...}'
     row_keys = (*ROW_KEYS, *(other for names in ROW_KEYS.values() for other in names))
 
+    limits = dict(coarse=(-64, 63), fine=(-64, 63))  # levels of a category
+
     def __init__(self, files: Sequence[str], image_roots: Sequence[str] = (),
                  regions: Sequence[str] = (), video: Sequence[str] = (), audio: Sequence[str] = (),
                  classes: Sequence[str] = (), coarse: int = 0, fine: int = -1,
