@@ -12,14 +12,14 @@ from PIL import Image, ImageDraw, ImageFont
 from albef_jax.data.images.pillow import BrokenImage, decode, open_image, read
 from albef_jax.errors import UserError
 from albef_jax.evaluators.heat import overlay, scaled, word_shares
-from albef_jax.files import is_remote, read_bytes, uploaded
+from albef_jax.files import check_out, completed, read_bytes
 from albef_jax.inference.api import load
 from albef_jax.inference.collection import Features, open_collection
 from albef_jax.inference.features import check_query
 from albef_jax.parallel.mesh import use_compile_cache
 
 PROJECTIONS = ("vision_proj", "text_proj")  # of parameters
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_ANSWERS = 5
 SIDE, GAP, LABEL, PER_ROW = 240, 10, 26, 5  # of the sheet of `explain`; pixels, and tiles
 MAX_NAMED = 10  # images that cannot be read, named in the closing line
@@ -30,8 +30,7 @@ def embed(workdir, source, out, image_root=None, **options):
 
     `workdir`, `options`: see `load`. `source`, `image_root`: see `open_collection`.
     """
-    if not can_write(out):
-        raise UserError(f"{out} cannot be written: give --out a file name in a folder that exists.")
+    check_out(out)
     use_compile_cache()
     collection = open_collection(source, image_root)
     features = encode_collection(load(workdir, **options), collection)
@@ -91,13 +90,15 @@ def explain(workdir, image, text, out, mode="itm", layer=-1):
     except BrokenImage as error:
         raise UserError(f"The image {image} cannot be read ({error}); give a complete picture in "
                         "a format that Pillow knows.") from None
-    if os.path.splitext(out)[1].lower() not in PICTURES or not can_write(out):
-        raise UserError(f"{out} cannot be written: give --out a file name that ends in one of "
-                        f"{', '.join(PICTURES)}, in a folder that exists.")
+    check_out(out, [*PICTURES])
     use_compile_cache()
     explained = load(workdir).explain(picture, text, mode, layer)
-    with uploaded(out) as file:
-        draw(picture, explained, text).save(file)
+    try:
+        with completed(out) as file:
+            draw(picture, explained, text).save(file, PICTURES[os.path.splitext(out)[1].lower()])
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error}); give another --out, "
+                        "or mend the cause.") from None
     what = "probability of a match" if mode == "itm" else "cosine similarity"
     print(f"{what} {explained.score:.3f}: {out}")
 
@@ -124,11 +125,6 @@ def draw(picture, explained, text):
             label = label.removesuffix("…")[:-1] + "…"
         pen.text((x, y + picture.height + 4), label, "black", font)
     return sheet
-
-
-def can_write(out):
-    """Whether a path is a new or old file in a folder that exists; object stores have none."""
-    return is_remote(out) or (not os.path.isdir(out) and os.path.isdir(os.path.dirname(out) or "."))
 
 
 def encode_collection(model, collection):
