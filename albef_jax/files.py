@@ -268,8 +268,8 @@ def find_class(name, known, base, key):
     """
     path, colon, cls = str(known.get(name, name) if isinstance(name, str) else "").rpartition(":")
     if not colon:
-        raise UserError(f"{key} is {shown(name)}; use one of {', '.join(known)}, or name a class of "
-                        "your own as package.module:Class or path/to/file.py:Class.")
+        raise UserError(f"{key} is {shown(name)}; use one of {', '.join(known)}, or name a class "
+                        "of your own as package.module:Class or path/to/file.py:Class.")
     module = _module_of_file(path) if path.endswith(".py") else _module_of_package(path, key)
     found = getattr(module, cls, None)
     if not isinstance(found, type) or not issubclass(found, base):

@@ -197,12 +197,14 @@ def test_values(key, value, sentence):
     ("data.examples", "-1", "config.data.examples is -1"),
     ("batch_size", "None", "config.batch_size is None; it must be a whole number"),
     ("seed", str(2**64), "config.seed is 18446744073709551616"),
-    ("mesh.data", "None", "config.mesh.data is None"), ("mesh.slices", "0", "config.mesh.slices is 0"),
+    ("mesh.data", "None", "config.mesh.data is None"),
+    ("mesh.slices", "0", "config.mesh.slices is 0"),
     ("matmul_precision", "hihg", "'hihg'; it must be 'default', 'high' or 'highest'"),
     ("rules", "None", "config.rules is None; give a tuple of pairs"),
     ("data.source.files", "None", "has files=None; it must be a tuple, each item a text"),
     ("seed", "(" * 5000, "config.seed is a int"),
-    ("model.remat_save", "('kv',)", "remat_save is \\('kv',\\); it must be a tuple, each item 'qkv', 'attention' or 'mlp'"),
+    ("model.remat_save", "('kv',)", "remat_save is ..kv.,.; it must be a tuple, each item 'qkv', "
+                                    "'attention' or 'mlp'"),
     ("model.dtype", "float16", "it must be 'float32' or 'bfloat16'"),
 ])
 def test_sizes(key, value, sentence):

@@ -76,8 +76,8 @@ def check_block(name, block, config):
       UserError: see `make_evaluators`.
     """
     if not re.fullmatch(r"[\w-]+", str(name)):
-        raise UserError(f"config.evals has a block {shown(name)}; names are of letters, digits, _ and "
-                        "-: they stand in the names of files and metrics.")
+        raise UserError(f"config.evals has a block {shown(name)}; names are of letters, digits, _ "
+                        "and -: they stand in the names of files and metrics.")
     if not isinstance(block, Mapping | ConfigDict):
         raise UserError(f"config.evals.{name} is {shown(block)}; give it a block, such as "
                         "dict(kind='retrieval', source='scenes:demo:heldout').")

@@ -106,7 +106,8 @@ class Evaluator:
     Attributes:
       options: of the block, beside `kind`, `source`, `every` and `batch_size`: name -> (default,
         least). A least value of None means a tuple of words, '' a text, a tuple one of its texts;
-        with a tuple as default the option is a tuple of numbers, else a number.
+        with a tuple as default the option is a tuple of whole numbers, else a number of the
+        default's type.
       source: the `data.sources.Source` of its block.
       settings: its options by name. config, tokenizer: of the run.
       fields: those of its task that it asks for, by name; not opened.

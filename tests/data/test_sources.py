@@ -4,11 +4,13 @@ import json
 import os
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from albef_jax.data.sources import make_source
+from albef_jax.data.sources import make_source, resolve_source
+from albef_jax.data.sources.json_source import JsonSource
 from albef_jax.errors import UserError
 
 
@@ -186,6 +188,11 @@ def test_missing_and_damaged_array_file(tmp_path):
         (tmp_path / "bad.npz").write_bytes(contents)
         with pytest.raises(UserError, match="bad.npz"):
             make_source(dict(kind="arrays", path=str(tmp_path / "bad.npz")))
+
+
+def test_options_may_be_paths():
+    kind, options = resolve_source(dict(kind="json", files=[Path("a.json")], image_roots=Path("b")))
+    assert kind is JsonSource and options == dict(files=("a.json",), image_roots="b")
 
 
 def test_synthetic_is_a_function_of_the_index():

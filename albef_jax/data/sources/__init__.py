@@ -62,6 +62,7 @@ def resolve_source(config: Mapping | str, where: str = "The data source") -> tup
     else:
         raise UserError(f"{where} is {shown(config)}; give it a block, such as dict(kind='json', "
                         "files=('train.json',)), or a short form, such as json:train.json.")
+    options = {name: _as_text(value) for name, value in options.items()}
     kind = options.pop("kind", None)
     found = _class_of(kind)
     signature = inspect.signature(found)
@@ -71,11 +72,22 @@ def resolve_source(config: Mapping | str, where: str = "The data source") -> tup
         raise UserError(
             f"The options of the data source of kind {kind!r} are wrong: {error}.") from error
     for name, value in options.items():
-        if words := _wanted(value, _like(signature.parameters.get(name)), found.limits.get(name), found.choices.get(name)):
-            raise UserError(f"The data source of kind {kind!r} has {name}={shown(value)}; it must be "
-                            f"{words}.")
+        like = _like(signature.parameters.get(name))
+        if isinstance(like, tuple) and isinstance(value, str):
+            continue  # one file
+        words = wanted(value, like, found.limits.get(name), found.choices.get(name))
+        if words:
+            raise UserError(f"The data source of kind {kind!r} has {name}={shown(value)}; it must "
+                            f"be {words}.")
     found.check(**options)
     return found, options
+
+
+def _as_text(value):
+    """A path as a text, in a tuple too; other values as they are."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_as_text, value))
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _like(parameter: inspect.Parameter | None):
@@ -84,17 +96,6 @@ def _like(parameter: inspect.Parameter | None):
     # A text where the file puts off evaluating annotations.
     name = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     return LIKE.get(name.rpartition(".")[2])
-
-
-def _wanted(value, like, limit, known) -> str:
-    """As `errors.wanted`; paths are texts, and one text is a sequence of it."""
-    if like == ("",):
-        value = (value,) if isinstance(value, str | os.PathLike) else value
-        value = [os.fspath(item) if isinstance(item, os.PathLike) else item
-                 for item in value] if isinstance(value, list | tuple) else value
-    elif isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    return wanted(value, like, limit, known)
 
 
 def check_source(config: Mapping | str | Source, where: str) -> None:
