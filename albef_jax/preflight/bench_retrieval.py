@@ -93,9 +93,9 @@ def bench_retrieval(config, images, texts, k, batch_size):
     Raises:
       UserError: a config that cannot be used.
     """
+    config = assumed(config)
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     check_task("noise", KIND, config)
-    config = assumed(config)
     config.data.update(engine="pillow", tokenizer="", blind=False)
     parts = build(config, make_mesh())
     mesh, functions = parts.mesh, parts.task.predict_fns()
