@@ -220,6 +220,7 @@ def test_sizes(key, value, sentence):
     ("dev", dict(kind=["retrieval"], source=SCENES), "kind of an evals block is .*; use one of"),
     ("a/b", dict(kind="retrieval", source=SCENES), "has a block 'a/b'; names are of letters"),
     ("dev", dict(kind="vqa", source=SCENES), "cannot do; it can do 'retrieval'"),
+    ("dev", dict(kind="grounding", source=SCENES, layer=3), "Layer 3 reads no image"),
 ])
 def test_evals_blocks(name, block, sentence):
     config = default_config()

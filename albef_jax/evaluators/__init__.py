@@ -85,6 +85,7 @@ def check_block(name, block, config):
     settings = settings_of(f"The evals block {name!r} of kind {block['kind']!r}", kind, block)
     check_source(block["source"], f"config.evals.{name}.source")
     check_task(name, block["kind"], config)
+    kind.check(settings, config)
     return kind, settings
 
 

@@ -134,6 +134,13 @@ class Evaluator:
         fields = task_class(config.task).fields(config)
         self.fields = {name: fields[name] for name in self.asks}
 
+    @classmethod
+    def check(cls, settings, config):
+        """Checks of its options what `options` does not say, before anything is read (UserError).
+
+        `settings`: all of them, by name. `config`: of the run.
+        """
+
     def inputs(self, call):
         """The fields of its task, by name, whose arrays a function of `Task.predict_fns` takes."""
         takes = inspect.signature(make_task(self.config).predict_fns()[call]).parameters.keys()

@@ -95,6 +95,8 @@ def test_box_rules():
     (dict(mode="both"), "has mode='both'; it must be 'itm' or 'itc'"),
     (dict(mode=3), "has mode=3; it must be 'itm' or 'itc'"),
     (dict(layer=-2), "has layer=-2; it must be a whole number, at least -1"),
+    (dict(layer=99), "Layer 99 reads no image; the fusion layers of this model are"),
+    (dict(layer=99, mode="itc"), "The ViT block 99 does not exist"),
 ])
 def test_wrong_options(source, build, fields, sentence):
     with pytest.raises(UserError, match=sentence):
