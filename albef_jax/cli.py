@@ -61,7 +61,7 @@ def traceback_of(error):
 def output_fails():
     """Whether the standard output takes nothing more; then it is silenced, for the exit."""
     try:
-        sys.stdout.flush()
+        print(flush=True)  # what failed may not be in a buffer any more
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True

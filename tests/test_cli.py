@@ -118,11 +118,13 @@ def manifest(tmp_path):
     return tmp_path / "rows.json"
 
 
-def test_a_reader_that_has_left(manifest, monkeypatch, capfd):
+@pytest.mark.parametrize("write_through", [False, True])
+def test_a_reader_that_has_left(manifest, monkeypatch, capfd, write_through):
     """`albef data check | head`"""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as stdout:
+        stdout.reconfigure(write_through=write_through)
         monkeypatch.setattr(sys, "stdout", stdout)
         assert main(["data", "check", str(manifest)]) == 141
     assert "Traceback" not in capfd.readouterr().err
