@@ -137,9 +137,12 @@ def add_inference(commands):
     embed.add_argument("--out", required=True, metavar="FILE.npz")
 
     search = command(commands, "search", calling(f"{place}:search"),
-                     "find images for a text, or texts for an image")
+                     "find images for a text, texts for an image, or products")
     add_model(search, "a folder of images, a manifest .json, or an .npz file of embed")
-    search.add_argument("text", nargs="?", type=written, help="the query")
+    search.add_argument("text", nargs="?", type=written, help="the query; of products a title")
+    search.add_argument("--product", metavar="ID", help="query with a product of the manifest")
+    search.add_argument("--modalities", default="", metavar="LETTERS",
+                        help="of products, what is compared, such as ti: title and image (all)")
     search.add_argument("--image", metavar="FILE", help="query with an image instead of a text")
     search.add_argument("-k", type=whole(1), default=5, help="results (%(default)s)")
     search.add_argument("--rerank", type=whole(1), default=0, metavar="N",

@@ -309,6 +309,7 @@ class ProductClustering(ProductEvaluator):
     options = ProductEvaluator.options | INPUTS | {"seeds": (3, 1), "level": ("coarse", LEVELS)}
     calls = ("encode",)
     headline = {"nmi": "clusters, NMI", "purity": "clusters, purity"}
+    charts = (Chart("Held-out {name}, %", {"nmi": "NMI", "purity": "purity"}, top=100),)
 
     def __init__(self, *args):
         super().__init__(*args)

@@ -174,8 +174,10 @@ class ScaleTask(Task):
     def scores(self, features, arrays):
         """`objectives.scale.Scores` of a feature `[b, p]` of each modality, a dict by letter."""
         stacked_bmp = jnp.stack([features[m] for m in self.modalities], axis=1)
-        return scale.harmonised_scores(stacked_bmp, self.present(arrays),
-                                       self.objective.get("simcl_row_norm", True))
+        scores = scale.harmonised_scores(stacked_bmp, self.present(arrays),
+                                         self.objective.get("simcl_row_norm", True))
+        return scores if self.objective.get("simcl_gradient", True) else jax.lax.stop_gradient(
+            scores)
 
 
 class ScalePretrain(ScaleTask):
@@ -186,6 +188,9 @@ class ScalePretrain(ScaleTask):
         temperature=0.07, cl_reduction="mean",  # over pairs of modalities; 'sum' in the paper
         simcl_mode="logit",  # what scores multiply: 'logit', 'loss', 'off' for nothing
         simcl_row_norm=True,
+        # Through scores too, as in the public code. From scratch a model then learns that features
+        # which do not agree weigh nothing.
+        simcl_gradient=True,
         mask_rate=0.15, mask_replace=(0.8, 0.1, 0.1),  # of a title's words
         region_zeroed=0.9,  # share of masked regions; the others stay as they are
         # Predicted words of a text, at most; 0: their mean plus six deviations.

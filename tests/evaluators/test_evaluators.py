@@ -247,7 +247,7 @@ def test_every_kind_says_what_people_read():
     """Names in labels, headlines and charts are names of values; charts have colours for them."""
     for kind in KINDS:
         known = evaluator_class(kind)
-        assert known.headline and known.charts and known.calls and known.asks, kind
+        assert known.headline and known.charts and known.calls, kind
         for chart in known.charts:
             assert chart.colour + len(chart.lines) <= 4 and len(chart.dashed) in (
                 0, len(chart.lines))
