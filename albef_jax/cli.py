@@ -5,8 +5,9 @@ import contextlib
 import importlib
 import os
 import sys
+import traceback
 
-from albef_jax.errors import INTERRUPTED, UserError
+from albef_jax.errors import INTERRUPTED, CodeError, UserError
 
 CONFIG = "FILE.py[:variant]"
 SOURCES = "a .json file, tfds:NAME:SPLIT or scenes:LEVEL:SPLIT"
@@ -16,21 +17,55 @@ PROCESSES = ("coordinator", "processes", "process", "timeout", "hang_timeout")  
 def main(argv=None):
     """Runs a command; returns the exit code: 0 done, 2 a sentence for the user.
 
-    A Ctrl-C that gives up (the second one, or before training) ends the process with 130.
+    A Ctrl-C that gives up (the second one, or before training) ends the process with 130, output
+    that nobody reads any more with 141, as of other programs.
     """
     if argv is None:
         use_huge_pages()
+        for stream in (sys.stdout, sys.stderr):  # a locale may lack letters of captions
+            stream.reconfigure(errors="backslashreplace")
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     try:
-        return args.run(args, rest) or 0
+        code = args.run(args, rest) or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"albef: {error}", file=sys.stderr)
+        if isinstance(error, CodeError):
+            print("".join(traceback_of(error)), end="", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if not output_fails():
+            raise
+        if isinstance(error, BrokenPipeError):  # `albef data check | head`
+            return 141
+        print(f"albef: the output cannot be written ({error.strerror}); make room, or send it "
+              "elsewhere.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr, flush=True)
         # Not by returning: threads of an interrupted save would hold up the exit for minutes.
         os._exit(130)
+
+
+def traceback_of(error):
+    """Lines of the traceback of a `CodeError`, from the user's file on."""
+    cause = error.__cause__
+    frames = cause.__traceback__
+    while frames and frames.tb_frame.f_code.co_filename != error.path:
+        frames = frames.tb_next
+    return traceback.format_exception(type(cause), cause, frames)
+
+
+def output_fails():
+    """Whether the standard output takes nothing more; then it is silenced, for the exit."""
+    try:
+        print(flush=True)  # what failed may not be in a buffer any more
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def use_huge_pages():
@@ -102,9 +137,12 @@ def add_inference(commands):
     embed.add_argument("--out", required=True, metavar="FILE.npz")
 
     search = command(commands, "search", calling(f"{place}:search"),
-                     "find images for a text, or texts for an image")
+                     "find images for a text, texts for an image, or products")
     add_model(search, "a folder of images, a manifest .json, or an .npz file of embed")
-    search.add_argument("text", nargs="?", help="the query")
+    search.add_argument("text", nargs="?", type=written, help="the query; of products a title")
+    search.add_argument("--product", metavar="ID", help="query with a product of the manifest")
+    search.add_argument("--modalities", default="", metavar="LETTERS",
+                        help="of products, what is compared, such as ti: title and image (all)")
     search.add_argument("--image", metavar="FILE", help="query with an image instead of a text")
     search.add_argument("-k", type=whole(1), default=5, help="results (%(default)s)")
     search.add_argument("--rerank", type=whole(1), default=0, metavar="N",
@@ -114,7 +152,7 @@ def add_inference(commands):
                       "a picture of where a model looks for a text")
     explain.add_argument("workdir", metavar="WORKDIR", help="of a run, or an exported model")
     explain.add_argument("--image", required=True, metavar="FILE")
-    explain.add_argument("--text", required=True)
+    explain.add_argument("--text", required=True, type=written)
     explain.add_argument("--out", required=True, metavar="FILE.png")
     explain.add_argument("--mode", choices=["itm", "itc"], default="itm",
                          help="matching head, word by word, or similarity (%(default)s)")
@@ -125,7 +163,7 @@ def add_inference(commands):
                      "answer a question about an image")
     answer.add_argument("workdir", metavar="WORKDIR", help="of a vqa run, or an exported model")
     answer.add_argument("--image", required=True, metavar="FILE")
-    answer.add_argument("--question", required=True)
+    answer.add_argument("--question", required=True, type=written)
     answer.add_argument("--answers", metavar="FILE.json",
                         help="a list of answers to choose from; without it the model writes")
     answer.add_argument("--k", type=whole(1), default=128, metavar="N",
@@ -398,6 +436,17 @@ def whole(least):
         return int(text)
 
     return number
+
+
+def written(text):
+    """A text that a person has written: UTF-8, whatever the locale says, and not empty."""
+    try:
+        text = os.fsencode(text).decode()
+    except UnicodeError:
+        raise argparse.ArgumentTypeError("the text is not UTF-8; set the terminal to it") from None
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the text is empty; write one")
+    return text
 
 
 def memory_size(text):

@@ -4,7 +4,6 @@ import ast
 from collections.abc import Mapping
 import copy
 import json
-import math
 import pathlib
 import re
 import runpy
@@ -12,8 +11,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from albef_jax.core.optim import CHOICES, DEFAULTS as OPTIMIZER
-from albef_jax.errors import UserError
+from albef_jax.core.optim import CHOICES as OPTIMIZER_CHOICES, DEFAULTS as OPTIMIZER
+from albef_jax.errors import UserError, running, shown, wanted
 from albef_jax.files import absolute_name, local_copy
 from albef_jax.tasks import task_class
 
@@ -21,18 +20,28 @@ MESH_AXES = ("data", "fsdp", "model", None)
 # The blocks that a task adds to; see `Task.defaults`.
 TASK_BLOCKS = ("model", "init", "objective", "optimizer", "data")
 STAGE_BLOCKS = ("data", "objective", "optimizer")  # in which the stages of a run may differ
-# Key -> (least, most), None for no limit. Tasks and fields have their own.
+# Types are those of the defaults. Dotted key -> (least, most), a most of None for what a device can
+# hold: of a number, or of each number of a tuple. Tasks and fields have their own.
 LIMITS = {
     "seed": (0, 2**32 - 1), "batch_size": (1, None), "group_size": (1, None),
     "accumulation": (1, None), "steps": (0, None), "epochs": (0, None), "log_every": (0, None),
-    "mesh.slices": (1, None), "data.workers": (0, None), "data.max_bad_share": (0.0, 1.0),
-    "data.examples": (0, None), "checkpoint.every": (0, None), "checkpoint.keep_every": (0, None),
+    "mesh.data": (-1, None), "mesh.fsdp": (-1, None), "mesh.model": (-1, None),
+    "mesh.slices": (1, None), "data.workers": (0, 4096), "data.max_bad_share": (0.0, 1.0),
+    "data.examples": (0, None), "checkpoint.every": (0, None), "checkpoint.keep_latest": (1, None),
+    "checkpoint.keep_every": (0, None),
     "optimizer.warmup_steps": (0, None), "optimizer.warmup_share": (0.0, 1.0),
     "optimizer.steps_per_epoch": (0, None),
     "optimizer.peak_lr": (0.0, None), "optimizer.min_lr": (0.0, None),
     "optimizer.warmup_lr": (0.0, None), "optimizer.weight_decay": (0.0, None),
-    "optimizer.b1": (0.0, 1.0), "optimizer.b2": (0.0, 1.0), "optimizer.eps": (0.0, None),
-    "optimizer.clip_norm": (0.0, None)}
+    "optimizer.b1": (0.0, 0.999999), "optimizer.b2": (0.0, 0.999999),  # 1: 0 / 0
+    "optimizer.eps": (0.0, None), "optimizer.clip_norm": (0.0, None)}
+# Dotted key -> the values that it may have.
+CHOICES = {"matmul_precision": ("default", "high", "highest"),
+           "checkpoint.best_mode": ("max", "min")} | OPTIMIZER_CHOICES
+# Of pairs in `optimizer`, a pattern of paths and a number: the limits of the number.
+PAIRS = {"optimizer.lr_factors": (0.0, None), "optimizer.clip_parts": (1, None)}
+# What `check_values` leaves to others: blocks of any keys, tuples of pairs or of blocks.
+OTHERS = ("data.source", "evals", "rules", "stages", *PAIRS)
 
 
 def default_config(task="pretrain"):
@@ -91,6 +100,8 @@ def stages_of(config):
       UserError: a stage has a key that does not exist or may not differ, or a value of another
         type.
     """
+    if not isinstance(config.stages, (tuple, list)):
+        raise UserError(f"config.stages is {shown(config.stages)}; give a tuple of dicts.")
     if not config.stages:
         return [Stage("", config)]
     return [_stage(config, f"config.stages[{number}]", values)
@@ -99,8 +110,9 @@ def stages_of(config):
 
 def _stage(config, where, values):
     known = ("name", "steps", "epochs", *STAGE_BLOCKS)
-    if not isinstance(values, Mapping) or values.keys() - {*known}:
-        raise UserError(f"{where} is {values!r}; give a dict with keys of {', '.join(known)}.")
+    if not isinstance(values, Mapping) or not values or values.keys() - {*known}:
+        raise UserError(f"{where} is {shown(values)}; give a dict with keys of "
+                        f"{', '.join(known)}.")
     stage = config.copy_and_resolve_references().unlock()
     stage.stages = ()
     if "epochs" in values:
@@ -170,26 +182,54 @@ def with_task(config, task):
 def load_config(path, overrides=()):
     """The locked config of `FILE.py[:variant]`, which has `get_config(variant=None)`.
 
+    A file that says `VARIANTS = ("name", ...)` is asked for one of these only.
+
     Args:
       overrides: strings `--config.key=value`; values are Python literals or plain text.
 
     Raises:
-      UserError: missing file or function, unknown key or a value of another type.
+      UserError: missing file or function, unknown variant or key, or a value of another type; a
+        `CodeError` where the file itself fails.
     """
     name, variant = re.fullmatch(r"((?:\w+://)?[^:]*):?(.*)", str(path), re.DOTALL).groups()
     local = local_copy(name)
     if not pathlib.Path(local).is_file():
         raise UserError(f"The config file {name} does not exist; give the path of a file such as "
                         "configs/flickr8k.py.")
-    get_config = runpy.run_path(local).get("get_config")
-    if get_config is None:
+    with running(local):
+        module = runpy.run_path(local)
+    if (get_config := module.get("get_config")) is None:
         raise UserError(f"The config file {name} has no function get_config(variant=None); "
                         "configs/own_data.py is an example.")
-    try:
-        config = get_config(variant or None).lock()
-    except (AttributeError, KeyError, TypeError) as error:  # what ConfigDict raises
-        raise UserError(f"get_config of {name} failed: {error}") from error
-    return anchored(apply_overrides(config, overrides))
+    known = module.get("VARIANTS")
+    if variant and known is not None and variant not in known:
+        raise UserError(f"The config file {name} has no variant {variant!r}; it has "
+                        f"{', '.join(known) or 'none'}.")
+    with running(local):
+        config = get_config(variant or None)
+    check_blocks(config, f"get_config of {name}")
+    return anchored(apply_overrides(config.lock(), overrides))
+
+
+def check_blocks(config, where):
+    """Raises UserError where what `where` gives lacks keys or blocks of a config of its task."""
+    if not isinstance(config, ConfigDict) or "task" not in config:
+        raise UserError(f"{where} must return a config, such as default_config() gives with its "
+                        f"keys set; it returns {shown(config)}.")
+
+    def check(block, own, prefix):
+        for key, value in own.items():
+            if key not in block:
+                raise UserError(f"{where} returns a config without config.{prefix}{key}; start "
+                                "from albef_jax.config.default_config().")
+            if isinstance(value, ConfigDict):
+                if not isinstance(block[key], ConfigDict):
+                    raise UserError(f"{where} returns {shown(block[key])} as config.{prefix}{key}, "
+                                    "which is a block; set its keys instead.")
+                if f"{prefix}{key}" not in OTHERS:
+                    check(block[key], value, f"{prefix}{key}.")
+
+    check(config, default_config(config.task), "")
 
 
 def anchored(config):
@@ -241,10 +281,12 @@ def _set(config, key, text):
                         f"{', '.join(block[leaf])}.")
     try:
         value = text if isinstance(block[leaf], str) else ast.literal_eval(text)
+        if isinstance(value, bool) and isinstance(block[leaf], float):
+            raise TypeError  # it would become 1.0 or 0.0
         block[leaf] = value
-    except (ValueError, SyntaxError, TypeError) as error:
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(f"config.{key} is a {type(block[leaf]).__name__} "
-                        f"({block[leaf]!r}); {text!r} is not.") from error
+                        f"({block[leaf]!r}); {shown(text)} is not.") from error
 
 
 def _set_stage(config, keys, text):
@@ -266,8 +308,8 @@ def _set_stage(config, keys, text):
 
 
 def check_config(config):
-    """Checks a config, each stage of it, before anything is read: its common part, the task's and
-    the fields'.
+    """Checks a config, each stage of it, before anything is read: every key's type, range and what
+    fits together.
 
     Raises:
       UserError: naming the key and what it may be.
@@ -283,49 +325,82 @@ def check_config(config):
 
 
 def _check(config):
-    task = task_class(config.task)
-    check_limits(config, LIMITS | task.limits)
-    check_choices(config, CHOICES | task.choices)
-    fields = task.fields(config)
-    for field in fields.values():
-        check_limits(config, {f"data.{name}": limit for name, limit in field.limits.items()})
+    from albef_jax.data.sources import check_source  # not every command needs data
+    from albef_jax.evaluators import check_block
+
+    task, own = task_class(config.task), default_config(config.task)
+    # The fields of the defaults: those of this config may not be made of wrong values.
+    of_fields = {f"data.{name}": limit for field in task.fields(own).values()
+                 for name, limit in field.limits.items()}
+    check_values(config, own, LIMITS | of_fields | task.limits, CHOICES | task.choices)
+    check_patterns(config.optimizer)
+    check_rules(config.rules, task.logical_axes)
+    for field in task.fields(config).values():
         field.check()
-    for rule in config.rules:
-        if len(rule) != 2 or rule[0] not in task.logical_axes or rule[1] not in MESH_AXES:
-            raise UserError(f"config.rules has {rule!r}; give pairs of one of "
-                            f"{task.logical_axes} and one of {MESH_AXES}.")
     task.check(config)
+    check_source(config.data.source, "config.data.source")
+    for name, block in config.evals.items():
+        check_block(name, block, config)
     best = config.checkpoint.best_metric
     if best and best.split("/")[0] not in config.evals:
         raise UserError(f"checkpoint.best_metric is {best!r}, but config.evals has no such block; "
                         f"it has {', '.join(config.evals) or 'none'}.")
 
 
-def check_limits(config, limits):
-    """Raises UserError at a number out of its limits: dotted key -> (least, most or None)."""
-    for key, value, (least, most) in of_config(config, limits):
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if is_number and math.isfinite(value) and least <= value <= (most or math.inf):
+def check_values(config, own, limits, choices, prefix=""):
+    """Raises UserError at a value of another type than its default, out of limits or no choice.
+
+    Args:
+      config: a config or block. own: the defaults of the same, whose keys are looked at.
+      limits, choices: by dotted key; see `LIMITS`. prefix: of the block's keys.
+    """
+    for key, default in own.items():
+        name, value = f"{prefix}{key}", config.get(key)
+        if isinstance(default, ConfigDict) and name != "data.source":  # that may be a text
+            if not isinstance(value, ConfigDict):
+                raise UserError(f"config.{name} is {shown(value)}; it must be a block of keys.")
+        if name in OTHERS:
             continue
-        wanted = f"at least {least}" if most is None else f"from {least:g} to {most:g}"
-        raise UserError(f"config.{key} is {value!r}; it must be a number, {wanted}.")
+        if isinstance(default, ConfigDict):
+            check_values(value, default, limits, choices, f"{name}.")
+        elif words := wanted(value, default, limits.get(name), choices.get(name)):
+            raise UserError(f"config.{name} is {shown(value)}; it must be {words}.")
 
 
-def check_choices(config, choices):
-    """Raises UserError at a word that is not among its choices: dotted key -> what it may be."""
-    for key, value, known in of_config(config, choices):
-        if value not in known:
-            *others, last = map(repr, known)
-            raise UserError(f"{key} is {value!r}; choose {', '.join(others)} or {last}.")
+def check_patterns(optimizer):
+    """Raises UserError where patterns of paths, or the numbers beside them, cannot be used."""
+    patterns = [("optimizer.no_decay", pattern) for pattern in optimizer.no_decay]
+    for key, limit in PAIRS.items():
+        what = f"a pattern of paths and {wanted(None, limit[0], limit)}"
+        for pair in pairs_of(f"config.{key}", optimizer[key.rpartition(".")[2]], what):
+            if wanted(pair[0], "") or wanted(pair[1], limit[0], limit):
+                raise UserError(f"config.{key} has {shown(pair)}; give pairs of {what}.")
+            patterns.append((key, pair[0]))
+    for key, pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"config.{key} has {pattern!r}, which is no regular expression "
+                            f"({error}).") from None
 
 
-def of_config(config, rules):
-    """Yields (dotted key, value, rule) of the keys that a config has; others are another task's."""
-    for key, rule in rules.items():
-        block, _, name = key.rpartition(".")
-        values = config.get(block, {}) if block else config
-        if name in values:
-            yield key, values[name], rule
+def check_rules(rules, logical_axes):
+    """Raises UserError where `config.rules` are no pairs of a logical axis and one of the mesh."""
+    pair = f"one of {logical_axes} and one of {MESH_AXES}"
+    for rule in pairs_of("config.rules", rules, pair):
+        if rule[0] not in logical_axes or rule[1] not in MESH_AXES:
+            raise UserError(f"config.rules has {shown(rule)}; give pairs of {pair}.")
+
+
+def pairs_of(key, value, what):
+    """The pairs that a value is; UserError with `what` they should be."""
+    sequence = (tuple, list)
+    if not isinstance(value, sequence):
+        raise UserError(f"{key} is {shown(value)}; give a tuple of pairs of {what}.")
+    for item in value:
+        if not isinstance(item, sequence) or len(item) != 2:
+            raise UserError(f"{key} has {shown(item)}; give pairs of {what}.")
+    return value
 
 
 def to_json(config):

@@ -6,7 +6,7 @@ import json
 from etils import epath
 import jax
 
-from albef_jax.config import apply_overrides, to_json
+from albef_jax.config import apply_overrides, check_config, to_json
 from albef_jax.core.build import build
 from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluators
@@ -43,6 +43,8 @@ def evaluate(workdir, step=None, overrides=(), evals=None):
         config.evals = evals
         config.lock()
     config = apply_overrides(config, overrides)
+    if overrides:  # the rest is what the run was started with
+        check_config(config)
     use_compile_cache()
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     if not config.evals:

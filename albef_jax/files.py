@@ -15,6 +15,7 @@ import importlib.util
 import os
 import pathlib
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ import time
 from etils import epath
 from filelock import FileLock, Timeout
 
-from albef_jax.errors import UserError, first_line
+from albef_jax.errors import UserError, first_line, running, shown
 
 REWRITE_SECONDS = 10  # an object may be written once a second at most
 
@@ -108,7 +109,14 @@ def uploaded(path):
 
 @contextlib.contextmanager
 def aside(path):
-    """Yields a path beside `path`, for a file or folder that is renamed when it is complete."""
+    """Yields a path beside `path`, for a file or folder that is renamed when it is complete.
+
+    A link stays: what it leads to is replaced. Raises OSError where that is a device or the like.
+    """
+    if not is_remote(path):
+        path = os.path.realpath(path)
+        if is_special(path):
+            raise OSError(errno.EINVAL, "it is a device, a pipe or a socket", path)
     path = epath.Path(path)
     unfinished = path.parent / f"{path.name}.unfinished"
     _remove(unfinished)  # of one that was killed
@@ -126,9 +134,62 @@ def _remove(path):
 
 @contextlib.contextmanager
 def completed(path):
-    """As `uploaded`, but as a whole or not at all; of a folder on an object store each file is."""
-    with uploaded(path) if is_remote(path) else aside(path) as local:
+    """As `uploaded`, but as a whole or not at all; of a folder on an object store each file is.
+
+    A pipe gets the file when it is complete.
+    """
+    if is_remote(path):
+        place = uploaded
+    else:
+        place = piped if is_pipe(path) else aside
+    with place(path) as local:
         yield os.fspath(local)
+
+
+@contextlib.contextmanager
+def piped(path):
+    """Yields a path for a file that goes into the pipe at `path` when it is complete."""
+    with tempfile.TemporaryDirectory() as folder:
+        local = os.path.join(folder, os.path.basename(path))
+        yield local
+        with open(local, "rb") as file, open(path, "wb") as pipe:
+            shutil.copyfileobj(file, pipe)
+
+
+def is_pipe(path) -> bool:
+    """Whether a local path is a pipe, or leads to one."""
+    return os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
+
+
+def is_special(path) -> bool:
+    """Whether a local path is, or leads to, something that is neither file nor folder."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def check_out(path, endings=()) -> None:
+    """Checks, before minutes of work, that a file can be written where `--out` says.
+
+    Args:
+      path: of a new file or an old one, which is replaced, in a folder that exists; of a pipe; of a
+        link to one of these; or on an object store, where nothing is checked.
+      endings: that its name may have.
+
+    Raises:
+      UserError: it is something else.
+    """
+    why = ""
+    if endings and os.path.splitext(path)[1].lower() not in endings:
+        why = f"its name does not end in one of {', '.join(endings)}"
+    elif is_remote(path) or is_pipe(path):
+        return
+    elif os.path.isdir(path):
+        why = "it is a folder"
+    elif is_special(path):
+        why = "it is a device"
+    elif not os.path.isdir(os.path.dirname(os.path.realpath(path))):
+        why = "its folder does not exist"
+    if why:
+        raise UserError(f"{path} cannot be written, as {why}; give --out the name of a file.")
 
 
 def write(path, text: str) -> None:
@@ -205,10 +266,10 @@ def find_class(name, known, base, key):
       known: name -> `package.module:Class` of our own.
       base: class that it must be derived from. key: of the config, for messages.
     """
-    path, colon, cls = str(known.get(name, name)).rpartition(":")
-    if not colon or not isinstance(name, str):
-        raise UserError(f"{key} is {name!r}; use one of {', '.join(known)}, or name a class of "
-                        "your own as package.module:Class or path/to/file.py:Class.")
+    path, colon, cls = str(known.get(name, name) if isinstance(name, str) else "").rpartition(":")
+    if not colon:
+        raise UserError(f"{key} is {shown(name)}; use one of {', '.join(known)}, or name a class "
+                        "of your own as package.module:Class or path/to/file.py:Class.")
     module = _module_of_file(path) if path.endswith(".py") else _module_of_package(path, key)
     found = getattr(module, cls, None)
     if not isinstance(found, type) or not issubclass(found, base):
@@ -238,7 +299,8 @@ def _module_of_file(path):
     spec = importlib.util.spec_from_file_location(name, local)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with running(path):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

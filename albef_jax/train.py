@@ -27,7 +27,7 @@ from albef_jax.report import report_at_end
 from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.run.guards import check_finite, readable_out_of_memory, saved_on_error
 from albef_jax.run.metrics import MetricsWriter, Pending, StepTimer, Throughput
-from albef_jax.run.stages import batches, make_stages, shown, stage_at
+from albef_jax.run.stages import batches, first_metrics, make_stages, stage_at
 from albef_jax.run.workdir import compare_config, make_writable, stored_config, write_config
 from albef_jax.tasks import task_class
 from albef_jax.weights import pretrained
@@ -50,9 +50,9 @@ def train(config, workdir, profile=None, init=None):
       UserError: a config, data set or checkpoint that cannot be used; a non-finite loss.
     """
     # ---- start -----------------------------------------------------------------------------
+    check_config(config)
     use_compile_cache()
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    check_config(config)
     workdir, mesh = epath.Path(workdir), make_mesh(config.mesh, groups=groups_of(config))
     is_writer = jax.process_index() == 0
     check_groups(config, mesh)
@@ -90,7 +90,7 @@ def train(config, workdir, profile=None, init=None):
     throughput = Throughput(config.batch_size, mesh.size, sum(task.flops(config).values()),
                             peak_flops(mesh.devices.flat[0]))
     timer, pending = StepTimer(start, throughput), Pending()
-    first = shown(config)
+    first = first_metrics(config)
     writer = MetricsWriter(workdir, config.steps, config, first, start_step=start,
                            is_writer=is_writer)
     terms = [one.name for one in first if one.name != "loss"]  # before their sum: it says less

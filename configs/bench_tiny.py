@@ -8,6 +8,8 @@ docs/results.md has the measured figures.
 
 from albef_jax.config import default_config
 
+VARIANTS = ()
+
 
 def get_config(variant=None):
     del variant

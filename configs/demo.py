@@ -13,6 +13,8 @@ Hardware: sized for two CPU cores. Expected: docs/results.md.
 from albef_jax.config import default_config
 from albef_jax.scenes.levels import DEMO
 
+VARIANTS = ("noise",)
+
 
 def get_config(variant=None):
     """`variant`: None or 'noise'."""

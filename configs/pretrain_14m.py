@@ -28,11 +28,11 @@ BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("pretrain_4m.py")))
 def get_config(variant=None):
     """`variant`: VARIANT, FOLDER, or both with a comma between."""
     name, _, folder = (variant or "paper").partition(",")
-    if name not in VARIANTS:
+    if name not in RECIPES:
         name, folder = "paper", variant
     config = BASE["get_config"](folder, (*BASE["MANIFESTS"], "cc12m"))
     config.data.examples = 14_100_000  # unique images, section 3.3; a caption is drawn for each
-    VARIANTS[name](config)
+    RECIPES[name](config)
     return config
 
 
@@ -62,4 +62,4 @@ def huge(config):
     config.data.tokenizer = "bert-large-uncased"
 
 
-VARIANTS = {"paper": lambda config: None, "pod": pod, "large": large, "huge": huge}
+RECIPES = {"paper": lambda config: None, "pod": pod, "large": large, "huge": huge}

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from albef_jax.cli import main
+from albef_jax.cli import main, written
 
 TINY = str(Path(__file__).with_name("tiny.py"))
 
@@ -93,6 +93,63 @@ def test_usage(capsys, arguments, words):
 def test_commands_without_a_config_have_nothing_to_override(fails, arguments):
     line = fails(*arguments, "--config.batch_size=64")
     assert "'--config.batch_size=64' is not understood; see albef --help" in line
+
+
+@pytest.mark.parametrize("query, words", [
+    (" ", "the text is empty"), (os.fsdecode(b"caf\xe9"), "the text is not UTF-8")])
+def test_queries_that_say_nothing(capsys, query, words):
+    for command in (["search", "w", "photos", query],
+                    ["explain", "w", "--image", "a.jpg", "--out", "a.png", "--text", query],
+                    ["answer", "w", "--image", "a.jpg", "--question", query]):
+        with pytest.raises(SystemExit) as end:
+            main(command)
+        assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_query_is_utf8_in_any_locale():
+    """Under LANG=C Python keeps the bytes of an argument as surrogates."""
+    assert written("caf\udcc3\udca9") == "café" == written("café")
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """A manifest with one wrong row, which `albef data check` prints."""
+    (tmp_path / "rows.json").write_text('[{"image": "gone.jpg", "caption": "a dog"}]')
+    return tmp_path / "rows.json"
+
+
+@pytest.mark.parametrize("write_through", [False, True])
+def test_a_reader_that_has_left(manifest, monkeypatch, capfd, write_through):
+    """`albef data check | head`"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stdout:
+        stdout.reconfigure(write_through=write_through)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["data", "check", str(manifest)]) == 141
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_full_output(manifest, monkeypatch, capsys):
+    with open("/dev/full", "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["data", "check", str(manifest)]) == 2
+    assert "the output cannot be written (No space left on device); make room" in (
+        capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("text, line", [
+    ("def get_config(variant=None):\n    return 1 / 0\n", 2),
+    ("x = 3\ny = x.gone\n", 2),
+    ("def get_config(:\n", 1),
+])
+def test_errors_in_a_config_file_keep_their_traceback(tmp_path, capsys, text, line):
+    (tmp_path / "own.py").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "own.py"), "--workdir", str(tmp_path)]) == 2
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"albef: {tmp_path}/own.py failed with ") and first.endswith(".")
+    (place, *_) = [shown for shown in rest if shown.startswith("  File")]
+    assert place.startswith(f'  File "{tmp_path}/own.py", line {line}')
 
 
 COMMANDS = ("train", "evaluate", "report", "embed", "search", "explain", "answer", "features",

@@ -210,7 +210,9 @@ def test_devices_and_batch_size_do_not_change_the_values(trained):
 @pytest.mark.parametrize("override, sentence", [
     ("--config.evals.dev.kk=2", "config.evals.dev.kk does not exist"),
     ("--config.evals.dev.k=many", "config.evals.dev.k is a int (4); 'many' is not"),
-    ("--config.evals.dev.k=0", "k=0; make it a number of at least 1"),
+    ("--config.data.text_length=None", "config.data.text_length is None; it must be a whole"),
+    ("--config.matmul_precision=hihg", "it must be 'default', 'high' or 'highest'"),
+    ("--config.evals.dev.k=0", "k=0; it must be a whole number, at least 1"),
 ])
 def test_overrides_that_do_not_fit(trained, override, sentence):
     with pytest.raises(UserError) as error:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+import socket
 import threading
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from albef_jax.config import load_config
 from albef_jax.errors import UserError, first_line
 from albef_jax.files import (
-    GrowingFile, absolute, aside, cache_folder, completed, local_copy, locked, read_bytes, uploaded,
-    write,
+    GrowingFile, absolute, aside, cache_folder, check_out, completed, local_copy, locked,
+    read_bytes, uploaded, write,
 )
 
 
@@ -25,6 +26,45 @@ def test_completed_file_is_there_as_a_whole_or_not_at_all(tmp_path):
     with completed(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
         file.write("new")
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["a file"]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "there" / "file")  # nothing yet
+    for text in ("old", "new"):
+        write(link, text)
+        assert link.is_symlink() and (tmp_path / "there" / "file").read_text() == text
+    assert os.listdir(tmp_path / "there") == ["file"]
+
+
+def test_a_pipe_gets_the_whole_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        read = []
+        reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+        reader.start()
+        write(tmp_path / name, "text" * 100_000)
+        reader.join()
+        assert read == ["text" * 100_000] and (tmp_path / "pipe").is_fifo()
+    assert {*os.listdir(tmp_path)} == {"pipe", "link"}
+
+
+def test_devices_sockets_and_folders_are_not_replaced(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "device").symlink_to("/dev/null")
+    with socket.socket(socket.AF_UNIX) as here:
+        here.bind(os.path.relpath(tmp_path / "socket"))  # their paths are short
+    for name in ("device", "socket", "folder"):
+        with pytest.raises(OSError, match="device|directory"):
+            write(tmp_path / name, "text")
+        with pytest.raises(UserError, match="cannot be written, as it is a (device|folder)"):
+            check_out(tmp_path / name)
+    assert os.path.exists("/dev/null") and not os.path.isfile("/dev/null")
+    with pytest.raises(UserError, match="as its folder does not exist; give --out"):
+        check_out(tmp_path / "no" / "file")
+    check_out(tmp_path / "file")
 
 
 def test_completed_folder_forgets_one_that_was_interrupted(tmp_path):

@@ -1,8 +1,13 @@
 """Evaluators by kind. Others are named by their class; see `evaluators.base.Evaluator`."""
 
+from collections.abc import Mapping
+import re
+
+from ml_collections import ConfigDict
+
 from albef_jax.data.fields import check_fields
-from albef_jax.data.sources import make_source
-from albef_jax.errors import UserError
+from albef_jax.data.sources import check_source, make_source
+from albef_jax.errors import UserError, shown, wanted
 from albef_jax.evaluators.base import Evaluator
 from albef_jax.files import find_class
 from albef_jax.tasks import make_task, task_class
@@ -56,15 +61,33 @@ def make_evaluator(name, block, config, tokenizer, opened=None):
 
     `opened` has sources by their blocks, and takes that of this one.
     """
-    kind = evaluator_class(block.get("kind"))
-    settings = settings_of(f"The evals block {name!r} of kind {block['kind']!r}", kind, block)
-    check_task(name, block["kind"], config)
+    kind, settings = check_block(name, block, config)
     opened, key = {} if opened is None else opened, str(block["source"])
     if key not in opened:
         opened[key] = make_source(block["source"])
     fields = task_class(config.task).fields(config)
     check_fields({field: fields[field] for field in kind.asks}, opened[key], f"evals.{name}.source")
     return kind(opened[key], settings, config, tokenizer)
+
+
+def check_block(name, block, config):
+    """The class and the settings of a block of `config.evals`, checked before anything is read.
+
+    Raises:
+      UserError: see `make_evaluators`.
+    """
+    if not re.fullmatch(r"[\w-]+", str(name)):
+        raise UserError(f"config.evals has a block {shown(name)}; names are of letters, digits, _ "
+                        "and -: they stand in the names of files and metrics.")
+    if not isinstance(block, Mapping | ConfigDict):
+        raise UserError(f"config.evals.{name} is {shown(block)}; give it a block, such as "
+                        "dict(kind='retrieval', source='scenes:demo:heldout').")
+    kind = evaluator_class(block.get("kind"))
+    settings = settings_of(f"The evals block {name!r} of kind {block['kind']!r}", kind, block)
+    check_source(block["source"], f"config.evals.{name}.source")
+    check_task(name, block["kind"], config)
+    kind.check(settings, config)
+    return kind, settings
 
 
 def check_task(name, kind, config):
@@ -95,33 +118,20 @@ def settings_of(where, kind, block):
         raise UserError(f"{where} has no source; give it one, for example "
                         "source=dict(kind='json', files=('dev.json',), image_roots=('images',)).")
     for name, (default, least) in options.items():
-        value, (fits, wanted) = block.get(name, default), rule(default, least)
-        if not fits(value):
-            raise UserError(f"{where} has {name}={value!r}; {wanted}.")
+        value = block.get(name, default)
+        if words := option_wanted(value, default, least):
+            raise UserError(f"{where} has {name}={shown(value)}; it must be {words}.")
         settings[name] = tuple(value) if isinstance(value, list) else value
     return settings
 
 
-def rule(default, least):
-    """What a value of an option must be: a test, and words; see `Evaluator.options`."""
-    def is_number(value):
-        is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_real and value >= least
-
-    def each(test):
-        return lambda value: isinstance(value, (list, tuple)) and all(map(test, value))
-
+def option_wanted(value, default, least):
+    """As `errors.wanted`, of an option; see `Evaluator.options`."""
     if least is None:
-        return each(lambda item: isinstance(item, str)), (
-            "give a tuple of words, such as ('red', 'blue')")
-    if isinstance(default, tuple):
-        return each(lambda item: isinstance(item, int) and item >= least), (
-            f"give a tuple of numbers of at least {least}, such as (16, 128)")
+        return wanted(value, ("",))
     if isinstance(least, tuple):
-        return least.__contains__, f"choose one of {least}"
-    if isinstance(least, str):
-        return lambda value: isinstance(value, str), "give a text"
-    return is_number, f"make it a number of at least {least}"
+        return wanted(value, "", known=least)
+    return wanted(value, default, None if isinstance(least, str) else (least, None))
 
 
 def check_best_metric(config, evaluators):

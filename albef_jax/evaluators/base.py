@@ -119,7 +119,8 @@ class Evaluator:
     Attributes:
       options: of the block, beside `kind`, `source`, `every` and `batch_size`: name -> (default,
         least). A least value of None means a tuple of words, '' a text, a tuple one of its texts;
-        with a tuple as default the option is a tuple of numbers, else a number.
+        with a tuple as default the option is a tuple of whole numbers, else a number of the
+        default's type.
       source: the `data.sources.Source` of its block.
       settings: its options by name. config, tokenizer: of the run.
       fields: those of its task that it asks for, by name; not opened.
@@ -145,6 +146,13 @@ class Evaluator:
         self.config, self.tokenizer = config, tokenizer
         fields = task_class(config.task).fields(config)
         self.fields = {name: fields[name] for name in self.asks}
+
+    @classmethod
+    def check(cls, settings, config):
+        """Checks of its options what `options` does not say, before anything is read (UserError).
+
+        `settings`: all of them, by name. `config`: of the run.
+        """
 
     def inputs(self, call):
         """The fields of its task, by name, whose arrays a function of `Task.predict_fns` takes."""

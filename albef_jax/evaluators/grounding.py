@@ -8,6 +8,7 @@ from albef_jax.errors import UserError
 from albef_jax.evaluators.base import Chart, Evaluator
 from albef_jax.evaluators.batches import Rows, percent
 from albef_jax.evaluators.heat import explainer, source_pictures
+from albef_jax.models.gradcam import fusion_layer, vit_block
 from albef_jax.models.resample import upsample
 
 MATCHED = 0.5  # least overlap of a right box
@@ -47,6 +48,11 @@ class GroundingEvaluator(Evaluator):
                             "it rows with \"bbox\", or the folder of REFER as the option refer.")
         self._proposals = "proposals" in self.source.fields
         self.description = f"{len(self._rows)} phrases, {self._mode} heat maps"
+
+    @classmethod
+    def check(cls, settings, config):
+        find = vit_block if settings["mode"] == "itc" else fusion_layer
+        find(config.model, settings["layer"])
 
     def names(self):
         return ["pointing_game", "pointing_centre", "pointing_random"] + (

@@ -26,6 +26,13 @@ SHORT = {"map": "mAP@", "prec": "Prec@"}
 SHOWN = 6  # queries on the page, and what each finds
 
 
+def check_letters(subset, known):
+    """Raises a UserError where these are not letters of the `known` modalities of the model."""
+    if not subset or set(subset) - set(known) or len(set(subset)) < len(subset):
+        raise UserError(f"An evaluator of products got the modalities {subset!r}; write some of "
+                        f"the letters {known or LETTERS} of config.model.modalities.")
+
+
 class ProductEvaluator(Evaluator):
     """What evaluators of products share: features of each product by subset of modalities.
 
@@ -42,20 +49,18 @@ class ProductEvaluator(Evaluator):
 
     def __init__(self, *args):
         super().__init__(*args)
-        known = self.config.model.get("modalities", "")
+        known = self.config.model.modalities
         self.subsets = self.settings["subsets"] or [known[:n + 1] for n in range(len(known))]
-        for subset in self.subsets or [""]:
-            self.check_letters(subset)
         fields = task_class(self.config.task).fields(self.config)
         self._rows = Rows(self, {name: fields[name] for name in MODALITIES.values()
                                  if name in fields})
 
-    def check_letters(self, subset):
-        """Raises a UserError where these are not letters of modalities that the model has."""
-        known = self.config.model.get("modalities", "")
-        if not subset or set(subset) - set(known) or len(set(subset)) < len(subset):
-            raise UserError(f"An evaluator of products got the modalities {subset!r}; write some "
-                            f"of the letters {known or LETTERS} of config.model.modalities.")
+    @classmethod
+    def check(cls, settings, config):
+        """Subsets are letters of modalities that the model has; see `Evaluator.check`."""
+        known = config.model.get("modalities", "")
+        for subset in settings["subsets"] or [known]:
+            check_letters(subset, known)
 
     def names_of(self, level):
         """The names of class or instance of all products, an array; raises UserError."""
@@ -127,11 +132,6 @@ class ProductRetrieval(ProductEvaluator):
 
     def __init__(self, *args):
         super().__init__(*args)
-        for pair in self.settings["crossed"]:
-            self.check_letters(pair)
-            if len(pair) != 2:
-                raise UserError(f"The option crossed has {pair!r}; write two letters, of the query "
-                                "and of what is found.")
         self._labels = {level: self.names_of(level) for level in LEVELS}
         self._names = [self.source.name(i) for i in range(len(self._rows))]
         self._queries, self._gallery = (self._chosen(self.settings[name])
@@ -141,6 +141,16 @@ class ProductRetrieval(ProductEvaluator):
         self.description = (f"{len(self._queries)} queries, {len(self._gallery)} products, "
                             + ", ".join(f"{len(set(labels))} {level}" for level, labels
                                         in self._labels.items()))
+
+    @classmethod
+    def check(cls, settings, config):
+        """Of `crossed` too; see `Evaluator.check`."""
+        super().check(settings, config)
+        for pair in settings["crossed"]:
+            check_letters(pair, config.model.modalities)
+            if len(pair) != 2:
+                raise UserError(f"The option crossed has {pair!r}; write two letters, of the query "
+                                "and of what is found.")
 
     def names(self):
         """See `Evaluator.names`."""
@@ -299,6 +309,7 @@ class ProductClustering(ProductEvaluator):
     options = ProductEvaluator.options | INPUTS | {"seeds": (3, 1), "level": ("coarse", LEVELS)}
     calls = ("encode",)
     headline = {"nmi": "clusters, NMI", "purity": "clusters, purity"}
+    charts = (Chart("Held-out {name}, %", {"nmi": "NMI", "purity": "purity"}, top=100),)
 
     def __init__(self, *args):
         super().__init__(*args)

@@ -4,9 +4,12 @@
 |---|---|
 | `encode_image`, `encode_text`, `match` | `encode_*`, `match`, `index_*`, `search`, `explain` |
 | `encode`, `rank`, `generate` | `answer` |
-| `classify` | `classify` |
+| `classify`, of images and texts | `classify` |
+| `encode`, of products | `encode`, `index_products`, `search` |
 | any | `predict` |
 """
+
+import itertools
 
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -16,6 +19,7 @@ from albef_jax.errors import UserError
 from albef_jax.inference.answers import AnswerModel, ClassModel
 from albef_jax.inference.features import FeatureModel
 from albef_jax.inference.model import Model
+from albef_jax.inference.products import ProductModel
 from albef_jax.run.restore import read_tokenizer
 from albef_jax.run.workdir import read_config
 from albef_jax.tasks import make_task
@@ -23,7 +27,7 @@ from albef_jax.weights.report import Report
 from albef_jax.weights.stored import is_export, read_export, read_parts
 
 WEIGHTS = ("online", "momentum")
-MODELS = (FeatureModel, AnswerModel, ClassModel, Model)  # the first that a task has all for
+MODELS = (FeatureModel, AnswerModel, ClassModel, ProductModel, Model)  # the first that a task has all for
 
 
 def load(path, weights="online", dtype="float32", batch_size=32, facts=None):
@@ -77,5 +81,9 @@ def for_use(config, dtype, path):
 
 def model_class(functions, fields):
     """The class of `MODELS` for a task with these functions and fields, both by name."""
-    return next(kind for kind in MODELS if set(kind.calls) <= set(functions) and all(
-        isinstance(fields.get(name), wanted) for name, wanted in kind.asks.items()))
+    def has(name, wanted):
+        return isinstance(fields.get(name), wanted)
+
+    return next(kind for kind in MODELS if set(kind.calls) <= set(functions)
+                and all(itertools.starmap(has, kind.asks.items()))
+                and (not kind.asks_some or any(itertools.starmap(has, kind.asks_some.items()))))

@@ -10,17 +10,19 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from albef_jax.data.images.pillow import BrokenImage, decode, open_image, read
+from albef_jax.data.sources import make_source, parse_source
 from albef_jax.errors import UserError
 from albef_jax.evaluators.heat import overlay, scaled, word_shares
-from albef_jax.files import is_remote, read_bytes, uploaded
+from albef_jax.files import check_out, completed, read_bytes
 from albef_jax.inference.api import load
 from albef_jax.inference.collection import Features, open_collection
 from albef_jax.inference.features import check_query
 from albef_jax.parallel.mesh import use_compile_cache
 
 PROJECTIONS = ("vision_proj", "text_proj")  # of parameters
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_ANSWERS = 5
+PRODUCTS = ("products:", "scenes:products")  # how sources of products are written in short
 SIDE, GAP, LABEL, PER_ROW = 240, 10, 26, 5  # of the sheet of `explain`; pixels, and tiles
 MAX_NAMED = 10  # images that cannot be read, named in the closing line
 
@@ -30,8 +32,7 @@ def embed(workdir, source, out, image_root=None, **options):
 
     `workdir`, `options`: see `load`. `source`, `image_root`: see `open_collection`.
     """
-    if not can_write(out):
-        raise UserError(f"{out} cannot be written: give --out a file name in a folder that exists.")
+    check_out(out)
     use_compile_cache()
     collection = open_collection(source, image_root)
     features = encode_collection(load(workdir, **options), collection)
@@ -40,20 +41,26 @@ def embed(workdir, source, out, image_root=None, **options):
     print(f"{n} images and {m} captions, {features.image_features.shape[1]} numbers each: {out}")
 
 
-def search(workdir, source, text=None, image=None, image_root=None, k=5, rerank=0, **options):
+def search(workdir, source, text=None, image=None, image_root=None, k=5, rerank=0, product=None,
+           modalities="", **options):
     """Prints the best k of a collection for a text or an image.
 
-    A text finds images. An image finds captions, or images where there are no captions.
+    A text finds images. An image finds captions, or images where there are no captions. Products
+    find products; a text is the title of one.
 
     Args:
       workdir, options: see `load`. source: a folder, a manifest or an .npz file of `embed`.
       text, image: the query, one of them; `image` is a path.
+      product, modalities: of a model of products: the id of the query, and what is compared, see
+        `ProductModel.encode`.
       image_root: see `open_collection`. k, rerank: see `FeatureModel.search`.
 
     Raises:
       UserError: nothing can be read, or the features are of another model.
     """
     use_compile_cache()
+    if str(source).startswith(PRODUCTS):
+        return search_products(load(workdir, **options), source, text, product, modalities, k)
     encoded = str(source).endswith(".npz")
     data = Features.load(source) if encoded else open_collection(source, image_root)
     kind = "text" if image is not None and len(data.captions) else "image"
@@ -63,8 +70,34 @@ def search(workdir, source, text=None, image=None, image_root=None, k=5, rerank=
     if features.model != fingerprint(model.params):
         raise UserError(f"{source} was made by another model or another checkpoint than "
                         f"{workdir}; run `albef embed` again.")
-    hits = model.search(features.index(kind), text=text, image=image, k=k, rerank=rerank,
-                        progress=True)
+    report_hits(model.search(features.index(kind), text=text, image=image, k=k, rerank=rerank,
+                             progress=True))
+
+
+def search_products(model, source, title, name, modalities, k):
+    """Prints the k products of a source most like one of them, or like one with a title.
+
+    Folders of features are those of the model's training data, if it is of the same kind.
+
+    Args:
+      model: a `ProductModel`. source: in short form. title: a text, or None; name: an id, or None.
+      modalities: see `ProductModel.encode`. k: how many.
+    """
+    if (title is None) == (name is None):
+        raise UserError("A search among products needs one query: give a title, or --product ID.")
+    given, trained = parse_source(source), model.config.data.source
+    products = make_source({**trained, **given} if trained.kind == given["kind"] else given)
+    rows = {products.name(row): row for row in range(len(products))}
+    if name is not None and name not in rows:
+        raise UserError(f"{source} has no product {name!r}; give one of its {len(rows)} ids, such "
+                        f"as {next(iter(rows))!r}.")
+    index = model.index_products(products, modalities=modalities, progress=True)
+    report_hits(model.search(index, rows[name], k=k) if title is None else
+                model.search(index, {"title": title}, "t", k))
+
+
+def report_hits(hits):
+    """Prints a line for each."""
     for place, hit in enumerate(hits, start=1):
         match = "" if hit.match is None else f"match {hit.match:.3f}  "
         print(f"{place:3d}  {match}similarity {hit.similarity:6.3f}  {hit.name}")
@@ -91,13 +124,15 @@ def explain(workdir, image, text, out, mode="itm", layer=-1):
     except BrokenImage as error:
         raise UserError(f"The image {image} cannot be read ({error}); give a complete picture in "
                         "a format that Pillow knows.") from None
-    if os.path.splitext(out)[1].lower() not in PICTURES or not can_write(out):
-        raise UserError(f"{out} cannot be written: give --out a file name that ends in one of "
-                        f"{', '.join(PICTURES)}, in a folder that exists.")
+    check_out(out, [*PICTURES])
     use_compile_cache()
     explained = load(workdir).explain(picture, text, mode, layer)
-    with uploaded(out) as file:
-        draw(picture, explained, text).save(file)
+    try:
+        with completed(out) as file:
+            draw(picture, explained, text).save(file, PICTURES[os.path.splitext(out)[1].lower()])
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error}); give another --out, "
+                        "or mend the cause.") from None
     what = "probability of a match" if mode == "itm" else "cosine similarity"
     print(f"{what} {explained.score:.3f}: {out}")
 
@@ -124,11 +159,6 @@ def draw(picture, explained, text):
             label = label.removesuffix("…")[:-1] + "…"
         pen.text((x, y + picture.height + 4), label, "black", font)
     return sheet
-
-
-def can_write(out):
-    """Whether a path is a new or old file in a folder that exists; object stores have none."""
-    return is_remote(out) or (not os.path.isdir(out) and os.path.isdir(os.path.dirname(out) or "."))
 
 
 def encode_collection(model, collection):

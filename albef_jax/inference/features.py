@@ -31,9 +31,9 @@ class Hit(NamedTuple):
 
 @dataclasses.dataclass
 class Index:
-    """Images or texts to search in, with their features."""
+    """Images, texts or products to search in, with their features."""
 
-    kind: str  # 'image' or 'text'
+    kind: str  # 'image', 'text' or 'product'
     items: Sequence[Any]  # n images (any form that `FeatureModel.encode_image` takes) or texts
     names: Sequence[str]  # n, shown in results
     features: np.ndarray  # float32 unit vectors `[n, e]`

@@ -81,8 +81,11 @@ def raw_image(image):
 def as_value(field, value):
     """What people give for a field -> a function that reads its raw value.
 
-    Of an image any form, of several of them a list; of a text a str.
+    Of an image any form, of several of them a list; of a text a str. Such a function is taken as it
+    is.
     """
+    if callable(value):
+        return value
     if isinstance(field, ImageField):
         if isinstance(value, (list, tuple)):
             return lambda: [raw_image(image) for image in value]

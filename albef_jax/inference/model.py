@@ -31,12 +31,13 @@ class Model:
       task: its `tasks.base.Task`. fields: of the task, by name.
       forward: its functions, an `evaluators.base.Forward`.
       calls, asks: what a task must have to be loaded as this class: functions, and fields (name ->
-        class).
+        class). asks_some: likewise, of which one is enough.
       cleaning: of texts, see `data.text.clean`.
     """
 
     calls: tuple[str, ...] = ()
     asks: dict[str, type] = {}
+    asks_some: dict[str, type] = {}
     cleaning = "caption"
 
     def __init__(self, config, params, tokenizer, batch_size=32, facts=None):

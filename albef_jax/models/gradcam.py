@@ -59,10 +59,7 @@ def itc_heat(model, params, image, text_ids, text_mask, block=-1):
       heat float32 `[b, g, g]`, and similarities over the temperature, float32 `[b]`.
     """
     c = model.config
-    if not -1 <= block < c.vit_depth:
-        raise UserError(f"The ViT block {block} does not exist; choose one of 0 to "
-                        f"{c.vit_depth - 1}.")
-    path = ("visual_encoder", f"block_{block if block >= 0 else c.vit_depth - 1}", "attn")
+    path = ("visual_encoder", f"block_{vit_block(c, block)}", "attn")
 
     def score(variables):
         def similarity(module):
@@ -82,6 +79,14 @@ def itc_heat(model, params, image, text_ids, text_mask, block=-1):
 def default_layer(config):
     """The third fusion layer (8 of 6 + 6), or of fewer than four the one before the last."""
     return config.text_layers + max(0, min(2, config.fusion_layers - 2))
+
+
+def vit_block(config, block):
+    """The number of a ViT block, -1 for the last; UserError if there is none."""
+    if not -1 <= block < config.vit_depth:
+        raise UserError(f"The ViT block {block} does not exist; choose one of 0 to "
+                        f"{config.vit_depth - 1}.")
+    return block if block >= 0 else config.vit_depth - 1
 
 
 def fusion_layer(config, layer):

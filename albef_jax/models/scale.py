@@ -224,7 +224,7 @@ class Scale(nn.Module):
     def _mask(self, letter, arrays):
         """What is attended to: the CLS token always."""
         name = MODALITIES[letter]
-        mask = arrays[f"{name}_mask"].astype(jnp.int32)
+        mask = jnp.asarray(arrays[f"{name}_mask"], jnp.int32)
         if self.config.missing_policy == "zero_mask":
             mask = mask * arrays[f"{name}_present"][:, None]
         if letter in WORDS:

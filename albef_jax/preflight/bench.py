@@ -36,8 +36,8 @@ def bench(config, steps):
     Raises:
       UserError: a config that cannot be used; a batch that the devices do not divide.
     """
-    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     config = assumed(config)
+    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     mesh = make_mesh(config.mesh, groups=groups_of(config))
     check_groups(config, mesh)
     parts = build(config, mesh)

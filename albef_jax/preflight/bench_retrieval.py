@@ -106,8 +106,9 @@ def bench_retrieval(config, images, texts, k, batch_size):
     Raises:
       UserError: a config that cannot be used.
     """
+    config = assumed(config)
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    kind, config = kind_for(config), assumed(config)
+    kind = kind_for(config)
     config.data.update({name: value for name, value in dict(
         engine="pillow", tokenizer="", blind=False).items() if name in config.data})
     parts = build(config, make_mesh())

@@ -44,8 +44,8 @@ def plan(config, target, hbm=None, examples=0, suggest=False):
     """
     if not target.startswith(("gpu", *GPUS)):
         jax.config.update("jax_platforms", "cpu")  # leave accelerators to those who train
-    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     config = assumed(config, examples)
+    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     target = find_target(target, config.mesh.slices, dtype_of(config))
     target = target._replace(memory=hbm or target.memory)
     result = measure(config, target)

@@ -26,7 +26,7 @@ from albef_jax.report import panels
 from albef_jax.report.examples import find_examples
 from albef_jax.report.history import read_history
 from albef_jax.run.restore import mesh_of, read_tokenizer, restore_parts
-from albef_jax.run.stages import shown
+from albef_jax.run.stages import first_metrics
 from albef_jax.run.workdir import read_config
 from albef_jax.tasks import task_class
 
@@ -114,7 +114,7 @@ def write_page(workdir, config, evaluators, forward, teacher, problems=()):
         headline=panels.headline(measured, classes, evaluators),
         examples=find_examples([evaluators[name] for name in classes if name in evaluators],
                                forward, momentum, problems),
-        curves=panels.loss_panels(rows, shown(config), begins)
+        curves=panels.loss_panels(rows, first_metrics(config), begins)
         + panels.evaluation_panels(rows, classes, begins),
         speed=panels.speed_panels(rows, config, begins), config=config_blocks(config),
         environment=software(), commands=commands(workdir))

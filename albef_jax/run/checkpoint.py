@@ -69,15 +69,9 @@ class Checkpointer:
 
         Args:
           workdir: path of the run; local or any that `epath` knows, such as gs://.
-          options: `config.checkpoint`; UserError if one has no meaning.
+          options: `config.checkpoint`.
           config: the whole config as plain values, recorded with every checkpoint.
         """
-        if options.best_mode not in ("max", "min"):
-            raise UserError(f"checkpoint.best_mode is {options.best_mode!r}; "
-                            "choose 'max' or 'min'.")
-        if options.keep_latest < 1:
-            raise UserError(f"checkpoint.keep_latest is {options.keep_latest}; choose 1 or more, "
-                            "or the run could not be resumed.")
         logging.get_absl_logger().addFilter(_is_not_from_orbax)  # twice changes nothing
         self.directory = epath.Path(workdir) / "checkpoints"
         self._best_metric, self._config = options.best_metric, config

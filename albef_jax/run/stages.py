@@ -53,7 +53,7 @@ class RunStage:
         return state.replace(opt_state=opt_state, memory=memory)
 
 
-def shown(config):
+def first_metrics(config):
     """The metrics that people see first, see `Task.shown`, of any stage of a run."""
     return [*{one.name: one for _, own in stages_of(config)
               for one in task_class(own.task).shown(own)}.values()]

@@ -75,6 +75,20 @@ TIMBRES = {  # material -> partials as (frequency, loudness), and decay per seco
     "plastic": (((1, 0.8), (2, 0.4), (3, 0.27), (4, 0.2)), 30)}
 
 
+def check(split, size, seed, copies, presence, wrong):
+    """Raises UserError at an option of `Products` that is out of range."""
+    if split not in SPLITS:
+        raise UserError(f"The split {split!r} of products is unknown; use one of "
+                        f"{list(SPLITS)}.")
+    if min(size, copies) < 1 or not 0 <= seed < 2**32:
+        raise UserError(f"Products need size >= 1, copies >= 1 and a seed of 32 bits, not "
+                        f"{size}, {copies} and {seed}.")
+    shares = (*presence, wrong)
+    if len(presence) != len(SAID) or min(shares) < 0 or max(shares) > 1 or not any(presence):
+        raise UserError(f"Products need {len(SAID)} shares of presence and a share of wrong "
+                        f"modalities, all between 0 and 1, not {presence} and {wrong}.")
+
+
 class Products:
     """The products 0 .. size-1 of a split; pure functions of the seed.
 
@@ -94,16 +108,7 @@ class Products:
 
     def __init__(self, split: str = "train", size: int = 2400, seed: int = 0, copies: int = 4,
                  presence: Sequence[float] = PRESENCE, wrong: float = 0.0):
-        if split not in SPLITS:
-            raise UserError(f"The split {split!r} of products is unknown; use one of "
-                            f"{list(SPLITS)}.")
-        if min(size, copies) < 1 or not 0 <= seed < 2**32:
-            raise UserError(f"Products need size >= 1, copies >= 1 and a seed of 32 bits, not "
-                            f"{size}, {copies} and {seed}.")
-        shares = (*presence, wrong)
-        if len(presence) != len(SAID) or min(shares) < 0 or max(shares) > 1 or not any(presence):
-            raise UserError(f"Products need {len(SAID)} shares of presence and a share of wrong "
-                            f"modalities, all between 0 and 1, not {presence} and {wrong}.")
+        check(split, size, seed, copies, presence, wrong)
         self._key, self.size, self._copies = (seed, SPLITS.index(split)), size, copies
         self._presence, self.wrong = presence, wrong
         count = -(-size // copies)

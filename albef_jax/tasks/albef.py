@@ -7,8 +7,9 @@ from albef_jax.data.fields.number import NumberField
 from albef_jax.data.fields.text import TextField
 from albef_jax.errors import UserError
 from albef_jax.models.layers import initial_std
+from albef_jax.models.stack import REMAT_POINTS
 from albef_jax.objectives import distillation
-from albef_jax.tasks.base import Task, check_remat
+from albef_jax.tasks.base import Task
 
 MODEL = dict(
     image_size=256, patch_size=16, vit_width=768, vit_depth=12, vit_heads=12, vit_mlp_ratio=4.0,
@@ -35,15 +36,21 @@ class AlbefTask(Task):
     RULES: dict = {}  # name of a task -> the `Rule` for starting from its weights
     views = 1  # images per text; with several, a batch's images are `[b, views, s, s, 3]`
     limits = {
-        **{f"model.{name}": (1, None) for name in (
-            "image_size", "patch_size", "vit_width", "vit_depth", "vit_heads", "text_width",
-            "text_layers", "fusion_layers", "text_heads", "text_mlp_width", "max_positions",
-            "embed_dim", "vocab_size")},
+        **{f"model.{name}": (1, 2**20) for name in (
+            "patch_size", "vit_width", "vit_heads", "text_width", "text_heads", "text_mlp_width",
+            "max_positions", "embed_dim", "vocab_size")},
+        **{f"model.{name}": (1, 1024) for name in ("vit_depth", "text_layers", "fusion_layers")},
+        **{f"model.{name}": (0, None) for name in ("pad_id", "cls_id", "mask_id")},
+        "model.image_size": (1, 16384), "model.vit_mlp_ratio": (1.0, 64.0),
+        "model.init_std": (0.0, 1.0), "init.bert_layers": (-1, None),
+        "objective.temperature": (0.001, None), "objective.alpha_ramp_steps": (-1, None),
+        "objective.mask_replace": (0.0, 1.0),
         **{name: (0.0, 1.0) for name in (
             "model.dropout", "model.attention_dropout", "objective.momentum", "objective.alpha",
             "objective.alpha_itc", "objective.alpha_mlm", "objective.mask_rate")},
         "objective.queue_size": (0, None), "objective.mlm_budget": (0, None)}
-    choices = {"model.dtype": ("float32", "bfloat16"), "objective.negatives": ("hard", "random"),
+    choices = {"model.dtype": ("float32", "bfloat16"), "model.remat_save": REMAT_POINTS,
+               "objective.negatives": ("hard", "random"),
                "objective.positives": ("pair", "image")}
     free_keys = ("model.scan", "model.remat", "model.remat_save")  # how the same is computed
     lighter = (
@@ -85,7 +92,6 @@ class AlbefTask(Task):
                 raise UserError(
                     f"data.{name} {data[name]} exceeds model.max_positions {m.max_positions}; "
                     "lower the first or raise the second.")
-        check_remat(m)
 
     @classmethod
     def resolve(cls, config, tokenizer, steps_per_epoch):

@@ -8,7 +8,6 @@ import jax
 from jax.sharding import PartitionSpec
 
 from albef_jax.errors import UserError
-from albef_jax.models.stack import REMAT_POINTS
 from albef_jax.parallel.axes import axis_names
 
 
@@ -58,17 +57,10 @@ def take_words(model, tokenizer):
             model[name] = getattr(tokenizer, name)
 
 
-def check_remat(model):
-    """Raises a UserError where a `model` block keeps what its layers do not name."""
-    unknown = sorted({*model.remat_save} - {*REMAT_POINTS})
-    if unknown:
-        raise UserError(f"model.remat_save names {unknown[0]!r}; choose of {REMAT_POINTS}.")
-
-
 def check_mask_shares(config):
     """Raises a UserError where `objective.mask_replace` are no shares of masked words."""
     shares = config.objective.mask_replace
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) != 3 or abs(sum(shares) - 1) > 1e-6:
         raise UserError(f"objective.mask_replace is {shares}; give three shares that sum to "
                         "1, such as (0.8, 0.1, 0.1).")
 
@@ -82,7 +74,7 @@ class Task:
 
     model: nn.Module
     class_names: tuple[str, ...] = ()  # what the outputs of `classify` mean
-    # Dotted keys of the config: -> (least, most), None for no limit; -> the values it may have.
+    # Dotted keys of the config -> (least, most), see `config.LIMITS`; -> the values it may have.
     limits: dict[str, tuple] = {}
     choices: dict[str, tuple] = {}
     # Names of axes that `config.rules` may have.

@@ -13,8 +13,9 @@ from albef_jax.errors import UserError
 from albef_jax.models import flops
 from albef_jax.models.imagebert import ImageBert, region_part, text_part
 from albef_jax.models.layers import initial_std
+from albef_jax.models.stack import REMAT_POINTS
 from albef_jax.objectives import imagebert, masking
-from albef_jax.tasks.base import Aux, Rule, Shown, Task, check_mask_shares, check_remat, same
+from albef_jax.tasks.base import Aux, Rule, Shown, Task, check_mask_shares, same
 
 MODEL = dict(
     text_width=768, text_layers=12, text_heads=12, text_mlp_width=3072,  # of the one stream
@@ -48,9 +49,13 @@ class ImageBertTask(Task):
     OBJECTIVE: dict = {}
     pretraining = True
     limits = {
-        **{f"model.{name}": (1, None) for name in (
-            "text_width", "text_layers", "text_heads", "text_mlp_width", "max_positions",
-            "vocab_size", "classes")},
+        **{f"model.{name}": (1, 2**20) for name in (
+            "text_width", "text_heads", "text_mlp_width", "max_positions", "vocab_size",
+            "classes")},
+        "model.text_layers": (1, 1024), "model.init_std": (0.0, 1.0),
+        **{f"model.{name}": (0, None) for name in ("pad_id", "cls_id", "sep_id", "mask_id")},
+        "init.bert_layers": (-1, None), "objective.mask_replace": (0.0, 1.0),
+        "data.global_width": GlobalFeatureField.limits["global_width"],  # without the field too
         "model.dropout": (0.0, 1.0), "model.attention_dropout": (0.0, 1.0),
         **{f"objective.{name}": (0.0, None) for name in LOSSES},
         "objective.mask_rate": (0.0, 1.0), "objective.region_zeroed": (0.0, 1.0),
@@ -58,7 +63,7 @@ class ImageBertTask(Task):
         "objective.region_budget": (0, None),
         "objective.negatives_per_pair": (1, None), "objective.margin": (0.0, None),
         **{f"objective.{name}": (0.0, None) for name in ("binary", "multiclass", "triplet")}}
-    choices = {"model.dtype": ("float32", "bfloat16"),
+    choices = {"model.dtype": ("float32", "bfloat16"), "model.remat_save": REMAT_POINTS,
                "objective.masking": tuple(imagebert.MASKINGS),
                "objective.masked_losses_on": ("positives", "all")}
     free_keys = ("model.scan", "model.remat", "model.remat_save")
@@ -93,7 +98,6 @@ class ImageBertTask(Task):
     @classmethod
     def check(cls, config):
         m, data = config.model, config.data
-        check_remat(m)
         if m.text_width % m.text_heads:
             raise UserError(f"model.text_width {m.text_width} is not a multiple of "
                             f"model.text_heads {m.text_heads}; change one of them.")

@@ -15,8 +15,9 @@ from albef_jax.errors import UserError
 from albef_jax.models import flops
 from albef_jax.models.layers import initial_std
 from albef_jax.models.scale import FEATURES, JCT_ORDER, MODALITIES, WORDS, Scale, Size
+from albef_jax.models.stack import REMAT_POINTS
 from albef_jax.objectives import masking, scale
-from albef_jax.tasks.base import Aux, Rule, Shown, Task, check_mask_shares, check_remat
+from albef_jax.tasks.base import Aux, Rule, Shown, Task, check_mask_shares
 
 MODEL = dict(
     modalities="tipva",  # some of these, in this order; see `models.scale.MODALITIES`
@@ -64,16 +65,21 @@ class ScaleTask(Task):
 
     OBJECTIVE: dict = {}
     limits = {
-        **{f"model.{name}": (1, None) for name in (
-            "width", "layers", "text_heads", "text_mlp_width", "visual_heads", "visual_mlp_width",
-            "jct_layers", "jct_heads", "jct_mlp_width", "embed_dim", "max_positions", "max_video",
+        **{f"model.{name}": (1, 2**20) for name in (
+            "width", "text_heads", "text_mlp_width", "visual_heads", "visual_mlp_width",
+            "jct_heads", "jct_mlp_width", "embed_dim", "max_positions", "max_video",
             "max_audio", "max_jct", "vocab_size", "classes")},
+        "model.layers": (1, 1024), "model.jct_layers": (1, 1024),
+        **{f"model.{name}": (0, None) for name in ("pad_id", "cls_id", "mask_id")},
+        "model.init_std": (0.0, 1.0), "init.bert_layers": (-1, None),
+        "objective.temperature": (0.001, None), "objective.mask_replace": (0.0, 1.0),
         "model.dropout": (0.0, 1.0), "model.attention_dropout": (0.0, 1.0),
         **{f"objective.{name}": (0.0, None) for name in ("cl", *LOSSES.values())},
         "objective.mask_rate": (0.0, 1.0), "objective.region_zeroed": (0.0, 1.0),
         "objective.title_budget": (0, None), "objective.table_budget": (0, None)}
     choices = {
-        "model.dtype": ("float32", "bfloat16"), "model.table_embeddings": ("shared", "own"),
+        "model.dtype": ("float32", "bfloat16"), "model.remat_save": REMAT_POINTS,
+        "model.table_embeddings": ("shared", "own"),
         "model.masked_head_input": ("jct", "unimodal"), "model.table_segment": (0, 1),
         "model.jct_mask": ("own", "released"),
         "model.missing_policy": ("zero_attend", "zero_mask"),
@@ -114,7 +120,6 @@ class ScaleTask(Task):
         if not letters or letters != m.modalities:
             raise UserError(f"model.modalities is {m.modalities!r}; give some of the letters "
                             f"{''.join(MODALITIES)}, in this order.")
-        check_remat(m)
         for part in ("text", "visual", "jct"):
             if m.width % m[f"{part}_heads"]:
                 raise UserError(f"model.width {m.width} is not a multiple of model.{part}_heads "
@@ -169,8 +174,10 @@ class ScaleTask(Task):
     def scores(self, features, arrays):
         """`objectives.scale.Scores` of a feature `[b, p]` of each modality, a dict by letter."""
         stacked_bmp = jnp.stack([features[m] for m in self.modalities], axis=1)
-        return scale.harmonised_scores(stacked_bmp, self.present(arrays),
-                                       self.objective.get("simcl_row_norm", True))
+        scores = scale.harmonised_scores(stacked_bmp, self.present(arrays),
+                                         self.objective.get("simcl_row_norm", True))
+        return scores if self.objective.get("simcl_gradient", True) else jax.lax.stop_gradient(
+            scores)
 
 
 class ScalePretrain(ScaleTask):
@@ -181,6 +188,9 @@ class ScalePretrain(ScaleTask):
         temperature=0.07, cl_reduction="mean",  # over pairs of modalities; 'sum' in the paper
         simcl_mode="logit",  # what scores multiply: 'logit', 'loss', 'off' for nothing
         simcl_row_norm=True,
+        # Through scores too, as in the public code. From scratch a model then learns that features
+        # which do not agree weigh nothing.
+        simcl_gradient=True,
         mask_rate=0.15, mask_replace=(0.8, 0.1, 0.1),  # of a title's words
         region_zeroed=0.9,  # share of masked regions; the others stay as they are
         # Predicted words of a text, at most; 0: their mean plus six deviations.

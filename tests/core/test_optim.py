@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from albef_jax.config import check_choices, default_config, load_config
+from albef_jax.config import LIMITS, check_values, default_config, load_config
 from albef_jax.core.build import build, trained
 from albef_jax.errors import UserError
 from albef_jax.parallel.mesh import make_mesh
@@ -103,12 +103,13 @@ def test_linear_and_constant():
 
 def test_unknown_names():
     for values, sentence in (
-            (dict(schedule="steps"), "optimizer.schedule is 'steps'; choose 'cosine', 'linear', "
-                                     "'constant' or 'albef_steps'."),
-            (dict(clip="norm"), "optimizer.clip is 'norm'; choose 'none', 'global' or "
+            (dict(schedule="steps"), "config.optimizer.schedule is 'steps'; it must be 'cosine', "
+                                     "'linear', 'constant' or 'albef_steps'."),
+            (dict(clip="norm"), "config.optimizer.clip is 'norm'; it must be 'none', 'global' or "
                                 "'per_tensor'.")):
         with pytest.raises(UserError) as error:
-            check_choices(ConfigDict({"optimizer": DEFAULTS | values}), CHOICES)
+            check_values(ConfigDict({"optimizer": DEFAULTS | values}),
+                         ConfigDict({"optimizer": DEFAULTS}), LIMITS, CHOICES)
         assert str(error.value) == sentence
 
 

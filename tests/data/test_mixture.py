@@ -278,7 +278,7 @@ PART = dict(source=dict(kind="synthetic", size=10), weight=1.0)
         (({"source": "scenes:demo"},), ["must be dict(source=..., weight=...)"]),
         (("scenes:demo",), ["must be dict(source=..., weight=...)", "'scenes:demo'"]),
         ((PART, {**PART, "weight": 0.01}), ["Part 1", "less than two", "raise its weight"]),
-        (({**PART, "source": dict(kind="synthetic", size=0)},), ["size >= 1"]),
+        (({**PART, "source": dict(kind="synthetic", size=0)},), ["size=0; it must be"]),
         (({**PART, "source": "film:x"},), ["'film:x' is no data source", "json:FILE"]),
     ],
 )

@@ -198,11 +198,11 @@ def test_default_folder_is_the_users_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("options, message", [
-    (dict(level="easy"), "level 'easy' is unknown; use one of"),
-    (dict(split="test"), "split 'test' is unknown; use one of"),
-    (dict(size=0), "size >= 1"),
+    (dict(level="easy"), "level='easy'; it must be 'demo' or"),
+    (dict(split="test"), "split='test'; it must be 'train'"),
+    (dict(size=0), "size=0; it must be a whole number, at least 1"),
     (dict(swapped=0.7, damaged=0.4), "sum of at most 1"),
-    (dict(damaged=-0.1), "between 0 and 1"),
+    (dict(damaged=-0.1), "damaged=-0.1; it must be a number, from 0 to 1"),
     (dict(data_dir=os.devnull), "cannot be stored in .*; name another folder with data_dir"),
     (dict(colour="red"), "options of the data source of kind 'scenes' are wrong"),
 ])

@@ -4,11 +4,13 @@ import json
 import os
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from albef_jax.data.sources import make_source
+from albef_jax.data.sources import make_source, resolve_source
+from albef_jax.data.sources.json_source import JsonSource
 from albef_jax.errors import UserError
 
 
@@ -188,13 +190,18 @@ def test_missing_and_damaged_array_file(tmp_path):
             make_source(dict(kind="arrays", path=str(tmp_path / "bad.npz")))
 
 
+def test_options_may_be_paths():
+    kind, options = resolve_source(dict(kind="json", files=[Path("a.json")], image_roots=Path("b")))
+    assert kind is JsonSource and options == dict(files=("a.json",), image_roots="b")
+
+
 def test_synthetic_is_a_function_of_the_index():
     source, again = (make_source(dict(kind="synthetic", size=200)) for _ in range(2))
     np.testing.assert_array_equal(source.image(5), again.image(5))
     assert source.image(5).shape == (64, 64, 3) and source.image(5).dtype == np.uint8
     assert source.text(5) == again.text(5)
     assert len({source.text(i)[0] for i in range(200)}) > 180
-    with pytest.raises(UserError, match="size >= 1"):
+    with pytest.raises(UserError, match="size=0; it must be a whole number, at least 1"):
         make_source(dict(kind="synthetic", size=0))
 
 

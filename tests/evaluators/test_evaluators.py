@@ -184,11 +184,11 @@ def test_functions_get_the_arrays_that_they_name(make_source_block, config, toke
 @pytest.mark.parametrize("change, sentence", [
     (dict(kind="ranking"), "is 'ranking'; use one of retrieval, matching"),
     (dict(topk=5), "unknown field 'topk'; its fields are kind, source, every, batch_size"),
-    (dict(k=0), "k=0; make it a number of at least 1"),
-    (dict(ks=(4, 0)), "ks=(4, 0); give a tuple of numbers of at least 1"),
-    (dict(k="many"), "k='many'; make it a number of at least 1"),
-    (dict(k=True), "k=True; make it a number of at least 1"),
-    (dict(batch_size=0), "batch_size=0; make it a number of at least 1"),
+    (dict(k=0), "k=0; it must be a whole number, at least 1"),
+    (dict(ks=(4, 0)), "ks=(4, 0); it must be a tuple, each item a whole number, at least 1"),
+    (dict(k="many"), "k='many'; it must be a whole number, at least 1"),
+    (dict(k=True), "k=True; it must be a whole number, at least 1"),
+    (dict(batch_size=0), "batch_size=0; it must be a whole number, at least 1"),
     (dict(source=None), "has no source"),
     (dict(kind="vqa"), "evals.held is of kind 'vqa', which config.task 'pretrain' cannot do; it "
      "can do 'retrieval', 'matching', 'masked', 'grounding'."),

@@ -92,9 +92,11 @@ def test_box_rules():
 
 
 @pytest.mark.parametrize("fields, sentence", [
-    (dict(mode="both"), "has mode='both'; choose one of"),
-    (dict(mode=3), "has mode=3; choose one of"),
-    (dict(layer=-2), "has layer=-2; make it a number of at least -1"),
+    (dict(mode="both"), "has mode='both'; it must be 'itm' or 'itc'"),
+    (dict(mode=3), "has mode=3; it must be 'itm' or 'itc'"),
+    (dict(layer=-2), "has layer=-2; it must be a whole number, at least -1"),
+    (dict(layer=99), "Layer 99 reads no image; the fusion layers of this model are"),
+    (dict(layer=99, mode="itc"), "The ViT block 99 does not exist"),
 ])
 def test_wrong_options(source, build, fields, sentence):
     with pytest.raises(UserError, match=sentence):

@@ -69,8 +69,8 @@ def test_nothing_to_mask_is_said_at_once(tmp_path, build):
 
 @pytest.mark.parametrize("words, message", [
     (("red", "turquoise"), "'turquoise', which is not one token"),
-    ("red", "give a tuple of words"),
-    (("red", 3), "give a tuple of words"),
+    ("red", "it must be a tuple, each item a text"),
+    (("red", 3), "it must be a tuple, each item a text"),
 ])
 def test_wrong_words_are_said_at_once(make_source_block, build, words, message):
     with pytest.raises(UserError, match=message):

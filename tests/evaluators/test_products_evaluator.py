@@ -198,7 +198,7 @@ def test_clusters(make, forward):
                                                  "letters tipva"),
     ("product_retrieval", dict(subsets=("tt",)), "got the modalities 'tt'"),
     ("product_retrieval", dict(crossed=("t",)), "The option crossed has 't'; write two letters"),
-    ("product_retrieval", dict(inputs="none"), "choose one of"),
+    ("product_retrieval", dict(inputs="none"), "it must be 'subset' or 'all'"),
     ("product_retrieval", dict(queries="nowhere.txt"), "The list of ids nowhere.txt cannot be"),
 ])
 def test_options_that_mean_nothing(make, kind, options, sentence):

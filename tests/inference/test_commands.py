@@ -129,7 +129,7 @@ def test_what_cannot_be_used_is_named(albef, workdir, scenes, embedded, tmp_path
           scenes / "a" / "00.png", "--rerank", 4)
     fails("'--config.k=3' is not understood", "search", workdir, embedded, "a", "--config.k=3")
     fails("weights='best'", "search", workdir, embedded, "a", "--weights", "best")
-    fails("--out a file name", "embed", workdir, scenes, "--out", tmp_path / "no" / "a.npz")
+    fails("its folder does not exist", "embed", workdir, scenes, "--out", tmp_path / "no" / "a.npz")
     fails("config.json does not exist", "embed", tmp_path, scenes, "--out", tmp_path / "a.npz")
 
 

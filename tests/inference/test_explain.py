@@ -104,7 +104,9 @@ def test_command(workdir, scenes, tmp_path, capsys):
     assert "probability of a match" in capsys.readouterr().out
     assert Image.open(out).width > 400
     assert main([*arguments, *image, "--out", str(tmp_path / "heat.txt")]) == 2
-    assert "ends in one of .png" in capsys.readouterr().err
+    assert "end in one of .png" in capsys.readouterr().err
+    assert main([*arguments, *image, "--out", "/proc/heat.png"]) == 2
+    assert "/proc/heat.png cannot be written (No such file" in capsys.readouterr().err
     (tmp_path / "no.png").write_bytes(b"no image")
     assert main([*arguments, "--image", str(tmp_path / "no.png"), "--out", str(out)]) == 2
     assert "no.png cannot be read (not an image)" in capsys.readouterr().err

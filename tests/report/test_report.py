@@ -317,19 +317,22 @@ def test_the_order_of_the_page_is_not_that_of_names():
     """Names are sorted; the page starts with retrieval, and of a section the later one counts."""
     config = load_config(CONFIG)
     kinds = [kind for kind in KINDS if kind != "pair_retrieval"]  # its charts are as retrieval's
-    for number, kind in enumerate(reversed(kinds)):
-        config.evals[f"e{number}"] = dict(kind=kind, source=HELD_OUT)
+    names = {kind: f"e{number}" for number, kind in enumerate(reversed(kinds))}
+    for kind, name in names.items():
+        config.evals[name] = dict(kind=kind, source=HELD_OUT)
     config.evals.a = dict(kind=f"{__name__}:Stranger", source=HELD_OUT)
     classes = classes_of(config, {})
-    assert [*classes] == ["e5", "e4", "e3", "e2", "e1", "e0", "a"]
+    assert [*classes] == [*reversed(names.values()), "a"]
     assert [*classes.values()] == [*map(evaluator_class, kinds), Stranger]
-    rows = [(1, {f"e5/{way}_r1": 10.0 for way in ("i2t", "t2i", "itc_i2t", "itc_t2i")} | {
-        "e4/itm_accuracy_hard": 60.0, "e3/mlm_top1": 30.0, "e3/mlm_top5": 40.0,
-        "e2/accuracy": 50.0, "e2/majority": 35.0})]
+    rows = [(1, {f"{names['retrieval']}/{way}_r1": 10.0
+                 for way in ("i2t", "t2i", "itc_i2t", "itc_t2i")} | {
+        f"{names['matching']}/itm_accuracy_hard": 60.0, f"{names['masked']}/mlm_top1": 30.0,
+        f"{names['masked']}/mlm_top5": 40.0, f"{names['classification']}/accuracy": 50.0,
+        f"{names['classification']}/majority": 35.0})]
     drawn = panels.evaluation_panels(rows, classes)
     assert [panel["title"] for panel in drawn] == [
         "Image to text, R@K in %", "Text to image, R@K in %", "Matching and masked words, %",
-        "Held-out e2, %"]
+        f"Held-out {names['classification']}, %"]
     assert [(entry["label"], entry["colour"]) for entry in drawn[2]["legend"]] == [
         ("hard negatives", 1), ("words, top 1", 3), ("top 5", 4)]
     assert [line["dashed"] for line in drawn[0]["lines"]] == [True, False]

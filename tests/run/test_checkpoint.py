@@ -148,13 +148,6 @@ def test_what_stays_on_disk_across_a_restart(tmp_path):
     assert steps_on_disk(tmp_path) == [20, 40, 70, 80]
 
 
-def test_options_without_meaning_are_refused(tmp_path):
-    with pytest.raises(UserError, match="checkpoint.best_mode is 'highest'; choose 'max' or"):
-        Checkpointer(tmp_path, options(best_mode="highest"))
-    with pytest.raises(UserError, match="checkpoint.keep_latest is 0; choose 1 or more"):
-        Checkpointer(tmp_path, options(keep_latest=0))
-
-
 # What goes wrong
 
 

@@ -26,7 +26,7 @@ from albef_jax.parallel.mesh import make_mesh
 from albef_jax.preflight.assume import assumed
 from albef_jax.preflight.check import check
 from albef_jax.report import panels
-from albef_jax.run.stages import batches, make_stages, shown, stage_at
+from albef_jax.run.stages import batches, first_metrics, make_stages, stage_at
 from albef_jax.run.workdir import compare_config, read_config, write_config
 
 TESTS = Path(__file__).parents[1]
@@ -76,7 +76,7 @@ def test_the_filled_in_config_says_it_all(resolved):
     for ours, stage in zip(stages_of(again), stages, strict=True):
         assert not differences(ours.config, stage.config)
     assert borders(again) == {"noisy": 0, "clean": 12}
-    assert [one.name for one in shown(again)] == ["loss", "mlm", "moc", "mrfr", "itm"]
+    assert [one.name for one in first_metrics(again)] == ["loss", "mlm", "moc", "mrfr", "itm"]
 
 
 @pytest.mark.parametrize("override, sentence", [
@@ -87,7 +87,7 @@ def test_the_filled_in_config_says_it_all(resolved):
     ("stages.1.data=3", "data is a ConfigDict; 3 is not"),
     ("stages.2.steps=3", "has no '2'; it has 2 stages"),
     ("stages.1.name=noisy", "have the names noisy, noisy; give each its own"),
-    ("stages.1.objective.masking=both", "In the stage 'clean': objective.masking is 'both'"),
+    ("stages.1.objective.masking=both", "In the stage 'clean': config.objective.masking is 'both'"),
     ("stages.0.optimizer.peak_lr=-1.0", "In the stage 'noisy': config.optimizer.peak_lr is -1.0"),
 ])
 def test_stages_that_make_no_sense(override, sentence):
@@ -184,12 +184,12 @@ def test_curves_have_the_borders(resolved):
     config, _ = resolved
     rows = [(step, {"loss": 1.0, "mlm": 2.0, "step_time": 0.1, "data_wait": 0.0, "lr": 1e-3})
             for step in range(1, 21)]
-    drawn = [*panels.loss_panels(rows, shown(config), [*borders(config).items()]),
+    drawn = [*panels.loss_panels(rows, first_metrics(config), [*borders(config).items()]),
              *panels.speed_panels(rows, config, [*borders(config).items()])]
     assert len(drawn) >= 3
     for panel in drawn:
         assert re.search("noisy", panel["svg"]) and re.search("clean", panel["svg"])
-    (plain, *_) = panels.loss_panels(rows, shown(config))
+    (plain, *_) = panels.loss_panels(rows, first_metrics(config))
     assert "noisy" not in plain["svg"]
 
 

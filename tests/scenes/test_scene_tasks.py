@@ -186,7 +186,7 @@ def test_one_vocabulary_for_all_tasks(make):
 
 
 @pytest.mark.parametrize("task, options, message", [
-    ("scenes_vqa", dict(per_scene=0), "per_scene that is a multiple of 1 .* not 0"),
+    ("scenes_vqa", dict(per_scene=0), "has per_scene=0; it must be a whole number, from 1 to"),
     ("scenes_nlvr", dict(per_scene=3), "multiple of 2 .* not 3"),
     ("scenes_nlvr", dict(size=20), "size of at least 64, not 4 and 20"),
     ("scenes_ve", dict(swapped=0.5), "options of the data source of kind 'scenes_ve' are wrong"),

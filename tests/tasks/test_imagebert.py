@@ -150,8 +150,8 @@ def test_losses_of_fine_tuning_alone_and_together(losses):
 
 
 @pytest.mark.parametrize("variant, override, sentence", [
-    ("", "objective.masking=both", "choose 'joint' or 'conditional'"),
-    ("", "objective.masked_losses_on=none", "choose 'positives' or 'all'"),
+    ("", "objective.masking=both", "must be 'joint' or 'conditional'"),
+    ("", "objective.masked_losses_on=none", "must be 'positives' or 'all'"),
     ("", "objective.mask_replace=(1,1,0)", "three shares that sum to 1"),
     ("", "objective.negative_share=1.5", "config.objective.negative_share is 1.5"),
     ("", "data.text_length=32", r"32 and a final \[SEP\] exceed model.max_positions 32"),

@@ -195,8 +195,9 @@ def test_released_switches_are_keys_of_the_config():
                                 "exceeds model.max_video 4"),
     ({"model__max_jct": 20}, "data.text_length .* exceeds model.max_jct 20"),
     ({"data__eval_text_length": 9}, "data.eval_text_length 9 exceeds data.text_length 6"),
-    ({"objective__simcl_mode": "on"}, "simcl_mode is 'on'; choose 'logit', 'loss' or 'off'"),
-    ({"model__missing_policy": "drop"}, "model.missing_policy is 'drop'; choose 'zero_attend' or"),
+    ({"objective__simcl_mode": "on"}, "simcl_mode is 'on'; it must be 'logit', 'loss' or 'off'"),
+    ({"model__missing_policy": "drop"}, "model.missing_policy is 'drop'; it must be "
+                                        "'zero_attend' or"),
     ({"objective__mask_replace": (0.5, 0.1, 0.1)}, "objective.mask_replace is"),
     ({"objective__cl": -1.0}, "config.objective.cl is -1.0; it must be a number, at least 0")])
 def test_configs_that_make_no_sense(values, sentence):

@@ -20,7 +20,8 @@ class Field(abc.ABC):
 
     Attributes:
         defaults: its settings, part of `config.data`.
-        limits: setting -> (least, most), None for no limit; a number that must be in between.
+        limits: setting -> (least, most), a most of None for none: of a number, or of each of a
+            tuple, that must be in between.
         needs_tokenizer: it reads texts.
         light: the arrays of a whole evaluation set fit into memory.
     """

@@ -26,7 +26,7 @@ class ImageField(Field):
         engine="auto",  # 'tf' or 'pillow'; 'auto': tf if TensorFlow is installed
         crop_scale=(0.2, 1.0), flip=0.5, randaugment=(2, 7),
         blind=False)  # black images: what the rest alone gives away
-    limits = dict(flip=(0.0, 1.0))
+    limits = dict(flip=(0.0, 1.0), crop_scale=(0.0, 1.0), randaugment=(0, 10))
     light = False
 
     def __init__(self, data, size: int, views: int = 1):

@@ -1,10 +1,13 @@
 """Data sources: where examples come from. Others are named by their class; see `base.Source`."""
 
 import inspect
+import os
 from collections.abc import Mapping
 
+from ml_collections import ConfigDict
+
 from albef_jax.data.sources.base import Source
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, shown, wanted
 from albef_jax.files import find_class
 
 KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
@@ -27,7 +30,11 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
     "regions": "regions_json:RegionsJsonSource",
 }.items()}
 
-__all__ = ["KINDS", "Source", "make_source", "parse_source", "resolve_source"]
+# Annotation of an option -> a value of the type that it must have; others are not checked.
+LIKE = {"int": 0, "float": 0.0, "bool": False, "str": "", "Sequence[str]": ("",),
+        "Sequence[float]": (0.0,)}
+
+__all__ = ["KINDS", "Source", "check_source", "make_source", "parse_source", "resolve_source"]
 
 
 def parse_source(text: str) -> dict:
@@ -43,17 +50,63 @@ def parse_source(text: str) -> dict:
     return {"kind": kind, **_class_of(kind).options(rest)}
 
 
-def resolve_source(config: Mapping | str) -> tuple[type[Source], dict]:
-    """The class of a source and its options, checked but not opened; as `make_source`."""
-    options = parse_source(config) if isinstance(config, str) else dict(config)
+def resolve_source(config: Mapping | str, where: str = "The data source") -> tuple[
+        type[Source], dict]:
+    """The class of a source and its options, checked but not opened; as `make_source`.
+
+    `where` is what messages call a block that is none.
+    """
+    if isinstance(config, str):
+        options = parse_source(config)
+    elif isinstance(config, Mapping | ConfigDict):
+        options = dict(config)
+    else:
+        raise UserError(f"{where} is {shown(config)}; give it a block, such as dict(kind='json', "
+                        "files=('train.json',)), or a short form, such as json:train.json.")
+    options = {name: _as_text(value) for name, value in options.items()}
     kind = options.pop("kind", None)
     found = _class_of(kind)
+    signature = inspect.signature(found)
     try:
-        inspect.signature(found).bind(**options)
+        signature.bind(**options)
     except TypeError as error:
         raise UserError(
             f"The options of the data source of kind {kind!r} are wrong: {error}.") from error
+    for name, value in options.items():
+        like = _like(signature.parameters.get(name))
+        if isinstance(like, tuple) and isinstance(value, str):
+            continue  # one file
+        words = wanted(value, like, found.limits.get(name), found.choices.get(name))
+        if words:
+            raise UserError(f"The data source of kind {kind!r} has {name}={shown(value)}; it must "
+                            f"be {words}.")
+    found.check(**options)
     return found, options
+
+
+def _as_text(value):
+    """A path as a text, in a tuple too; other values as they are."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_as_text, value))
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _like(parameter: inspect.Parameter | None):
+    """A value of the type that an option must have; None: it may be anything."""
+    annotation = parameter.annotation if parameter else None
+    # A text where the file puts off evaluating annotations.
+    name = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return LIKE.get(name.rpartition(".")[2])
+
+
+def check_source(config: Mapping | str | Source, where: str) -> None:
+    """Checks what `make_source` takes, without opening anything; `where` is what it is called.
+
+    Raises:
+        UserError: the kind is unknown, an option is missing, unknown or out of range.
+    """
+    if not isinstance(config, Source):
+        resolve_source(config, where)
 
 
 def make_source(config: Mapping | str | Source) -> Source:

@@ -43,10 +43,22 @@ class Source(abc.ABC):
         fingerprint: hash of the contents and options; a resumed run compares it.
         fields: field name -> its facts, which hold for all examples; `views` is 1 and `cleaning`
             'caption' where they are left out. Of `optional` fields examples may lack the value.
+        limits, choices: of its options, as of a `Field` and of a `Task`; types are those of the
+            constructor's annotations.
     """
 
     fingerprint: str
     fields: Mapping[str, Mapping[str, Any]]
+    limits: Mapping[str, tuple] = {}
+    choices: Mapping[str, tuple] = {}
+
+    @classmethod
+    def check(cls, **options) -> None:
+        """Checks of its options what `limits` and `choices` do not say, before anything is read.
+
+        Raises:
+            UserError: an option is wrong, or does not go with another.
+        """
 
     @classmethod
     def options(cls, text: str) -> dict:

@@ -2,14 +2,14 @@
 
 import hashlib
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from albef_jax.data.sources.base import Source
 from albef_jax.data.sources.numbering import NumberedSource, number
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, shown, wanted
 
 
 class Mixture(NumberedSource):
@@ -35,10 +35,7 @@ class Mixture(NumberedSource):
     def __init__(self, parts: Sequence[Mapping]):
         from albef_jax.data.sources import make_source  # it imports this file
 
-        parts = list(parts)
-        if not parts:
-            raise UserError("A mixture has no parts; give it some, such as "
-                            "parts=(dict(source='json:a.json', weight=1.0),).")
+        self.check(parts)
         weights = np.array([_weight(place, part) for place, part in enumerate(parts)])
         self._parts = [make_source(part["source"]) for part in parts]
         self._shares = weights / weights.sum()
@@ -55,6 +52,18 @@ class Mixture(NumberedSource):
         for part, share in zip(self._parts, self._shares):
             digest.update(f" {float(share)!r} {part.fingerprint}".encode())
         self.fingerprint = digest.hexdigest()
+
+    @classmethod
+    def check(cls, parts):
+        """Every part is a block with a weight and a source; see `Source.check`."""
+        from albef_jax.data.sources import check_source  # it imports this file
+
+        if not isinstance(parts, tuple | list) or not parts:
+            raise UserError("A mixture has no parts; give it some, such as "
+                            "parts=(dict(source='json:a.json', weight=1.0),).")
+        for place, part in enumerate(parts):
+            _weight(place, part)
+            check_source(part["source"], f"The source of part {place} of the mixture")
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -108,12 +117,11 @@ class Mixture(NumberedSource):
 
 def _weight(place: int, part) -> float:
     where = f"Part {place} of the mixture (counted from 0)"
-    if not isinstance(part, Mapping) or set(part) != {"source", "weight"}:
-        raise UserError(f"{where} must be dict(source=..., weight=...), but is {part!r}.")
+    if not isinstance(part, Mapping | ConfigDict) or set(part) != {"source", "weight"}:
+        raise UserError(f"{where} must be dict(source=..., weight=...), but is {shown(part)}.")
     weight = part["weight"]
-    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-    if not is_number or not 0 < weight < math.inf:
-        raise UserError(f"{where} has the weight {weight!r}; give it a positive number.")
+    if wanted(weight, 0.0) or weight <= 0:
+        raise UserError(f"{where} has the weight {shown(weight)}; give it a positive number.")
     return float(weight)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from albef_jax.data.images.pillow import decode, open_image
 from albef_jax.data.sources.base import pairs, reason
 from albef_jax.data.sources.manifest import ManifestSource, fields_of
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, shown, wanted
 
 LABELS = {"False": 0, "True": 1}
 
@@ -33,12 +33,17 @@ class NlvrJsonSource(ManifestSource):
 
     def __init__(self, files: Sequence[str], image_roots: Sequence[str] = (),
                  crops: Sequence[Sequence[int]] = ()):
+        self.check(crops=crops)
         self._crops = tuple(map(tuple, crops))
-        if self._crops and not _are_two_rectangles(self._crops):
-            raise UserError(f"data.source.crops is {self._crops}; give two rectangles (left, top, "
+        super().__init__(files, image_roots, f"nlvr crops={self._crops}")
+
+    @classmethod
+    def check(cls, crops=(), **others):
+        """Crops are two rectangles, or none; see `Source.check`."""
+        if crops not in ((), []) and not _are_two_rectangles(crops):
+            raise UserError(f"data.source.crops is {shown(crops)}; give two rectangles (left, top, "
                             "right, bottom) in pixels, such as ((0, 0, 250, 100), (150, 0, 400, "
                             "100)).")
-        super().__init__(files, image_roots, f"nlvr crops={self._crops}")
 
     def add(self, row) -> None:
         sentence, label = fields_of(row, sentence=str, label=(str, bool))
@@ -84,6 +89,7 @@ def _cut(picture: Image.Image, crop: tuple) -> np.ndarray:
     return np.asarray(picture.crop(crop))
 
 
-def _are_two_rectangles(crops: tuple) -> bool:
-    return len(crops) == 2 and all(
-        len(box) == 4 and 0 <= box[0] < box[2] and 0 <= box[1] < box[3] for box in crops)
+def _are_two_rectangles(crops) -> bool:
+    return isinstance(crops, tuple | list) and len(crops) == 2 and all(
+        not wanted(box, (0,), (0, None)) and len(box) == 4 and box[0] < box[2] and box[1] < box[3]
+        for box in crops)

@@ -14,11 +14,13 @@ from albef_jax.data.sources.manifest import ManifestSource
 from albef_jax.data.sources.regions import FeatureFolder, Regions, open_regions, parse_features
 from albef_jax.data.table import parse_table
 from albef_jax.errors import UserError, first_line
+from albef_jax.files import read_bytes
 
 # Key of a row -> other names of it in files that people have, those of M5Product among them.
 ROW_KEYS = {
     "id": ("item_id",), "title": ("caption",), "table": ("pv", "tabular", "attributes"),
     "image": (), "video": (), "audio": (), "category": ("label",), "instance": ()}
+ROW_FORMAT = '{"id": "1", "title": ..., "table": [["colour", "red"], ...], "image": ...}'
 MODALITIES = ("title", "regions", "table", "video", "audio")
 MEDIA = {"regions": "image", "video": "video", "audio": "audio"}  # modality -> key of its file
 FEATURES = (".npy", ".npz")
@@ -44,8 +46,10 @@ class ProductSource(ManifestSource):
         complete: leave out products that lack a modality.
     """
 
-    row_format = '{"id": "1", "title": ..., "table": [["colour", "red"], ...], "image": ...}'
+    row_format = ROW_FORMAT
     row_keys = (*ROW_KEYS, *(other for names in ROW_KEYS.values() for other in names))
+
+    limits = dict(coarse=(-64, 63), fine=(-64, 63))  # levels of a category
 
     def __init__(self, files: Sequence[str], image_roots: Sequence[str] = (),
                  regions: Sequence[str] = (), video: Sequence[str] = (), audio: Sequence[str] = (),
@@ -63,7 +67,7 @@ class ProductSource(ManifestSource):
                                              f"{coarse} {fine} {complete}")
 
     def add(self, row) -> None:
-        row = self._named(row)
+        row = _named(row)
         row["names"] = _names(row)
         try:
             row["table"] = parse_table(row.get("table"))
@@ -174,21 +178,6 @@ class ProductSource(ManifestSource):
             yield row.get("title") or ""
             yield from (text for pair in row["table"] for text in pair)
 
-    def _named(self, row) -> dict:
-        """A row under our names of its keys; raises ValueError."""
-        if not isinstance(row, dict):
-            raise ValueError(f"must be an object such as {self.row_format}, but is {str(row)[:99]}")
-        ours = {key: next((row[name] for name in (key, *others) if row.get(name) is not None), None)
-                for key, others in ROW_KEYS.items()}
-        ours = {key: value for key, value in ours.items() if value is not None}
-        for key in {"title", "image", "video", "audio", "instance"} & ours.keys():
-            if not isinstance(ours[key], str):
-                raise ValueError(f'must have a text as "{key}", but has {str(ours[key])[:99]}')
-        if "id" not in ours and "image" not in ours:
-            raise ValueError('must have an "id", or an "image" to be named after')
-        name = ours.get("id", os.path.splitext(os.path.basename(ours.get("image", "")))[0])
-        return ours | {"id": str(name)}
-
     def _found(self, row: dict) -> tuple[str, ...]:
         """The modalities that a product has."""
         has = {"title": bool(row.get("title", "").strip()),
@@ -218,7 +207,7 @@ class ProductSource(ManifestSource):
         try:
             rows = list(read_rows(classes, len, '"shoes"', self.row_keys))
             return list(dict.fromkeys(row for row in rows if isinstance(row, str))) or sorted(
-                {_names(self._named(row))[self._coarse] for row in rows})
+                {_names(_named(row))[self._coarse] for row in rows})
         except (UserError, ValueError, IndexError) as error:
             self._wrong.append(f"The classes {classes} cannot be used: {first_line(error)}.")
             return []
@@ -241,3 +230,49 @@ def _names(row: dict) -> list[str]:
     if not all(isinstance(name, str) for name in names):
         raise ValueError('has a "category" that is neither a text nor a list of texts')
     return [*names, *filter(None, [row.get("instance")])]
+
+
+def _named(row) -> dict:
+    """A row under our names of its keys; raises ValueError."""
+    if not isinstance(row, dict):
+        raise ValueError(f"must be an object such as {ROW_FORMAT}, but is {str(row)[:99]}")
+    ours = {key: next((row[name] for name in (key, *others) if row.get(name) is not None), None)
+            for key, others in ROW_KEYS.items()}
+    ours = {key: value for key, value in ours.items() if value is not None}
+    for key in {"title", "image", "video", "audio", "instance"} & ours.keys():
+        if not isinstance(ours[key], str):
+            raise ValueError(f'must have a text as "{key}", but has {str(ours[key])[:99]}')
+    if "id" not in ours and "image" not in ours:
+        raise ValueError('must have an "id", or an "image" to be named after')
+    name = ours.get("id", os.path.splitext(os.path.basename(ours.get("image", "")))[0])
+    return ours | {"id": str(name)}
+
+
+def raw_value(product, field: str):
+    """The raw value of a modality of a product that is given as the row of a manifest.
+
+    Args:
+        product: of `image`, `video` and `audio` it has the names of files of features, or these.
+
+    Raises:
+        UserError: it is no such row. OSError: a file cannot be read.
+    """
+    held = {key: value for key, value in product.items()
+            if key in MEDIA.values() and not isinstance(value, (str, type(None)))}
+    try:
+        row = _named({"id": "", **product, **dict.fromkeys(held)}) | held
+        table = parse_table(row.get("table"))
+    except ValueError as error:
+        raise UserError(f"A product cannot be used: it {error}.") from None
+    if not row.keys() & {"title", "table", *MEDIA.values()}:
+        raise UserError(f"A product has no modality but {', '.join(product) or 'nothing'}; give "
+                        f"it some of title, table, {', '.join(MEDIA.values())}.")
+    if field in ("title", "table"):
+        return table or None if field == "table" else [row["title"]] if "title" in row else []
+    value = row.get(MEDIA[field])
+    if not isinstance(value, str):
+        return value
+    if not value.endswith(FEATURES):
+        raise UserError(f"A product has the file {value} as its {MEDIA[field]}, which holds no "
+                        f"features; make them with `albef features {MEDIA[field]}`.")
+    return parse_features(read_bytes(value))

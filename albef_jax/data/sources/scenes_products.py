@@ -32,6 +32,8 @@ class ScenesProductsSource(Source):
         complete: leave out products that lack a modality.
     """
 
+    limits = dict(presence=(0.0, 1.0))  # numbers; the rest is for `check`
+
     def __init__(self, split: str = "train", size: int = 2400, seed: int = 0, copies: int = 4,
                  presence: Sequence[float] = products.PRESENCE, wrong: float = 0.0,
                  complete: bool = False):
@@ -50,6 +52,13 @@ class ScenesProductsSource(Source):
                         "fine": {}}
         self.fingerprint = (f"scenes_products {products.VERSION} {split} {size} {seed} {copies} "
                             f"{tuple(presence)} {wrong} {complete}")
+
+    @classmethod
+    def check(cls, split="train", size=2400, seed=0, copies=4, presence=products.PRESENCE,
+              wrong=0.0, complete=False):
+        """See `Source.check`."""
+        del complete
+        products.check(split, size, seed, copies, presence, wrong)
 
     def __len__(self) -> int:
         return len(self._rows)

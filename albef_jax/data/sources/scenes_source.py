@@ -11,7 +11,7 @@ from albef_jax.errors import UserError
 from albef_jax.scenes.captions import damage, is_true
 from albef_jax.scenes.generate import CAPTIONS, VERSION
 from albef_jax.scenes.graph import SPLITS, pick, scene_rng
-from albef_jax.scenes.levels import get_level
+from albef_jax.scenes.levels import LEVELS, get_level
 from albef_jax.scenes.vocabulary import task_words
 
 WORD_COPIES = 100  # of the tasks' words, so that a tokenizer keeps them whole
@@ -37,18 +37,12 @@ class ScenesSource(Source):
     """
 
     fields = pairs()
+    limits = dict(size=(1, None), seed=(0, 2**32 - 1), swapped=(0.0, 1.0), damaged=(0.0, 1.0))
+    choices = dict(level=(*LEVELS,), split=(*SPLITS,))
 
     def __init__(self, level: str = "demo", split: str = "train", size: int = 20000, seed: int = 0,
                  swapped: float = 0.0, damaged: float = 0.0, data_dir: str = ""):
         self._level = get_level(level)
-        if split not in SPLITS:
-            raise UserError(f"The scenes split {split!r} is unknown; use one of {list(SPLITS)}.")
-        if size < 1 or not 0 <= seed < 2**32:
-            raise UserError(f"A scenes source needs size >= 1 and a seed of 32 bits, not {size} "
-                            f"and {seed}.")
-        if min(swapped, damaged) < 0 or swapped + damaged > 1:
-            raise UserError("A scenes source needs shares of noise between 0 and 1 with a sum of "
-                            f"at most 1, not swapped={swapped} and damaged={damaged}.")
         self._split, self._size, self._seed = split, size, seed
         self._swapped, self._damaged = swapped, damaged
         self._captions = functools.lru_cache(REMEMBERED)(self._read_captions)
@@ -58,6 +52,13 @@ class ScenesSource(Source):
         self._records = open_scenes(level, split, size, seed, data_dir)
         self.fingerprint = (f"scenes {VERSION} {level} {split} size={size} seed={seed} "
                             f"swapped={swapped} damaged={damaged}")
+
+    @classmethod
+    def check(cls, swapped=0.0, damaged=0.0, **others):
+        """The sum of the shares of noise; see `Source.check`."""
+        if swapped + damaged > 1:
+            raise UserError("A scenes source needs shares of noise with a sum of at most 1, not "
+                            f"swapped={swapped} and damaged={damaged}.")
 
     @classmethod
     def options(cls, text: str) -> dict:

@@ -37,14 +37,11 @@ class SceneTask(ScenesSource):
 
     task = ""
     stream = 0  # of random numbers, see `scenes.graph.scene_rng`
+    limits = ScenesSource.limits | dict(per_scene=(1, 4096))
     multiple, least = 1, 1  # what `per_scene` is a multiple of, and the least `size`
 
     def __init__(self, level: str = "demo", split: str = "train", size: int = 20000, seed: int = 0,
                  per_scene: int = 4, data_dir: str = ""):
-        if per_scene < 1 or per_scene % self.multiple or size < self.least:
-            raise UserError(f"A source {self.task} needs a per_scene that is a multiple of "
-                            f"{self.multiple} and a size of at least {self.least}, not {per_scene} "
-                            f"and {size}.")
         super().__init__(level, split, size, seed, data_dir=data_dir)
         self._per_scene = per_scene
         self._kinds = kinds_of(level, split)
@@ -52,6 +49,14 @@ class SceneTask(ScenesSource):
         self.fingerprint = (f"{self.task} {VERSION} {level} {split} size={size} seed={seed} "
                             f"per_scene={per_scene}")
         self._open()
+
+    @classmethod
+    def check(cls, size=20000, per_scene=4, **others):
+        """What `size` and `per_scene` must be for this task; see `Source.check`."""
+        if per_scene % cls.multiple or size < cls.least:
+            raise UserError(f"A source {cls.task} needs a per_scene that is a multiple of "
+                            f"{cls.multiple} and a size of at least {cls.least}, not {per_scene} "
+                            f"and {size}.")
 
     def _open(self) -> None:
         """Called once, when the scenes are there."""

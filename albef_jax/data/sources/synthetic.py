@@ -3,7 +3,6 @@
 import numpy as np
 
 from albef_jax.data.sources.base import Source, pairs
-from albef_jax.errors import UserError
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220),
            "yellow": (230, 210, 50), "purple": (150, 60, 180), "white": (240, 240, 240)}
@@ -20,11 +19,9 @@ class SyntheticSource(Source):
     """
 
     fields = pairs()
+    limits = dict(size=(1, None), image_size=(16, 16384))
 
     def __init__(self, size: int, image_size: int = 64):
-        if size < 1 or image_size < 16:
-            raise UserError(f"A synthetic source needs size >= 1 and image_size >= 16, not {size} "
-                            f"and {image_size}.")
         self._size, self._image_size = size, image_size
         self.fingerprint = f"synthetic size={size} image_size={image_size}"
 
