@@ -60,6 +60,7 @@ def test_the_schedule_starts_again(straight, read_run):
     assert metrics[1]["mrfr"] > 0 and metrics[20]["mrfr"] > 0  # measured, though not learned
 
 
+@pytest.mark.slow
 def test_resuming_at_the_border(albef, straight, read_run, tmp_path):
     """A run that ended with its first stage gets a second one: it is as if it had always had it."""
     # Words of both stages, which a run that knows only the first one would not have.
@@ -77,8 +78,9 @@ def test_resuming_at_the_border(albef, straight, read_run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state, other_state)
 
 
-@pytest.mark.parametrize("path", [CONFIG, CONFIG.with_name("tiny.py")],
-                         ids=["imagebert", "albef"])
+@pytest.mark.parametrize("path", [
+    pytest.param(CONFIG, id="imagebert"),
+    pytest.param(CONFIG.with_name("tiny.py"), id="albef", marks=pytest.mark.slow)])
 def test_a_list_of_one_is_a_plain_run(read_run, tmp_path, path):
     """Bit for bit, of any task."""
     runs = []
