@@ -15,7 +15,7 @@ accuracy 77.42 with titles alone, 85.50 with all modalities.
 """
 
 from albef_jax.config import default_config
-from albef_jax.tasks.scale import RELEASED
+from albef_jax.tasks.scale import as_released
 
 
 def get_config(variant=None):
@@ -34,7 +34,4 @@ def get_config(variant=None):
 
     config.data.source = source("train")
     config.data.tokenizer = "bert-base-chinese"
-    if name == "released":
-        config.update_from_flattened_dict({key: value for key, value in RELEASED.items()
-                                           if key != "model.masked_head_input"})
-    return config
+    return as_released(config) if name == "released" else config

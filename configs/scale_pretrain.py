@@ -19,7 +19,7 @@ measured here: mAP@1 70.62 of coarse retrieval with all modalities, accuracy 85.
 """
 
 from albef_jax.config import default_config
-from albef_jax.tasks.scale import RELEASED
+from albef_jax.tasks.scale import as_released
 
 
 def get_config(variant=None):
@@ -34,6 +34,4 @@ def get_config(variant=None):
         kind="products", files=(f"{folder}/pretrain.json",), regions=(f"{folder}/regions.tsv",),
         video=(f"{folder}/video",), audio=(f"{folder}/audio",))
     config.data.tokenizer = "bert-base-chinese"
-    if name == "released":
-        config.update_from_flattened_dict(RELEASED)
-    return config
+    return as_released(config) if name == "released" else config

@@ -39,7 +39,7 @@ MODEL = dict(
 OPTIMIZER = dict(
     peak_lr=1e-4, min_lr=0.0, warmup_lr=0.0, warmup_share=0.1, schedule="linear",
     weight_decay=0.01, eps=1e-6, clip="per_tensor")
-# What the released code does where it and the paper disagree; `config.update_from_flattened_dict`.
+# What the released code does where it and the paper disagree; see `as_released`.
 RELEASED = {
     "model.share_encoders": True, "model.masked_head_input": "unimodal",
     "model.jct_mask": "released", "optimizer.bias_correction": False,
@@ -52,6 +52,14 @@ LENGTHS = {"t": "text_length", "p": "table_length", "i": "regions_length", "v": 
 WIDTHS = {"i": "regions_width", "v": "video_width", "a": "audio_width"}
 LOSSES = {"t": "mlm", "p": "mem", "i": "mrp", "v": "mfp", "a": "mam"}  # the masked task of each
 REMAT = {"model.remat": True, "model.remat_save": ()}
+
+
+def as_released(config):
+    """Sets in a config of any of SCALE's tasks what the released code does; returns it."""
+    config.update_from_flattened_dict({
+        key: value for key, value in RELEASED.items()
+        if key.partition(".")[2] in config[key.partition(".")[0]]})
+    return config
 
 
 def sizes_of(data):

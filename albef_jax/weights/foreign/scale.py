@@ -17,7 +17,7 @@ import re
 from albef_jax.config import default_config, with_task
 from albef_jax.models.scale import MODALITIES
 from albef_jax.tasks import task_class
-from albef_jax.tasks.scale import RELEASED
+from albef_jax.tasks.scale import as_released
 from albef_jax.weights.foreign.salesforce import (
     Entry, depth, embeddings_table, layer_table, linear, norm, shape_of, shapes_there, words_table)
 from albef_jax.weights.stored import state_shapes
@@ -63,11 +63,7 @@ class ScaleKind:
 
     def fresh_config(self):
         """The released model's config."""
-        config = default_config(self.name).unlock()
-        known = {key: value for key, value in RELEASED.items()
-                 if key.split(".")[1] in config[key.split(".")[0]]}
-        config.update_from_flattened_dict(known)
-        return config
+        return as_released(default_config(self.name).unlock())
 
     def check(self, config):
         """Inputs must not be longer than the tables of positions; see `kinds.Kind.check`."""
