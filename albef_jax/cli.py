@@ -171,7 +171,6 @@ def add_inference(commands):
     answer.add_argument("--beams", type=whole(1), default=3, metavar="N",
                         help="answers that are written in parallel (%(default)s)")
 
-
     features = command(commands, "features", calling("albef_jax.inference.extract:extract"),
                        "features of images, videos or sounds of products; goes on where it stopped")
     features.add_argument("kind", choices=["image", "video", "audio"])

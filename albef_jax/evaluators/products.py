@@ -16,7 +16,7 @@ from albef_jax.evaluators.queries import spread
 from albef_jax.evaluators.ranked import METRICS, rankings, retrieval_scores
 from albef_jax.evaluators.recall import DEPTHS
 from albef_jax.files import read_bytes
-from albef_jax.models.scale import MODALITIES, withheld
+from albef_jax.models.scale import MODALITIES, is_subset, withheld
 from albef_jax.tasks import task_class
 
 LEVELS = ("coarse", "fine")  # what must be the same: the class, or the instance
@@ -28,7 +28,7 @@ SHOWN = 6  # queries on the page, and what each finds
 
 def check_letters(subset, known):
     """Raises a UserError where these are not letters of the `known` modalities of the model."""
-    if not subset or set(subset) - set(known) or len(set(subset)) < len(subset):
+    if not is_subset(subset, known):
         raise UserError(f"An evaluator of products got the modalities {subset!r}; write some of "
                         f"the letters {known or LETTERS} of config.model.modalities.")
 

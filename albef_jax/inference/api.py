@@ -27,7 +27,8 @@ from albef_jax.weights.report import Report
 from albef_jax.weights.stored import is_export, read_export, read_parts
 
 WEIGHTS = ("online", "momentum")
-MODELS = (FeatureModel, AnswerModel, ClassModel, ProductModel, Model)  # the first that a task has all for
+# The first that a task has all for.
+MODELS = (FeatureModel, AnswerModel, ClassModel, ProductModel, Model)
 
 
 def load(path, weights="online", dtype="float32", batch_size=32, facts=None):

@@ -11,12 +11,12 @@ from albef_jax.data.fields.sequence import AudioField, VideoField
 from albef_jax.data.fields.table import TableField
 from albef_jax.data.fields.title import TitleField
 from albef_jax.data.sources.base import Source
-from albef_jax.data.sources.products import MEDIA, raw_value
+from albef_jax.data.sources.products import MEDIA, checked_row, raw_value
 from albef_jax.errors import UserError
 from albef_jax.evaluators.products import features, unit
 from albef_jax.inference.features import Hit, Index
 from albef_jax.inference.model import Model
-from albef_jax.models.scale import MODALITIES, withheld
+from albef_jax.models.scale import MODALITIES, is_subset, withheld
 
 
 class ProductModel(Model):
@@ -46,9 +46,10 @@ class ProductModel(Model):
         Raises:
           UserError: a letter that the model does not know, or a product that cannot be read.
         """
-        products, known = Products(products), self.config.model.modalities
+        known = self.config.model.modalities
+        products = products if isinstance(products, Products) else Products(products)
         seen = modalities or known
-        if set(seen) - set(known) or len({*seen}) < len(seen):
+        if not is_subset(seen, known):
             names = ", ".join(f"{letter} ({MODALITIES[letter]})" for letter in known)
             raise UserError(f"encode got the modalities {modalities!r}; write some of the letters "
                             f"that the model knows: {names}.")
@@ -73,7 +74,7 @@ class ProductModel(Model):
         if len(names) != len(items):
             raise UserError(f"Got {len(names)} names of {len(items)} products; give one for each.")
         return Index("product", products, names,
-                     unit(self.encode(products, modalities, progress)))
+                     unit(self.encode(items, modalities, progress)))
 
     def search(self, index, product, modalities="", k=5):
         """The k products of an index most like a product, a list of `Hit`, best first.
@@ -100,21 +101,25 @@ class Products:
     """One or several products as people give them; called with row and field for a raw value."""
 
     def __init__(self, products):
-        one = isinstance(products, Mapping)
         self._source = products if isinstance(products, Source) else None
-        self._given = [products] if one else products if self._source else list(products)
+        if self._source is None:
+            products = [products] if isinstance(products, Mapping) else list(products)
+        self._given = products
         if not len(self._given):
             raise UserError("The list of products is empty; give at least one.")
-        for row, product in enumerate(() if self._source else self._given):
+        if self._source is not None:
+            return
+        for row, product in enumerate(self._given):
             if not isinstance(product, Mapping):
                 raise UserError(f"Product {row} is a {type(product).__name__}; give a dict with "
                                 f"some of title, table, {', '.join(MEDIA.values())}.")
+        self._given = [*map(checked_row, self._given)]
 
     def __len__(self):
         return len(self._given)
 
     def __call__(self, row, field):
-        if not self._source:
+        if self._source is None:
             return functools.partial(raw_value, self._given[row], field)
         if field not in self._source.fields:  # no product has any
             return lambda: [] if field == "title" else None
@@ -122,5 +127,6 @@ class Products:
 
     def name(self, row):
         """The id of a product, or its row."""
-        return (self._source.name(row) if self._source
-                else str(self._given[row].get("id", row)))
+        if self._source is None:
+            return self._given[row]["id"] or str(row)
+        return self._source.name(row)

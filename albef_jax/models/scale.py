@@ -119,6 +119,11 @@ def embeddings_of(config, letter):
     return "t" if letter == "p" and config.table_embeddings == "shared" else letter
 
 
+def is_subset(letters, known):
+    """Whether letters are some of the known ones, at least one, each once."""
+    return bool(letters) and set(letters) <= set(known) and len({*letters}) == len(letters)
+
+
 def withheld(arrays, kept):
     """A batch in which some modalities are seen, and of the others nothing but a CLS token.
 

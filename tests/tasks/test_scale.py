@@ -68,6 +68,7 @@ def test_any_modalities_train(letters):
     # Without contrast nothing reads projections; without scores, released heads no joint state.
     ({"objective__cl": 0.0}, {"projections"}),
     ({"objective__simcl_mode": "off", "model__masked_head_input": "unimodal"}, {"jct"}),
+    ({"objective__simcl_gradient": False, "model__masked_head_input": "unimodal"}, {"jct"}),
     ({"objective__mrp": 0.0}, {"masked_heads_regions"})])
 def test_parameters_without_gradient_are_found(values, still):
     parts = build(tiny(**values), make_mesh(devices=jax.devices()[:1]))

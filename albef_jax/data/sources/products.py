@@ -248,14 +248,12 @@ def _named(row) -> dict:
     return ours | {"id": str(name)}
 
 
-def raw_value(product, field: str):
-    """The raw value of a modality of a product that is given as the row of a manifest.
-
-    Args:
-        product: of `image`, `video` and `audio` it has the names of files of features, or these.
+def checked_row(product) -> dict:
+    """A product that is given in Python as the row of a manifest, under our names and with its
+    table parsed. Of `image`, `video` and `audio` it has the names of files of features, or these.
 
     Raises:
-        UserError: it is no such row. OSError: a file cannot be read.
+        UserError: it is no such row.
     """
     held = {key: value for key, value in product.items()
             if key in MEDIA.values() and not isinstance(value, (str, type(None)))}
@@ -267,8 +265,19 @@ def raw_value(product, field: str):
     if not row.keys() & {"title", "table", *MEDIA.values()}:
         raise UserError(f"A product has no modality but {', '.join(product) or 'nothing'}; give "
                         f"it some of title, table, {', '.join(MEDIA.values())}.")
-    if field in ("title", "table"):
-        return table or None if field == "table" else [row["title"]] if "title" in row else []
+    return row | {"table": table}
+
+
+def raw_value(row: dict, field: str):
+    """The raw value of a modality of a `checked_row`.
+
+    Raises:
+        UserError: a file holds no features. OSError: it cannot be read.
+    """
+    if field == "title":
+        return [row["title"]] if "title" in row else []
+    if field == "table":
+        return row["table"] or None
     value = row.get(MEDIA[field])
     if not isinstance(value, str):
         return value
