@@ -1,10 +1,13 @@
 """Configs: the common part and a task's own, reading a config file with overrides, checking."""
 
 import ast
+from collections.abc import Mapping
+import copy
 import json
 import pathlib
 import re
 import runpy
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -16,6 +19,7 @@ from albef_jax.tasks import task_class
 MESH_AXES = ("data", "fsdp", "model", None)
 # The blocks that a task adds to; see `Task.defaults`.
 TASK_BLOCKS = ("model", "init", "objective", "optimizer", "data")
+STAGE_BLOCKS = ("data", "objective", "optimizer")  # in which the stages of a run may differ
 # Types are those of the defaults. Dotted key -> (least, most), a most of None for what a device can
 # hold: of a number, or of each number of a tuple. Tasks and fields have their own.
 LIMITS = {
@@ -36,8 +40,8 @@ CHOICES = {"matmul_precision": ("default", "high", "highest"),
            "checkpoint.best_mode": ("max", "min")} | OPTIMIZER_CHOICES
 # Of pairs in `optimizer`, a pattern of paths and a number: the limits of the number.
 PAIRS = {"optimizer.lr_factors": (0.0, None), "optimizer.clip_parts": (1, None)}
-# What `check_values` leaves to others: blocks of any keys, and tuples of pairs.
-OTHERS = ("data.source", "evals", "rules", *PAIRS)
+# What `check_values` leaves to others: blocks of any keys, tuples of pairs or of blocks.
+OTHERS = ("data.source", "evals", "rules", "stages", *PAIRS)
 
 
 def default_config(task="pretrain"):
@@ -52,6 +56,10 @@ def default_config(task="pretrain"):
         group_size=64,  # examples that are compared with each other
         accumulation=1,  # micro-steps per step
         steps=0, epochs=30,  # without steps, `epochs` passes over the data
+        # What differs from here in each stage of a run, one after the other: dicts with `name`,
+        # `steps` or `epochs`, and of the blocks `data`, `objective` and `optimizer` the keys that
+        # do.
+        stages=(),
         log_every=50,
         wandb="",  # name of a Weights & Biases project
         matmul_precision="default",  # 'highest' for full float32 on accelerators
@@ -76,6 +84,83 @@ def default_config(task="pretrain"):
     config.lock()
     config.evals.unlock()  # blocks by name, as many as wanted; evaluators check their options
     return config
+
+
+class Stage(NamedTuple):
+    """A part of a run with a config of its own; `name` is '' where a run is in one piece."""
+
+    name: str
+    config: ConfigDict
+
+
+def stages_of(config):
+    """The `Stage`s of a config in order: itself, where it has none.
+
+    Raises:
+      UserError: a stage has a key that does not exist or may not differ, or a value of another
+        type.
+    """
+    if not isinstance(config.stages, (tuple, list)):
+        raise UserError(f"config.stages is {shown(config.stages)}; give a tuple of dicts.")
+    if not config.stages:
+        return [Stage("", config)]
+    return [_stage(config, f"config.stages[{number}]", values)
+            for number, values in enumerate(config.stages)]
+
+
+def _stage(config, where, values):
+    known = ("name", "steps", "epochs", *STAGE_BLOCKS)
+    if not isinstance(values, Mapping) or not values or values.keys() - {*known}:
+        raise UserError(f"{where} is {shown(values)}; give a dict with keys of "
+                        f"{', '.join(known)}.")
+    stage = config.copy_and_resolve_references().unlock()
+    stage.stages = ()
+    if "epochs" in values:
+        stage.steps = 0
+    _take(stage, where, {key: value for key, value in values.items() if key != "name"})
+    return Stage(str(values.get("name", where)), stage.lock())
+
+
+def _take(block, where, values):
+    """Sets the values of a block, and of the blocks in it, that exist there already."""
+    for key, value in values.items():
+        if key not in block:
+            raise UserError(f"{where}.{key} does not exist; the keys there are "
+                            f"{', '.join(block)}.")
+        try:
+            if isinstance(block[key], ConfigDict) and key != "source":
+                _take(block[key], f"{where}.{key}", value)
+            else:  # a source is of another kind, with other keys
+                block[key] = ConfigDict(value) if isinstance(value, Mapping) else value
+        except (AttributeError, TypeError) as error:
+            raise UserError(f"{where}.{key} is a {type(block[key]).__name__}; {value!r} is "
+                            "not.") from error
+
+
+def of_stages(stages):
+    """The config of a run, of its `Stage`s with everything filled in that data decides.
+
+    Its own values are those of the last stage, whose weights it leaves; its steps are all.
+    """
+    config = stages[-1].config
+    if stages[0].name == "":
+        return config
+    config = config.copy_and_resolve_references().unlock()
+    config.steps = sum(stage.config.steps for stage in stages)
+    config.stages = tuple(
+        {"name": name, "steps": own.steps, **{block: own[block].to_dict()
+                                              for block in STAGE_BLOCKS}}
+        for name, own in stages)
+    return config.lock()
+
+
+def borders(config):
+    """Name of each stage of a run -> the number of steps after which it begins."""
+    begins, done = {}, 0
+    for values in config.stages:
+        begins[values["name"]] = done
+        done += values["steps"]
+    return begins
 
 
 def with_task(config, task):
@@ -150,9 +235,14 @@ def check_blocks(config, where):
 def anchored(config):
     """The config with absolute paths where it names classes in files: it may be read elsewhere."""
     config.task = absolute_name(config.task)
-    for block in (config.data.source, *(config.evals[name] for name in config.evals)):
-        if isinstance(block, ConfigDict) and isinstance(block.get("kind"), str):
-            block.kind = absolute_name(block.kind)
+    config.stages = copy.deepcopy(config.stages)
+    blocks = [config.data.source, *config.evals.values()]
+    for stage in config.stages:  # of which nothing is checked yet
+        data = stage.get("data") if isinstance(stage, Mapping) else None
+        blocks.append(data.get("source") if isinstance(data, Mapping) else None)
+    for block in blocks:
+        if isinstance(block, (ConfigDict, dict)) and isinstance(block.get("kind"), str):
+            block["kind"] = absolute_name(block["kind"])
     return config
 
 
@@ -172,6 +262,9 @@ def apply_overrides(config, overrides):
 
 def _set(config, key, text):
     *parents, leaf = key.split(".")
+    if parents[:1] == ["stages"]:
+        _set_stage(config, parents[1:] + [leaf], text)
+        return
     block = config
     for parent in parents:
         block = block.get(parent) if isinstance(block, ConfigDict) else None
@@ -196,12 +289,42 @@ def _set(config, key, text):
                         f"({block[leaf]!r}); {shown(text)} is not.") from error
 
 
+def _set_stage(config, keys, text):
+    """Sets a value of a stage, as `stages.0.optimizer.peak_lr`; it may be new there."""
+    number, *parents, leaf = keys
+    if not number.isdigit() or int(number) >= len(config.stages) or not leaf:
+        raise UserError(f"config.stages has no {number!r}; it has {len(config.stages)} stages, "
+                        "and keys look like --config.stages.0.steps=100.")
+    stages = copy.deepcopy(config.stages)
+    block = stages[int(number)]
+    for parent in parents:
+        block = block.setdefault(parent, {})
+    try:
+        block[leaf] = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        block[leaf] = text
+    config.stages = stages
+    stages_of(config)  # refuses what does not fit
+
+
 def check_config(config):
-    """Checks a config before anything is read: every key's type, range and what fits together.
+    """Checks a config, each stage of it, before anything is read: every key's type, range and what
+    fits together.
 
     Raises:
       UserError: naming the key and what it may be.
     """
+    for name, own in stages_of(config):
+        try:
+            _check(own)
+        except UserError as error:
+            raise UserError(f"In the stage {name!r}: {error}" if name else str(error)) from None
+    names = [name for name, _ in stages_of(config)]
+    if len({*names}) < len(names):
+        raise UserError(f"config.stages have the names {', '.join(names)}; give each its own.")
+
+
+def _check(config):
     from albef_jax.data.sources import check_source  # not every command needs data
     from albef_jax.evaluators import check_block
 
@@ -314,8 +437,17 @@ def differences(old, new, prefix=""):
     changed = {}
     for key in sorted({*old.keys(), *new.keys()}):
         before, now = old.get(key), new.get(key)
-        if isinstance(before, ConfigDict) and isinstance(now, ConfigDict):
-            changed |= differences(before, now, f"{prefix}{key}.")
+        if (blocks := (_as_block(before), _as_block(now))) and None not in blocks:
+            changed |= differences(*blocks, f"{prefix}{key}.")
         elif before != now:
             changed[prefix + key] = before, now
     return changed
+
+
+def _as_block(value):
+    """What has values of its own, as a mapping: a block, or a tuple of dicts; None otherwise."""
+    if isinstance(value, (ConfigDict, Mapping)):
+        return value
+    if isinstance(value, tuple) and value and all(isinstance(item, Mapping) for item in value):
+        return {str(number): item for number, item in enumerate(value)}
+    return None

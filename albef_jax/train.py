@@ -8,11 +8,9 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from albef_jax.config import check_config
-from albef_jax.core.build import build
-from albef_jax.data.fields import check_fields, open_fields
+from albef_jax.config import check_config, of_stages, stages_of
+from albef_jax.data.fields import check_fields
 from albef_jax.data.fields.image import engine_name
-from albef_jax.data.pipeline import TrainPipeline
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import load_tokenizer, make_tokenizer
 from albef_jax.errors import UserError
@@ -21,7 +19,7 @@ from albef_jax.evaluators.base import Forward
 from albef_jax.files import aside, uploaded
 from albef_jax.models.flops import peak_flops
 from albef_jax.parallel.mesh import (
-    check_groups, groups_of, local_rows, make_mesh, shard_batch, unsplit_axes, use_compile_cache,
+    check_groups, groups_of, make_mesh, shard_batch, unsplit_axes, use_compile_cache,
 )
 from albef_jax.parallel.processes import wait_for_all
 from albef_jax.parallel.signals import Stopped, stop_signals
@@ -29,6 +27,7 @@ from albef_jax.report import report_at_end
 from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.run.guards import check_finite, readable_out_of_memory, saved_on_error
 from albef_jax.run.metrics import MetricsWriter, Pending, StepTimer, Throughput
+from albef_jax.run.stages import batches, first_metrics, make_stages, stage_at
 from albef_jax.run.workdir import compare_config, make_writable, stored_config, write_config
 from albef_jax.tasks import task_class
 from albef_jax.weights import pretrained
@@ -59,23 +58,21 @@ def train(config, workdir, profile=None, init=None):
     check_groups(config, mesh)
 
     # ---- data ------------------------------------------------------------------------------
-    source, fields = make_source(config.data.source), task_class(config.task).fields(config)
-    check_fields(fields, source)
+    sources = open_sources(config)
     make_writable(workdir, is_writer)
     stored = read_init(init, workdir)
-    tokenizer = run_tokenizer(config, workdir, source, fields, is_writer, stored)
-    config = resolve(config, source, tokenizer, workdir)
-    fields = open_fields(task_class(config.task).fields(config), source, tokenizer)
-    pipeline = TrainPipeline(source, fields, config.data, config.batch_size, config.seed,
-                             local_rows(mesh, config.batch_size))
+    tokenizer = run_tokenizer(config, workdir, sources, is_writer, stored)
+    resolved = [stage._replace(config=resolve(stage.config, source, tokenizer, workdir))
+                for stage, source in zip(stages_of(config), sources)]
+    config = of_stages(resolved)
+    stages = make_stages(resolved, sources, tokenizer, mesh)
     evaluators = make_evaluators(config, tokenizer)
     check_best_metric(config, evaluators)
     compare_config(config, workdir, is_writer)
 
-    # ---- task, state, step -----------------------------------------------------------------
-    parts = build(config, mesh)
+    # ---- state -----------------------------------------------------------------------------
     checkpointer = Checkpointer(workdir, config.checkpoint, config.to_dict())
-    state, start = initial_state(parts, checkpointer, tokenizer)
+    state, start = initial_state(stages, checkpointer, tokenizer)
     if stored:
         state = take_weights(stored, state, config, workdir, is_writer)
     elif init:
@@ -86,24 +83,25 @@ def train(config, workdir, profile=None, init=None):
         checkpointer.close()
         return True
     write_config(config, workdir, is_writer)
-    say(describe(parts, state, source, pipeline, start))
+    say(describe(stages, state, sources, start))
 
     # ---- loop ------------------------------------------------------------------------------
-    throughput = Throughput(config.batch_size, mesh.size, sum(parts.task.flops(config).values()),
+    task = stages[-1].parts.task
+    throughput = Throughput(config.batch_size, mesh.size, sum(task.flops(config).values()),
                             peak_flops(mesh.devices.flat[0]))
     timer, pending = StepTimer(start, throughput), Pending()
-    shown = parts.task.shown(config)
-    writer = MetricsWriter(workdir, config.steps, config, shown, start_step=start,
+    first = first_metrics(config)
+    writer = MetricsWriter(workdir, config.steps, config, first, start_step=start,
                            is_writer=is_writer)
-    terms = [one.name for one in shown if one.name != "loss"]  # before their sum: it says less
+    terms = [one.name for one in first if one.name != "loss"]  # before their sum: it says less
     finite = [*terms, "loss", "grad_norm", "parameters"]
-    predict_fns, parameter_norm = parts.task.predict_fns(), jax.jit(optax.tree.norm)
+    predict_fns, parameter_norm = task.predict_fns(), jax.jit(optax.tree.norm)
     forward = None  # of the last evaluation, with what it has encoded
     with contextlib.ExitStack() as stack:
         stack.callback(checkpointer.close)
         stack.callback(writer.close)
         stop = stack.enter_context(stop_signals())
-        batches = stack.enter_context(contextlib.closing(pipeline.iterate(start, config.steps)))
+        data = stack.enter_context(contextlib.closing(batches(stages, start)))
         trace = stack.enter_context(tracing(profile if is_writer else None, workdir))
         stack.enter_context(readable_out_of_memory(config))
 
@@ -112,27 +110,30 @@ def train(config, workdir, profile=None, init=None):
             trace(step, previous)
             with timer.waiting_for_data(), saved_on_error(
                     checkpointer, step - 1, state, finite, previous):
-                batch = next(batches)
-            state, metrics = parts.step(state, shard_batch(batch, mesh), None)
+                stage, batch = next(data)
+            if stage.begin == step - 1 > 0:
+                state = stage.entered(state)
+                say(f"after step {step - 1} the stage {stage.name!r} begins")
+            state, metrics = stage.parts.step(state, shard_batch(batch, mesh), None)
             # One step behind: the device is never idle, the host never far ahead of a signal.
             jax.block_until_ready(previous)
             previous = metrics
-            if step == start + 1:
+            if step in (start + 1, stage.begin + 1):
                 jax.block_until_ready(metrics)
                 timer.lap(step)  # the first step compiles: it is no measure of speed
             writer.advance(step)
 
             # Asked once a step: a signal that comes later is seen after the next step.
-            last, stopping = step == config.steps, stop.is_set()
-            if is_due(step, config.log_every) or last or stopping:
+            ends, stopping = step == stage.end, stop.is_set()
+            if is_due(step, config.log_every) or ends or stopping:
                 log(writer, checkpointer, finite, pending.push(step, {
-                    **metrics, "lr": parts.schedule(step - 1), "broken": pipeline.broken.count,
+                    **metrics, "lr": stage.rate(step - 1), "broken": stage.pipeline.broken.count,
                     **timer.lap(step)}))
 
             due = {} if stopping else {
                 name: evaluator for name, evaluator in evaluators.items()
-                if last or is_due(step, config.evals[name].get("every", 0))}
-            save = last or stopping or is_due(step, config.checkpoint.every)
+                if ends or is_due(step, config.evals[name].get("every", 0))}
+            save = ends or stopping or is_due(step, config.checkpoint.every)
             if due or save:
                 with timer.paused():
                     log(writer, checkpointer, finite, pending.flush())
@@ -146,12 +147,13 @@ def train(config, workdir, profile=None, init=None):
                         writer.log(step, measured)
                     stopping = stopping or stop.is_set()
                     if save or stopping:
-                        checkpointer.save(step, state, measured, wait=last or stopping)
+                        checkpointer.save(step, state, measured, wait=ends or stopping)
             if stopping:
                 break
         log(writer, checkpointer, finite, pending.flush())
-    for note in pipeline.notes():
-        say(note)
+    for stage in stages:
+        for note in stage.pipeline.notes():
+            say(note)
     if step == config.steps:
         report_at_end(workdir, config, evaluators, forward, state.teacher)
     say(f"finished {step} of {config.steps} steps; the run is in {workdir}"
@@ -159,12 +161,30 @@ def train(config, workdir, profile=None, init=None):
     return step == config.steps
 
 
-def run_tokenizer(config, workdir, source, fields, is_writer, stored=None):
+def open_sources(config):
+    """The source of each stage of a config, checked; equal ones are one.
+
+    Raises:
+      UserError: one cannot be opened, or has not what the task asks for.
+    """
+    opened, sources = {}, []
+    for name, own in stages_of(config):
+        block = str(own.data.source)
+        opened[block] = source = opened.get(block) or make_source(own.data.source)
+        check_fields(task_class(own.task).fields(own), source,
+                     f"data.source of the stage {name!r}" if name else "data.source")
+        sources.append(source)
+    return sources
+
+
+def run_tokenizer(config, workdir, sources, is_writer, stored=None):
     """The tokenizer of this run: its own, the config's, that of `stored` weights, or a new one.
 
-    Of several processes the first one chooses and saves it. None for a task without texts.
+    A new one is trained on the texts of all sources. Of several processes the first one chooses
+    and saves it. None for a task without texts.
     """
-    if not any(field.needs_tokenizer for field in fields.values()):
+    fields = task_class(config.task).fields(config).values()
+    if not any(field.needs_tokenizer for field in fields):
         return None
     folder = workdir / "tokenizer"
     if not is_writer:
@@ -177,7 +197,7 @@ def run_tokenizer(config, workdir, source, fields, is_writer, stored=None):
     elif stored and stored.tokenizer and not config.data.tokenizer:
         tokenizer = load_tokenizer(stored.tokenizer)
     else:
-        tokenizer = make_tokenizer(config.data, source)
+        tokenizer = make_tokenizer(config.data, *dict.fromkeys(sources))
     if stored:
         check_tokenizers(tokenizer, stored)
     if is_writer and not folder.is_dir():
@@ -207,10 +227,12 @@ def resolve(config, source, tokenizer, workdir):
     return config.lock()
 
 
-def initial_state(parts, checkpointer, tokenizer):
+def initial_state(stages, checkpointer, tokenizer):
     """The restored state and its step, or a fresh one and 0; placed on the mesh."""
+    latest = checkpointer.latest_step()
+    parts = stage_at(stages, latest or 0).parts
     with readable_out_of_memory(parts.config):
-        if checkpointer.latest_step() is not None:
+        if latest is not None:
             return checkpointer.restore(parts.state)
         state = parts.create_state()
         return start_from(parts, state, tokenizer) if pretrained.wanted(parts.config) else state, 0
@@ -227,18 +249,26 @@ def start_from(parts, state, tokenizer):
                          teacher=jax.tree.map(jnp.copy, parts.task.teacher_of(params)))
 
 
-def describe(parts, state, source, pipeline, start):
-    """What is about to happen, in a line, and what of the mesh is not used."""
+def describe(stages, state, sources, start):
+    """What is about to happen, in a line for each stage, and what of the mesh is not used."""
+    parts = stages[-1].parts
     config, mesh = parts.config, parts.mesh
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     begin = f"resuming at step {start}" if start else "starting"
     engine = f", images by {config.data.engine}" if "engine" in config.data else ""
-    whole = "".join(f"\n{sentence}" for sentence in unsplit_axes(
-        state.params, parts.task.axes(), mesh, config.rules))
-    return (f"{begin}: {count / 1e6:.1f}M parameters, {len(source)} examples, "
-            f"{config.steps} steps of {config.batch_size} "
-            f"({config.steps / pipeline.steps_per_epoch:.1f} epochs) on {mesh.size} "
-            f"{mesh.devices.flat[0].platform} device(s){engine}{whole}")
+    lines = [f"{begin}: {count / 1e6:.1f}M parameters"]
+    for stage, source in zip(stages, sources):
+        steps = stage.end - stage.begin
+        lines.append(f"{len(source)} examples, {steps} steps of {config.batch_size} "
+                     f"({steps / stage.pipeline.steps_per_epoch:.1f} epochs)")
+        if stage.name:
+            lines[-1] = f"stage {stage.name!r}: {lines[-1]}"
+    where = f"on {mesh.size} {mesh.devices.flat[0].platform} device(s){engine}"
+    if len(stages) == 1:
+        lines = [", ".join(lines)]
+    lines[-1] += f" {where}"
+    return "\n".join([*lines, *unsplit_axes(state.params, parts.task.axes(), mesh,
+                                            config.rules)])
 
 
 def say(text):

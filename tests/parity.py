@@ -12,7 +12,10 @@ A case folder is known by what it holds, whatever its name and sizes:
 | `arrays.npz` | interpolated positions, or RandAugment | `parity_data` |
 | `cases.json` | cleaned texts, or token ids | `parity_data` |
 | `schedules.json` | learning rates | `parity_data` |
-| `metrics.json` | ranked lists of products and their scores | `parity_scale_metrics` |
+| `variants.npz`, `optimizer_unit.npz` | ImageBERT: variants, steps | `parity_imagebert` |
+| `grads_binary.npz`, `state_stage*.npz` | ImageBERT: fine-tuning, stages | the same |
+| `imagebert.json`, `metrics.json` | ImageBERT: tensors, recalls | `parity_imagebert` |
+| `features.npz` | SCALE: ranked lists of products and their scores | `parity_scale_metrics` |
 | `vocab.txt`, raw products | SCALE: the fields, and masking | `parity_scale` |
 | `outputs_*.npz` | SCALE: variants of outputs, losses, gradients, steps | `parity_scale` |
 | `*.info.json` | SCALE: tensors of checkpoints, and which nothing reads | `parity_scale` |
@@ -38,11 +41,17 @@ import jax
 from parity_report import Report
 
 # The first file found in a folder -> the function for it.
-RUNNERS = (("load_map_*.json", "parity_weights.run_load_maps"),
+RUNNERS = (("variants.npz", "parity_imagebert.run_forward"),
+           ("optimizer_unit.npz", "parity_imagebert.run_train"),
+           ("grads_binary.npz", "parity_imagebert.run_retrieval"),
+           ("state_stage*.npz", "parity_imagebert.run_stages"),
+           ("imagebert.json", "parity_imagebert.run_manifests"),
+           ("features.npz", "parity_scale_metrics.run_metrics"),
+           ("metrics.json", "parity_imagebert.run_metrics"),
+           ("load_map_*.json", "parity_weights.run_load_maps"),
            ("hidden_states.npz", "parity_weights.run_bert"),
            ("arrays.npz", "parity_data.run_arrays"), ("cases.json", "parity_data.run_cases"),
            ("schedules.json", "parity_data.run_schedules"),
-           ("metrics.json", "parity_scale_metrics.run_metrics"),
            ("vocab.txt", "parity_scale.run_masking"), ("outputs_*.npz", "parity_scale.run"),
            ("*.info.json", "parity_scale.run_manifests"),
            ("inputs.npz", "parity_case.run"))

@@ -53,13 +53,14 @@ def state_file(folder, meta):
 class Case:
     """A case folder: its recordings, the sizes they show, and the task with their weights."""
 
-    def __init__(self, folder, meta):
+    def __init__(self, folder, meta, kind=None):
+        """`kind`: of weights; None: by the names of the tensors."""
         self.folder, self.meta = pathlib.Path(folder), meta
         self.inputs, self.outputs = self.arrays("inputs"), self.arrays("outputs")
         file = state_file(self.folder, meta)
         tensors = dict(read_tensors(file) if file.suffix == ".pth" else np.load(file))
         self.tensors = tensors | {k: v for k, v in self.inputs.items() if k in tensors}
-        self.kind = KINDS[detect(self.tensors, folder)]
+        self.kind = KINDS[kind or detect(self.tensors, folder)]
         self.config = self._config()
         self.task = self.make_task()
 

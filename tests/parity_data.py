@@ -12,6 +12,7 @@ from albef_jax.core.optim import make_schedule
 from albef_jax.data.images import randaugment
 from albef_jax.data.text import clean_caption, clean_question, load_tokenizer
 from albef_jax.models.resample import resize_positions
+from parity_imagebert import run_location
 from parity_pretrain import spelled
 from parity_report import EXACT, OUTPUT, Limit
 from parity_scale import run_scores
@@ -25,7 +26,9 @@ COUNTED = Limit("counted", 1e-12, "own")
 def run_arrays(folder, meta, report):
     """Compares one case; `report` is a `parity_report.Report`."""
     arrays = dict(np.load(folder / "arrays.npz"))
-    if any(name.endswith("/features") for name in arrays):
+    if "boxes" in arrays:
+        run_location(arrays, report)
+    elif any(name.endswith("/features") for name in arrays):
         run_scores(arrays, report)
     elif "op_args" in meta:
         run_operations(arrays, meta, report)

@@ -31,7 +31,8 @@ class Noise:
     """
 
     def __init__(self, meta):
-        said = meta.get("float32_vs_float64", {})
+        said = meta.get("float32_vs_float64")
+        said = said if isinstance(said, dict) else {}  # where it is one number, limits are fixed
         gradients = meta.get("grad_worst_rel_excl_key_bias", said.get("grad_worst_rel"))
         self._relative = {
             limit: NOISE * worst[0]

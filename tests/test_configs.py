@@ -7,7 +7,7 @@ import jax
 from jax.sharding import AbstractMesh
 import pytest
 
-from albef_jax.config import check_config, default_config, load_config
+from albef_jax.config import check_config, default_config, load_config, stages_of
 from albef_jax.core.optim import make_schedule, matches, path_of
 from albef_jax.data.fields import check_fields
 from albef_jax.data.sources import resolve_source
@@ -23,6 +23,7 @@ FINE_TUNING = ("retrieval", "vqa", "nlvr_pretrain", "nlvr", "ve", "grounding")
 NEEDS_VARIANT = {name: FINE_TUNING for name in ("demo_tasks.py", "flickr8k_tasks.py")}
 VARIANTS = NEEDS_VARIANT | {"retrieval_flickr30k.py": (None, "zero_shot"),
                             "demo.py": (None, "noise"),
+                            "imagebert_retrieval.py": ("coco", "flickr30k:data/mine"),
                             "pretrain_14m.py": ("paper", "pod", "large", "huge,folder"),
                             "scale_pretrain.py": (None, "released:folder"),
                             "scale_classify.py": (None, "released:folder")}
@@ -59,11 +60,13 @@ def mesh_of(devices, config=None):
 
 
 def test_sources_and_evaluations_exist_with_these_options(config):
-    for block in (config.data.source, *(block.source for block in config.evals.values())):
-        resolve_source(block)
-    task, (kind, _) = task_class(config.task), resolve_source(config.data.source)
-    if isinstance(getattr(kind, "fields", None), dict):  # known without data
-        check_fields(task.fields(config), kind)
+    for block in config.evals.values():
+        resolve_source(block.source)
+    task = task_class(config.task)
+    for _, own in stages_of(config):
+        kind, _ = resolve_source(own.data.source)
+        if isinstance(getattr(kind, "fields", None), dict):  # known without data
+            check_fields(task.fields(own), kind)
     for name, block in config.evals.items():
         kind = evaluator_class(block.kind)
         assert settings_of(f"The block {name}", kind, block)["batch_size"] >= 1
@@ -219,5 +222,5 @@ def test_the_released_optimizer_spares_what_its_public_code_spares():
 def test_every_task_has_a_published_config():
     albef = {name for name, kind in KINDS.items() if kind.layout == "salesforce"}
     assert {load_config(FOLDER / name).task for name in OFFICIAL} == albef - {"pretrain"}
-    scale = {load_config(FOLDER / f"{name}.py").task for name in set(KINDS) - albef}
-    assert set(TASKS) == set(KINDS) == albef | scale
+    others = {load_config(FOLDER / f"{name}.py").task for name in set(KINDS) - albef}
+    assert set(TASKS) == set(KINDS) == albef | others

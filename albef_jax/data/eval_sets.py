@@ -100,7 +100,8 @@ class EvalSet:
 
     Args:
         source: the examples; those with the same `image_id` count as one image.
-        fields: with 'image' and 'text'. tokenizer, data_config: as of `EvalRows`.
+        fields: with 'text' and what the images are made of. tokenizer, data_config: as of
+            `EvalRows`.
 
     Attributes:
         source: the examples.
@@ -129,7 +130,9 @@ class EvalSet:
         self.text_image = np.array(text_image, np.int32)
         encoded = text.encode(self.texts, train=False)
         self.text_ids, self.text_mask = encoded["text_ids"], encoded["text_mask"]
-        self._images = EvalRows(source, {"image": fields["image"]}, tokenizer, data_config,
+        of_images = {name: field for name, field in fields.items()
+                     if name not in ("text", "image_id")}
+        self._images = EvalRows(source, of_images, tokenizer, data_config,
                                 examples=self._examples)
 
     def describes(self, text: int, row: int) -> bool:
@@ -137,7 +140,7 @@ class EvalSet:
         return self.source.describes(*self._owners[text], self._examples[row])
 
     def images(self, batch_size: int) -> Iterator[dict]:
-        """All images in order, `image` uint8 [b, h, w, 3]; see `EvalRows.batches`."""
+        """All images in order, the arrays of their fields by name; see `EvalRows.batches`."""
         return self._images.batches(batch_size)
 
     def picture(self, row: int) -> Image.Image:

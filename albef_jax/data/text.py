@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -166,18 +166,24 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(_word_pieces(dict(vocab)))
 
 
-def make_tokenizer(data_config, source: Source) -> Tokenizer:
-    """The tokenizer of a config: loaded by name or folder, or trained on the source's texts.
+def make_tokenizer(data_config, *sources: Source) -> Tokenizer:
+    """The tokenizer of a config: loaded by name or folder, or trained on the sources' texts.
 
     Of a large source, on those of every n-th example.
     """
     if data_config.tokenizer:
         return load_tokenizer(data_config.tokenizer)
-    words = source.words(step=-(-len(source) // TRAINED_ON))
+    texts = itertools.chain.from_iterable(_words_of(source, data_config.max_words)
+                                          for source in sources)
+    return train_tokenizer(texts, data_config.vocab_size)
+
+
+def _words_of(source: Source, max_words: int) -> Iterator[str]:
+    """The cleaned texts of a source that a tokenizer is trained on."""
     cleaning = next((facts["cleaning"] for facts in source.fields.values() if "cleaning" in facts),
                     "caption")
-    texts = (clean(text, cleaning, data_config.max_words) for text in words)
-    return train_tokenizer(texts, data_config.vocab_size)
+    for text in source.words(step=-(-len(source) // TRAINED_ON)):
+        yield clean(text, cleaning, max_words)
 
 
 def _word_pieces(vocab: dict[str, int], lower_case: bool = True) -> tokenizers.Tokenizer:

@@ -1,9 +1,11 @@
 """What every evaluator offers, and what it may ask of a model."""
 
 from collections.abc import Mapping
+import contextlib
 import functools
 import inspect
 import math
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -63,6 +65,17 @@ class Forward:
 @functools.lru_cache(maxsize=256)
 def _compiled(function, mesh):
     return jax.jit(function, out_shardings=replicated(mesh))
+
+
+class Phases(dict):
+    """Seconds of what an evaluator does, by phase."""
+
+    @contextlib.contextmanager
+    def timed(self, phase):
+        """Adds the time inside to a phase."""
+        begin = time.perf_counter()
+        yield
+        self[phase] = self.get(phase, 0.0) + time.perf_counter() - begin
 
 
 class Chart(NamedTuple):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from albef_jax.evaluators.batches import run_batches
+from albef_jax.evaluators.batches import run_batches, taken
 from albef_jax.parallel.mesh import replicated
 
 # Of a device's memory: a fourth for one table of rows, a half for all; training and evaluation
@@ -22,38 +22,41 @@ def table_bytes():
 
 
 def run_encoder(forward, encoder, batches, total, count, what):
-    """Embeddings `[n, ...]` and features `[count, e]` of the first rows of some batches.
+    """Embeddings `[n, ...]`, and features `[count, e]`, of the first rows of some batches.
 
     Embeddings are a jax array, whole on every device, or a host array if that is too large; those
     past `count` are padding.
 
     Args:
-      forward: a `Forward`. encoder: of its functions. batches, total, what: see `run_batches`.
+      forward: a `Forward`. encoder: of its functions; gives embeddings, or these and features.
+      batches, total, what: see `run_batches`.
     """
-    encoder, feats, rows, filled = forward.compiled(encoder), [], None, 0
+    compiled, made, rows, filled = forward.compiled(encoder), [], None, 0
     room = min(table_bytes(), TABLES * table_bytes() - forward.kept_bytes())
 
     def encode(params, **arrays):
         """What the host is to fetch of a batch; embeddings only where it keeps them itself."""
         nonlocal rows, filled
-        embeds, feats_be = encoder(params, **arrays)
+        result = compiled(params, **arrays)
+        embeds, *feats = result if isinstance(result, tuple) else (result,)
         if rows is None:
             shape = total * len(embeds), *embeds.shape[1:]
             rows = (np.empty(shape, embeds.dtype) if total * embeds.nbytes > room else
                     jnp.zeros(shape, embeds.dtype, device=replicated(forward.mesh)))
         if isinstance(rows, np.ndarray):
-            return embeds, feats_be
+            return embeds, feats
         rows = write(rows, embeds, np.int32(filled))
         filled += len(embeds)
-        return (), feats_be
+        return (), feats
 
-    for _, (embeds, feats_be) in run_batches(encode, forward.params, batches, forward.mesh, total,
-                                             what):
+    inputs = (taken(encoder, batch) for batch in batches)
+    for _, (embeds, feats) in run_batches(encode, forward.params, inputs, forward.mesh, total,
+                                          what):
         if isinstance(rows, np.ndarray):
             rows[filled:filled + len(embeds)] = embeds
             filled += len(embeds)
-        feats.append(feats_be)
-    return rows, np.concatenate(feats)[:count]
+        made.append(feats)
+    return rows, *(np.concatenate(parts)[:count] for parts in zip(*made))
 
 
 @functools.partial(jax.jit, donate_argnums=0)

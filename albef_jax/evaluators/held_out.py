@@ -12,6 +12,10 @@ from albef_jax.evaluators.pairs import score_pairs
 from albef_jax.evaluators.recall import UNSCORED
 
 
+# Of `Task.predict_fns`: what makes tokens of images and of texts, and match logits of these.
+CALLS = ("encode_image", "encode_text", "match")
+
+
 class HeldOut:
     """The first images of a source, and their texts.
 
@@ -24,9 +28,9 @@ class HeldOut:
 
     options = {"max_images": (0, 0)}
 
-    def __init__(self, everything, batch_size, max_images=0):
-        """`everything`: an `EvalSet`. `max_images`: 0 for all."""
-        self._set, self.batch_size = everything, batch_size
+    def __init__(self, everything, batch_size, max_images=0, calls=CALLS):
+        """`everything`: an `EvalSet`. `max_images`: 0 for all. `calls`: functions as in `CALLS`."""
+        self._set, self.batch_size, self._calls = everything, batch_size, calls
         self.num_images = min(max_images or everything.num_images, everything.num_images)
         kept = everything.text_image < self.num_images
         longest = int(everything.text_mask[kept].sum(axis=1).max())
@@ -37,15 +41,16 @@ class HeldOut:
         self.texts = [everything.texts[number] for number in self._numbers]
 
     @classmethod
-    def of(cls, evaluator):
+    def of(cls, evaluator, calls=CALLS):
         """That of an `Evaluator` with the options of this class, which asks for image and text."""
         everything = EvalSet(evaluator.source, evaluator.fields, evaluator.tokenizer,
                              evaluator.config.data)
-        return cls(everything, evaluator.settings["batch_size"], evaluator.settings["max_images"])
+        return cls(everything, evaluator.settings["batch_size"], evaluator.settings["max_images"],
+                   calls)
 
     def first(self, images):
         """The same with so many images at most."""
-        return HeldOut(self._set, self.batch_size, min(images, self.num_images))
+        return HeldOut(self._set, self.batch_size, min(images, self.num_images), self._calls)
 
     def describes(self, text, image):
         """Whether a text is true of an image (not only of its own), as far as the source knows."""
@@ -58,46 +63,51 @@ class HeldOut:
     def encode_images(self, forward):
         """All images, once: embeddings `[n, t, d]` and unit features `[n, e]`; see `run_encoder`.
 
-        What another encoded of this source is used, as far as it reaches.
+        What another encoded of this source is used, as far as it reaches. The features are left
+        out where the model has none.
         """
         def encode():
             size = whole_rows(self.batch_size, forward.mesh)
             total = -(-self.num_images // size)
             with closing(self._set.images(size)) as batches:
-                return run_encoder(forward, forward["encode_image"], islice(batches, total),
-                                   total, self.num_images, "images")
+                return run_encoder(forward, forward[call], islice(batches, total), total,
+                                   self.num_images, "images")
 
-        return self._once(forward, "encode_image", self.num_images, encode)
+        call = self._calls[0]
+        return self._once(forward, call, self.num_images, encode)
 
     def encode_texts(self, forward):
-        """All texts, once: embeddings `[m, l, d]` and unit features `[m, e]`."""
+        """All texts, once, as `encode_images`: embeddings `[m, l, d]` and features `[m, e]`."""
         def encode():
             size, m = whole_rows(self.batch_size, forward.mesh), len(self.texts)
             # A row past the end repeats the last one: a row without any token has no softmax.
             rows = [np.minimum(np.arange(start, start + size), m - 1)
                     for start in range(0, m, size)]
             batches = (dict(text_ids=self.text_ids[r], text_mask=self.text_mask[r]) for r in rows)
-            return run_encoder(forward, forward["encode_text"], batches, len(rows), m, "texts")
+            return run_encoder(forward, forward[call], batches, len(rows), m, "texts")
 
         # Where an image is listed again later its texts are not the first ones of the source.
-        is_first = self._numbers[-1] == len(self._numbers) - 1
-        return self._once(forward, "encode_text" if is_first else f"texts of {self.num_images}",
+        is_first, call = self._numbers[-1] == len(self._numbers) - 1, self._calls[1]
+        return self._once(forward, call if is_first else f"texts of {self.num_images}",
                           len(self.texts), encode)
 
     def match(self, forward, pair_image, pair_text, per_image=1):
-        """The match logits `[p, 2]` of pairs of an image and a text; see `pairs.score_pairs`."""
+        """The match logits `[p, 2]`, or `[p]`, of pairs of an image and a text; see
+        `pairs.score_pairs`."""
         texts = {"text_embeds": self.encode_texts(forward)[0], "text_mask": self.text_mask}
-        return score_pairs(forward, forward["match"], self.encode_images(forward)[0], texts,
+        return score_pairs(forward, forward[self._calls[2]], self.encode_images(forward)[0], texts,
                            pair_image, pair_text, self.batch_size, per_image, "pairs")
 
-    def match_scores(self, forward, chosen_it, per_image=1):
-        """The logit of a match, float32 `[n, m]`, of the chosen pairs, bool `[n, m]`.
+    def match_scores(self, forward, chosen_it, per_image=1, first=0):
+        """The logit of a match, float32 `[n, m]`, of the chosen pairs, bool `[n, m]`; n images
+        from `first` on.
 
         Others are not computed and `UNSCORED`. `forward`, `per_image`: see `pairs.score_pairs`.
         """
         image, text = np.nonzero(chosen_it)
         match = np.full(chosen_it.shape, UNSCORED, np.float32)
-        match[image, text] = self.match(forward, image, text, per_image)[:, 1]
+        logits = self.match(forward, first + image, text, per_image)
+        match[image, text] = logits[:, 1] if logits.ndim > 1 else logits
         return match
 
     def _once(self, forward, what, count, encode):
@@ -105,6 +115,7 @@ class HeldOut:
 
         The source itself is the key: equal fingerprints may still have other image files.
         """
-        embeds, feats = forward.once((self._set.source, what), encode,
-                                     enough=lambda kept: len(kept[1]) >= count)
-        return embeds[:count] if isinstance(embeds, np.ndarray) else embeds, feats[:count]
+        _, embeds, *feats = forward.once((self._set.source, what), lambda: (count, *encode()),
+                                         enough=lambda kept: kept[0] >= count)
+        return (embeds[:count] if isinstance(embeds, np.ndarray) else embeds,
+                *(feats_ne[:count] for feats_ne in feats))

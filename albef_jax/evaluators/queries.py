@@ -10,11 +10,11 @@ SHOWN = 5  # images, texts or words
 SHOWN_IMAGES = 512  # at most, that the page chooses from
 
 
-def queries(forward, data, k):
+def queries(forward, data, k, sims):
     """Images found for captions, and captions found for images: the best k re-ranked.
 
     Args:
-      forward: a `Forward`. data: a `HeldOut`.
+      forward: a `Forward`. data: a `HeldOut`. sims: float `[n, m]`, by which the k are chosen.
 
     Returns:
       dict: `text_queries` has `k`, `images` (how many there are to choose from) and `queries`, a
@@ -26,7 +26,6 @@ def queries(forward, data, k):
     rows, texts = spread(data.num_images, 2 * QUERIES), data.texts
     captions = [first_text(data, row) for row in rows[::2]]
     images = rows[1::2]
-    sims = data.encode_images(forward)[1] @ data.encode_texts(forward)[1].T
     for_text, for_image = np.zeros(sims.shape, bool), np.zeros(sims.shape, bool)
     for_text[:, captions] = candidates(sims[:, captions].T, k).T
     for_image[images] = candidates(sims[images], k)

@@ -1,22 +1,19 @@
 """Image-text retrieval (ALBEF section 4): ITC ranks all, ITM re-ranks the best k of each query."""
 
-import contextlib
-import time
-
 import numpy as np
 
-from albef_jax.evaluators.base import Chart, Evaluator, Group, Table
+from albef_jax.evaluators.base import Chart, Evaluator, Group, Phases, Table
 from albef_jax.evaluators.heat import source_pictures
 from albef_jax.evaluators.held_out import HeldOut
 from albef_jax.evaluators.queries import SHOWN_IMAGES, pseudo_targets, queries
-from albef_jax.evaluators.recall import DEPTHS, MEAN, RECALLS, UNSCORED, candidates, recalls
+from albef_jax.evaluators.recall import (
+    DEPTHS, MEAN, RECALLS, TITLES, UNSCORED, candidates, recalls)
 from albef_jax.evaluators.words import hidden_words
 
 # Texts that share the keys and values of an image in one block of pairs.
 TEXTS_PER_IMAGE = 16
 SCORES = "scores of candidates"  # the phase that is most of an evaluation
 SHOWN_CANDIDATES = 32  # at most, that queries on the page choose from
-TITLES = {"i2t": "image to text", "t2i": "text to image"}
 
 
 class RetrievalEvaluator(Evaluator):
@@ -47,30 +44,30 @@ class RetrievalEvaluator(Evaluator):
         self.held_out = data = HeldOut.of(self)
         self.description = (f"{data.num_images} images, {len(data.texts)} texts, "
                             f"the best {self._k} re-ranked")
-        self.seconds, self.num_pairs = {}, 0
+        self.seconds, self.num_pairs = Phases(), 0
 
     def names(self):
         return [*(f"itc_{name}" for name in RECALLS),
                 *(f"{name}@{k}" for k in self._ks for name in RECALLS), *RECALLS]
 
     def run(self, forward):
-        data, self.seconds = self.held_out, {}
-        with self._timed("encode images"):
+        data, self.seconds = self.held_out, Phases()
+        with self.seconds.timed("encode images"):
             _, image_feats = data.encode_images(forward)
-        with self._timed("encode texts"):
+        with self.seconds.timed("encode texts"):
             _, text_feats = data.encode_texts(forward)
-        with self._timed("similarities and candidates"):
+        with self.seconds.timed("similarities and candidates"):
             sims = image_feats @ text_feats.T
             chosen = {k: (candidates(sims, k), candidates(sims.T, k).T)
                       for k in (*self._ks, self._k)}
             wanted = np.logical_or.reduce([way for both in chosen.values() for way in both])
             self.num_pairs = int(wanted.sum())
-        with self._timed("recalls by similarity"):
+        with self.seconds.timed("recalls by similarity"):
             values = recalls(sims, sims.T, data.text_image)
         for name, value in values.items():
             yield f"itc_{name}", value
 
-        with self._timed(SCORES):
+        with self.seconds.timed(SCORES):
             match = data.match_scores(
                 forward, wanted, per_image=min(TEXTS_PER_IMAGE, max(chosen), len(data.texts)))
         for k in self._ks:
@@ -79,15 +76,9 @@ class RetrievalEvaluator(Evaluator):
         yield from self._recalls(match, *chosen[self._k]).items()
 
     def _recalls(self, match, chosen_i2t, chosen_t2i):
-        with self._timed("recalls of candidates"):
+        with self.seconds.timed("recalls of candidates"):
             return recalls(np.where(chosen_i2t, match, UNSCORED),
                            np.where(chosen_t2i, match, UNSCORED).T, self.held_out.text_image)
-
-    @contextlib.contextmanager
-    def _timed(self, phase):
-        begin = time.perf_counter()
-        yield
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
 
     @classmethod
     def table(cls, values):
@@ -109,7 +100,8 @@ class RetrievalEvaluator(Evaluator):
     def examples(self, forward, teacher):
         """Queries both ways, and what else the model can: words, heat maps, teacher's choices."""
         data = self.held_out.first(SHOWN_IMAGES)
-        sections = queries(forward, data, min(self._k, SHOWN_CANDIDATES))
+        sims = data.encode_images(forward)[1] @ data.encode_texts(forward)[1].T
+        sections = queries(forward, data, min(self._k, SHOWN_CANDIDATES), sims)
         if teacher and "temp" in forward.params:
             sections["pseudo_targets"] = pseudo_targets(forward, teacher, data)
         if "mlm_logits" in forward:

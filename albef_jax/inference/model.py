@@ -9,6 +9,7 @@ from tqdm import tqdm
 from albef_jax.data.fields.image import ImageField
 from albef_jax.errors import UserError
 from albef_jax.evaluators.base import Forward
+from albef_jax.evaluators.batches import taken
 from albef_jax.inference.inputs import as_value, name_of, pad
 from albef_jax.parallel.mesh import make_mesh
 from albef_jax.tasks import make_task
@@ -90,6 +91,7 @@ class Model:
             arrays = {}
             for field, given in values.items():
                 arrays |= self._load(field, given[rows], rows.start)
+            arrays = taken(self.forward[name], arrays)  # it need not read all of a field
             return self._call(self.forward[name], **self._padded(arrays))
 
         return self._in_blocks(of_rows, max(counts.values()), name, progress=False)

@@ -25,7 +25,8 @@ CACHE = "cache"  # collection of the keys and values of earlier words; see `Self
 class BertEmbeddings(nn.Module):
     """Word + position + token type, LayerNorm, dropout: `[b, l] -> [b, l, d]`.
 
-    The first word has the position `first`. Token types are 0, or int32 `[b, l]` or `[l]`.
+    Token types are 0, or int32 `[b, l]` or `[l]`. Positions count from `first`, unless they are
+    given, int32 `[b, l]`.
     """
 
     vocab_size: int
@@ -43,11 +44,12 @@ class BertEmbeddings(nn.Module):
         self.norm = LayerNorm(LAYER_NORM_EPS, self.dtype)
         self.drop = Dropout(self.dropout)
 
-    def __call__(self, ids_bl, deterministic, first=0, token_types=0):
+    def __call__(self, ids_bl, deterministic, first=0, token_types=0, positions_bl=None):
         words = gathered(self.word, "vocab", "embed")[ids_bl]
         # torch's padding_idx: looking up [PAD] sends no gradient to its row.
         words = jnp.where(ids_bl[..., None] == self.pad_id, jax.lax.stop_gradient(words), words)
-        position = jax.lax.dynamic_slice_in_dim(self.position, first, ids_bl.shape[1])
+        position = (jax.lax.dynamic_slice_in_dim(self.position, first, ids_bl.shape[1])
+                    if positions_bl is None else self.position[positions_bl])
         x = words + self.token_type[token_types] + position
         return self.drop(self.norm(x), deterministic)
 
@@ -242,8 +244,12 @@ class Bert(nn.Module):
 
     def encode(self, ids_bl, mask_bl, deterministic=True):
         """Text encoder: ids and mask `[b, l]` -> states `[b, l, d]`."""
+        return self.encode_embedded(self.embeddings(ids_bl, deterministic), mask_bl, deterministic)
+
+    def encode_embedded(self, x_bld, mask_bl, deterministic=True):
+        """Text encoder on tokens that are embedded already: `[b, l, d] -> [b, l, d]`."""
         bias = padding_bias(mask_bl)
-        return self.stacking.run(self.text, self.embeddings(ids_bl, deterministic),
+        return self.stacking.run(self.text, x_bld,
                                  lambda layer, x: layer(x, bias, deterministic))
 
     def fuse(self, x_sbld, mask_sbl, image_bnd, swap_b=None, deterministic=True, query_len=None,

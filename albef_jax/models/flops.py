@@ -144,6 +144,39 @@ def scale_step(model, sizes, group_size: int) -> dict[str, float]:
     return {name: BACKWARD * value for name, value in terms.items()}
 
 
+def imagebert_columns(data, final_sep: bool) -> int:
+    """Returns the columns of ImageBERT's sequence. `data`: `config.data`."""
+    return data.text_length + (data.global_width > 0) + data.regions_length + final_sep
+
+
+def imagebert_pair(model, data) -> dict[str, int]:
+    """Counts the forward FLOPs of ImageBERT's stream on one pair; the match logit is free.
+
+    Args:
+      model: `config.model`. data: `config.data`.
+    """
+    columns = imagebert_columns(data, model.final_sep)
+    visual = data.regions_length * (data.regions_width + 5) + data.global_width
+    return {"region_embeddings": 2 * visual * model.text_width,
+            "stream": model.text_layers * layer_flops(columns, model.text_width,
+                                                      model.text_mlp_width)}
+
+
+def imagebert_pretrain_step(model, data) -> dict[str, float]:
+    """As `imagebert_pair`, of a training step with the masked heads on every column."""
+    regions = 2 * data.regions_length * model.text_width
+    terms = imagebert_pair(model, data) | {
+        "mlm_head": mlm_head_flops(model, data.text_length),
+        "moc_head": regions * model.classes, "mrfr_head": regions * data.regions_width}
+    return {name: BACKWARD * value for name, value in terms.items()}
+
+
+def imagebert_retrieval_step(model, data, negatives: int) -> dict[str, float]:
+    """As `imagebert_pair`, of a training step with so many negatives of every pair."""
+    return {name: BACKWARD * (1 + negatives) * value
+            for name, value in imagebert_pair(model, data).items()}
+
+
 def distilled_step(forward: dict[str, int], alpha: float) -> dict[str, float]:
     """The parts of a forward pass as those of a step; without distillation no teacher runs."""
     student = {f"{name}_student": BACKWARD * value for name, value in forward.items()}

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from albef_jax.config import check_config
-from albef_jax.data.text import CLS, MASK, PAD, SPECIAL_TOKENS
+from albef_jax.config import check_config, of_stages, stages_of
+from albef_jax.data.text import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
 from albef_jax.tasks import task_class
 
 
@@ -13,13 +13,15 @@ class Vocabulary(NamedTuple):
     vocab_size: int
     pad_id: int = SPECIAL_TOKENS.index(PAD)
     cls_id: int = SPECIAL_TOKENS.index(CLS)
+    sep_id: int = SPECIAL_TOKENS.index(SEP)
     mask_id: int = SPECIAL_TOKENS.index(MASK)
 
 
 def assumed(config, examples=0):
     """The config with everything filled in that data would decide; see `train.resolve`.
 
-    A run that trains its own vocabulary has as many words as `data.vocab_size` allows.
+    A run that trains its own vocabulary has as many words as `data.vocab_size` allows. Of a run in
+    stages it is the last one's, with the steps of all.
 
     Args:
       config: a whole one. examples: in an epoch; 0: as the config states.
@@ -31,6 +33,11 @@ def assumed(config, examples=0):
       UserError: see `check_config`.
     """
     check_config(config)
+    return of_stages([stage._replace(config=_assumed(stage.config, examples))
+                      for stage in stages_of(config)])
+
+
+def _assumed(config, examples):
     config = config.copy_and_resolve_references().unlock()
     config.data.examples = examples or config.data.examples
     per_epoch = config.data.examples // config.batch_size

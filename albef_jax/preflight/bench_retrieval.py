@@ -1,6 +1,6 @@
 """`albef bench --retrieval`: where the time of a retrieval evaluation goes.
 
-Noise images and random words go through the real evaluator, with fresh weights of a config's sizes;
+Noise and random words go through the real evaluator, with fresh weights of a config's sizes;
 its data is not read.
 """
 
@@ -11,7 +11,9 @@ import numpy as np
 
 from albef_jax.core.build import build
 from albef_jax.data.sources.base import Source, pairs
+from albef_jax.data.sources.regions import Regions
 from albef_jax.data.text import train_tokenizer
+from albef_jax.errors import UserError
 from albef_jax.evaluators import check_task, make_evaluator
 from albef_jax.evaluators.base import Forward
 from albef_jax.evaluators.pairs import in_steps
@@ -20,23 +22,24 @@ from albef_jax.parallel.mesh import make_mesh, replicated
 from albef_jax.preflight.assume import assumed
 from albef_jax.preflight.bench import dtype_of
 
-KIND = "retrieval"
+KINDS = ("retrieval", "pair_retrieval")  # the first that the task can do
 WORDS = 100  # different ones
 SHORTEST_TEXT = 8  # words, unless the config's texts are shorter
 
 
 class NoisePairs(Source):
-    """So many images of noise, pixels `size` x `size`, dealt out to texts of random words, at most
-    `longest`; every image has at least one text."""
+    """So many images of noise, pixels or regions of the sizes of a whole config, dealt out to texts
+    of random words, at most `longest`; every image has at least one text."""
 
-    fingerprint, fields = "noise", pairs()
+    fingerprint = "noise"
+    fields = pairs() | {"regions": {}, "global_feature": {}}
 
-    def __init__(self, images: int, texts: int, size: int, longest: int):
+    def __init__(self, images: int, texts: int, config, longest: int):
         rng = np.random.default_rng(0)
         counts = rng.integers(min(SHORTEST_TEXT, longest), longest + 1, max(images, texts))
         self._texts = [" ".join(f"w{word}" for word in rng.integers(0, WORDS, count))
                        for count in counts]
-        self._images, self._size = images, size
+        self._images, self._config = images, config
 
     def __len__(self) -> int:
         return self._images
@@ -51,8 +54,18 @@ class NoisePairs(Source):
         return index
 
     def image(self, index: int) -> np.ndarray:
-        shape = self._size, self._size, 3
+        shape = self._config.model.image_size, self._config.model.image_size, 3
         return np.random.default_rng(index).integers(0, 256, shape, np.uint8)
+
+    def regions(self, index: int) -> Regions:
+        data, rng = self._config.data, np.random.default_rng(index)
+        features = rng.standard_normal((data.regions_length, data.regions_width), np.float32)
+        corners = np.sort(rng.random((data.regions_length, 2, 2)), axis=1)
+        return Regions(features, corners.reshape(-1, 4), (1, 1))
+
+    def global_feature(self, index: int) -> np.ndarray:
+        width = self._config.data.global_width
+        return np.random.default_rng(index).standard_normal(width, np.float32)
 
 
 class Recorder(Forward):
@@ -95,14 +108,16 @@ def bench_retrieval(config, images, texts, k, batch_size):
     """
     config = assumed(config)
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    check_task("noise", KIND, config)
-    config.data.update(engine="pillow", tokenizer="", blind=False)
+    kind = kind_for(config)
+    config.data.update({name: value for name, value in dict(
+        engine="pillow", tokenizer="", blind=False).items() if name in config.data})
     parts = build(config, make_mesh())
     mesh, functions = parts.mesh, parts.task.predict_fns()
-    evaluator = noise_evaluator(config, images, texts, k, batch_size)
+    evaluator = noise_evaluator(kind, config, images, texts, k, batch_size)
     params = jax.jit(parts.task.init, out_shardings=replicated(mesh))(jax.random.key(config.seed))
     dict(evaluator.run(Forward(params, functions, mesh)))  # compiles
-    recorder = Recorder(params, functions, mesh, in_steps(functions["match"], mesh))
+    score = functions[evaluator.calls[2]]
+    recorder = Recorder(params, functions, mesh, in_steps(score, mesh))
     dict(evaluator.run(recorder))
     compute = recorder.seconds()
     if jax.process_index() == 0:
@@ -112,13 +127,29 @@ def bench_retrieval(config, images, texts, k, batch_size):
         report(evaluator.seconds, evaluator.num_pairs, compute)
 
 
-def noise_evaluator(config, images, texts, k, batch_size):
+def kind_for(config):
+    """The kind of evaluator that the task of a config can do.
+
+    Raises:
+      UserError: none of `KINDS`.
+    """
+    errors = []
+    for kind in KINDS:
+        try:
+            check_task("noise", kind, config)
+            return kind
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def noise_evaluator(kind, config, images, texts, k, batch_size):
     """The evaluator of retrieval on noise; see `bench_retrieval`."""
     data = config.data
     length = data.eval_text_length or data.text_length
-    source = NoisePairs(images, texts, config.model.image_size, min(length - 1, data.max_words))
+    source = NoisePairs(images, texts, config, min(length - 1, data.max_words))
     tokenizer = train_tokenizer([f"w{word}" for word in range(WORDS)] * 2, 2 * WORDS)
-    block = dict(kind=KIND, source=source, k=k, batch_size=batch_size)
+    block = dict(kind=kind, source=source, k=k, batch_size=batch_size)
     return make_evaluator("noise", block, config, tokenizer)
 
 

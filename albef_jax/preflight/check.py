@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from albef_jax.config import check_config, default_config
+from albef_jax.config import check_config, default_config, stages_of
 from albef_jax.data.fields import check_fields, open_fields
 from albef_jax.data.fields.text import TextField
 from albef_jax.data.pipeline import LISTED_BAD, Broken, TrainPipeline
@@ -60,7 +60,7 @@ def check(manifests: Sequence[str], image_roots: Sequence[str] = (), config=None
             problems += broken
             images |= {part.name: seen} if seen else {}
     look.print_shared(images)
-    return problems + (_refusals(config, *own) if config else [])
+    return problems + (_refusals(config, own) if config else [])
 
 
 def source_block(name: str, image_roots: Sequence[str]) -> Mapping | str:
@@ -82,11 +82,13 @@ def _open(name: str, block: Mapping | str, held_out: bool = False) -> Part:
 
 
 def _parts_of(config) -> list[Part]:
-    """The training source of a config and the different sources of its evaluations."""
-    parts = [_open("data.source", config.data.source)]
+    """The training source of each stage of a config, and the different ones of its evaluations."""
+    parts = [_open(f"data.source of the stage {name!r}" if name else "data.source",
+                   own.data.source) for name, own in stages_of(config)]
+    stages = len(parts)
     for name, block in config.evals.items():
         source = block.get("source")
-        if source and source not in [part.block for part in parts[1:]]:
+        if source and source not in [part.block for part in parts[stages:]]:
             parts.append(_open(f"evals.{name}.source", source, held_out=True))
     return parts
 
@@ -131,9 +133,9 @@ def _too_many(part: Part, what: str, count: int, broken: dict[str, str], share: 
     return []
 
 
-def _refusals(config, training: Part, *held_out: Part) -> list[str]:
+def _refusals(config, parts: Sequence[Part]) -> list[str]:
     """What a run of this config says when it starts, as far as data decides it."""
-    problems, source = [], training.source
+    problems = []
 
     def attempt(make, *arguments):
         try:
@@ -142,18 +144,21 @@ def _refusals(config, training: Part, *held_out: Part) -> list[str]:
             problems.append(str(error))
 
     attempt(check_config, config)
-    if not source or not len(source):
+    sources = [part.source for part in parts if not part.held_out]
+    if not all(source and len(source) for source in sources):
         return problems
-    fields, tokenizer = task_class(config.task).fields(config), None
+    tokenizer = None
     try:
-        check_fields(fields, source)
-        if any(field.needs_tokenizer for field in fields.values()):
-            tokenizer = make_tokenizer(config.data, source)
-        open_fields(fields, source, tokenizer)
+        for (_, own), source in zip(stages_of(config), sources):
+            fields = task_class(own.task).fields(own)
+            check_fields(fields, source)
+            if tokenizer is None and any(field.needs_tokenizer for field in fields.values()):
+                tokenizer = make_tokenizer(config.data, *sources)
+            open_fields(fields, source, tokenizer)
+            attempt(TrainPipeline, source, fields, own.data, own.batch_size, own.seed)
     except UserError as error:
         return [*problems, str(error)]
-    attempt(TrainPipeline, source, fields, config.data, config.batch_size, config.seed)
-    reported = [part.block for part in held_out if part.problems]
+    reported = [part.block for part in parts if part.held_out and part.problems]
     others = config.copy_and_resolve_references().unlock()
     others.evals = {name: block for name, block in config.evals.items()
                     if block.get("source") not in reported}

@@ -15,6 +15,7 @@ import jax
 import jinja2
 
 import albef_jax
+from albef_jax.config import borders
 from albef_jax.core.build import build
 from albef_jax.errors import UserError, first_line
 from albef_jax.evaluators import KINDS, evaluator_class, make_evaluators
@@ -25,6 +26,7 @@ from albef_jax.report import panels
 from albef_jax.report.examples import find_examples
 from albef_jax.report.history import read_history
 from albef_jax.run.restore import mesh_of, read_tokenizer, restore_parts
+from albef_jax.run.stages import first_metrics
 from albef_jax.run.workdir import read_config
 from albef_jax.tasks import task_class
 
@@ -101,6 +103,7 @@ def write_page(workdir, config, evaluators, forward, teacher, problems=()):
     rows, classes = read_history(workdir / "metrics.jsonl"), classes_of(config, evaluators)
     task, measured = task_class(config.task), panels.tables(rows, workdir, classes)
     momentum = forward.with_params({**forward.params, **teacher}) if forward and teacher else None
+    begins = [*borders(config).items()]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
                                      undefined=jinja2.StrictUndefined)
     environment.filters["short"] = lambda value: f"{value:.3g}"
@@ -111,9 +114,9 @@ def write_page(workdir, config, evaluators, forward, teacher, problems=()):
         headline=panels.headline(measured, classes, evaluators),
         examples=find_examples([evaluators[name] for name in classes if name in evaluators],
                                forward, momentum, problems),
-        curves=panels.loss_panels(rows, task.shown(config))
-        + panels.evaluation_panels(rows, classes),
-        speed=panels.speed_panels(rows, config), config=config_blocks(config),
+        curves=panels.loss_panels(rows, first_metrics(config), begins)
+        + panels.evaluation_panels(rows, classes, begins),
+        speed=panels.speed_panels(rows, config, begins), config=config_blocks(config),
         environment=software(), commands=commands(workdir))
     path = workdir / "report.html"
     try:

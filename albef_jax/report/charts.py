@@ -23,7 +23,7 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "albef", "font.size": 10,
          "xtick.major.size": 0, "ytick.major.size": 0, "xtick.major.pad": 5}
 
 
-def line_chart(lines, *, smooth=False, reference=None, floor=None, top=-np.inf):
+def line_chart(lines, *, smooth=False, reference=None, floor=None, top=-np.inf, borders=()):
     """Curves over steps, as the text of an `<svg>` element that fills its container.
 
     Args:
@@ -32,6 +32,7 @@ def line_chart(lines, *, smooth=False, reference=None, floor=None, top=-np.inf):
       smooth: draw the values pale, and their running mean over them.
       reference: height of a dashed line to compare with, or None.
       floor: lowest height, None for that of the data. top: at least this high.
+      borders: names of stages and the steps where they begin; each is a line with its name.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.3, 2.5), layout="constrained")
@@ -41,6 +42,10 @@ def line_chart(lines, *, smooth=False, reference=None, floor=None, top=-np.inf):
         if reference is not None:
             axes.axhline(reference, color=REFERENCE, linewidth=0.9, dashes=(2, 2))
         axes.set_ylim(floor, max(axes.get_ylim()[1], top))
+        for name, step in borders:
+            axes.axvline(step, color=REFERENCE, linewidth=0.9)
+            axes.annotate(name, (step, 1), xycoords=("data", "axes fraction"), xytext=(3, 0),
+                          textcoords="offset points", color=TEXT, fontsize=8)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(tick)
         axes.set_xlim(left=0)

@@ -6,18 +6,21 @@ from albef_jax.report.charts import SERIES, line_chart
 from albef_jax.report.history import curve, latest_values
 
 
-def loss_panels(rows, shown):
-    """The metrics of a task (see `tasks.base.Shown`) that have a chart and were logged."""
+def loss_panels(rows, shown, borders=()):
+    """The metrics of a task (see `tasks.base.Shown`) that have a chart and were logged.
+
+    `borders`: here and below, of stages; see `charts.line_chart`.
+    """
     panels = []
     for one in shown:
         scale, options = (100, {"floor": 0, "top": 100}) if one.share else (1, {})
         reference = None if one.blind is None else scale * one.blind
         panels.append(_panel(one.title, [_line(rows, one.name, one.label, scale=scale)], one.note,
                              smooth=True, reference=reference, **options))
-    return _drawn(*(panel for panel in panels if panel["title"]))
+    return _drawn(*(panel for panel in panels if panel["title"]), borders=borders)
 
 
-def evaluation_panels(rows, classes):
+def evaluation_panels(rows, classes, borders=()):
     """The charts of evaluators over steps; those of one title are one, of one class the first's.
 
     `classes`: name of an evaluator -> its class.
@@ -29,7 +32,8 @@ def evaluation_panels(rows, classes):
             if (kind, title) not in seen:
                 seen.add((kind, title))
                 parts.setdefault(title, []).append((name, chart))
-    return _drawn(*(_evaluation_panel(rows, title, charts) for title, charts in parts.items()))
+    return _drawn(*(_evaluation_panel(rows, title, charts) for title, charts in parts.items()),
+                  borders=borders)
 
 
 def _evaluation_panel(rows, title, parts):
@@ -47,14 +51,15 @@ def _evaluation_panel(rows, title, parts):
                   floor=None if least < 0 else 0, top=max(chart.top for _, chart in parts))
 
 
-def speed_panels(rows, config):
+def speed_panels(rows, config, borders=()):
     """Training speed, the share of time spent waiting for data, and the learning rate."""
     speed = _line(rows, "step_time", "samples/s")
     speed["values"] = config.batch_size / speed["values"]
     wait = _line(rows, "data_wait", "waiting", colour=1, scale=100)
     return _drawn(_panel("Samples per second", [speed], smooth=True, floor=0),
                   _panel("Waiting for data, % of the time", [wait], smooth=True, floor=0, top=5),
-                  _panel("Learning rate", [_line(rows, "lr", "rate")], floor=0))
+                  _panel("Learning rate", [_line(rows, "lr", "rate")], floor=0),
+                  borders=borders)
 
 
 def tables(rows, workdir, classes):
@@ -102,7 +107,7 @@ def _panel(title, lines, note="", **options):
     return {"title": title, "lines": lines, "legend": legend, "note": note, "options": options}
 
 
-def _drawn(*panels):
+def _drawn(*panels, borders):
     """The panels that have something to show, each with its chart."""
-    return [panel | {"svg": line_chart(panel["lines"], **panel["options"])}
+    return [panel | {"svg": line_chart(panel["lines"], borders=borders, **panel["options"])}
             for panel in panels if panel["lines"]]

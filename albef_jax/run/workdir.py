@@ -1,8 +1,9 @@
 """The work directory of a run: may it be written, and which config does it belong to."""
 
+import re
 import sys
 
-from albef_jax.config import differences, from_json, to_json
+from albef_jax.config import STAGE_BLOCKS, differences, from_json, to_json
 from albef_jax.errors import UserError
 from albef_jax.files import read_bytes, readable_errors, write
 from albef_jax.tasks import task_class
@@ -53,9 +54,18 @@ def compare_config(config, workdir, is_writer):
     if stored is None:
         return
     changed = differences(stored, from_json(to_json(config)))
-    if "data.fingerprint" in changed:
+    if config.stages and stored.stages:  # they say it all; what the last one has is there twice
+        changed = {name: values for name, values in changed.items()
+                   if name.split(".")[0] not in (*STAGE_BLOCKS, "steps")}
+    if any(re.fullmatch(r"(stages\.\d+\.)?data\.fingerprint", name) for name in changed):
         raise UserError(f"{workdir} holds a run on other data: the manifests or their order have "
                         "changed since it started; give those of the run, or another --workdir.")
+    ended = [f"stages.{number}.steps" for number in range(len(stored.stages) - 1)]
+    if "stages" in changed or len(config.stages) < len(stored.stages) or changed.keys() & {*ended}:
+        was = ", ".join(f"{stage['name']} ({stage['steps']} steps)" for stage in stored.stages)
+        raise UserError(f"{workdir} holds a run in other stages ({was or 'one piece'}); only the "
+                        "last one may get longer, and new ones come after it; use the same, or "
+                        "another --workdir.")
     free = task_class(config.task).free_keys
     for name, (before, now) in changed.items():
         if name.startswith(FIXED_KEYS) and name not in free:

@@ -12,6 +12,8 @@ TASKS = {
     "nlvr_pretrain": "albef_jax.tasks.text_assignment:TextAssignment",
     "scale_pretrain": "albef_jax.tasks.scale:ScalePretrain",
     "scale_classify": "albef_jax.tasks.scale_classify:ScaleClassify",
+    "imagebert_pretrain": "albef_jax.tasks.imagebert:ImageBertPretrain",
+    "imagebert_retrieval": "albef_jax.tasks.imagebert_retrieval:ImageBertRetrieval",
 }
 
 

@@ -16,6 +16,7 @@ from albef_jax.tasks.base import Shown
 TEACHER_PARTS = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
 # Of one positive and two negatives, the matching loss of knowing nothing but this share.
 ITM_BLIND = math.log(3) - 2 / 3 * math.log(2)
+NO_IMAGE = -1  # in the queue of image ids
 ALIGNED = dict(
     temperature=0.07, momentum=0.995,
     queue_size=65536,  # past features that ITC compares with; 0: the own group only
@@ -72,7 +73,8 @@ class Aligned(AlbefTask):
         if not self._has_queue:
             return {}
         image_key, text_key = jax.random.split(rng)
-        ids = {"id_queue": jnp.full((size,), -1, jnp.int32)} if self.positives == "image" else {}
+        ids = {"id_queue": jnp.full((size,), NO_IMAGE, jnp.int32)} if (
+            self.positives == "image") else {}
         return {"image_queue": contrastive.init_queue(image_key, size, width),
                 "text_queue": contrastive.init_queue(text_key, size, width),
                 "pointer": jnp.zeros((), jnp.int32), **ids}
@@ -94,6 +96,12 @@ class Aligned(AlbefTask):
                 for name, entries in enqueue.items()}
         batch = enqueue["image_queue"].shape[0]
         return {**rows, "pointer": (pointer + batch) % self.objective.queue_size}
+
+    def with_new_data(self, memory):
+        """Features stay; image ids are numbers of the data before."""
+        if "id_queue" not in memory:
+            return memory
+        return memory | {"id_queue": jnp.full_like(memory["id_queue"], NO_IMAGE)}
 
     def predict_fns(self):
         """Functions of the online parameters and of arrays by name, without dropout.

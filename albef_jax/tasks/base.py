@@ -50,6 +50,13 @@ def same(path):
     return path
 
 
+def take_words(model, tokenizer):
+    """Writes what a tokenizer decides into a `model` block: the keys that it has."""
+    for name in ("vocab_size", "pad_id", "cls_id", "sep_id", "mask_id"):
+        if name in model:
+            model[name] = getattr(tokenizer, name)
+
+
 def check_mask_shares(config):
     """Raises a UserError where `objective.mask_replace` are no shares of masked words."""
     shares = config.objective.mask_replace
@@ -110,8 +117,7 @@ class Task:
           tokenizer: of the run; None if no field reads texts. steps_per_epoch: at least 1.
         """
         if tokenizer and "vocab_size" in config.model:
-            config.model.update(vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
-                                cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id)
+            take_words(config.model, tokenizer)
 
     @classmethod
     def flops(cls, config):
@@ -195,6 +201,10 @@ class Task:
 
     def update_memory(self, memory, enqueue):
         """Memory after the step; `enqueue` holds the whole batch in global order."""
+        return memory
+
+    def with_new_data(self, memory):
+        """Memory as a stage of a run on other data begins with it."""
         return memory
 
     # ---- what it does ----------------------------------------------------------------------

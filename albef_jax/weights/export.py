@@ -16,7 +16,7 @@ from albef_jax.weights.report import Report, as_path
 from albef_jax.weights.stored import (
     FORMAT, WEIGHTS_FILE, read_unused, read_workdir, state_shapes)
 
-FORMATS = ("salesforce", "scale", "safetensors")
+FORMATS = ("salesforce", "scale", "imagebert", "safetensors")
 WEIGHTS = ("online", "momentum")
 
 
@@ -25,9 +25,9 @@ def export(workdir, out, form, weights="online", step=None):
 
     Args:
       workdir: of a run or an import.
-      out: for 'salesforce' (ALBEF) and 'scale' a new `.pth` file with exactly the tensors of the
-        public code; for 'safetensors' a new folder with `model.safetensors` (our own tree),
-        `config.json`, `tokenizer/` and a model card.
+      out: for 'salesforce' (ALBEF), 'scale' and 'imagebert' a new `.pth` file with exactly the
+        tensors of their code; for 'safetensors' a new folder with `model.safetensors` (our own
+        tree), `config.json`, `tokenizer/` and a model card.
       form: one of FORMATS.
       weights: 'online', or 'momentum' to put the momentum weights in the place of the online
         ones, where there are any.
@@ -74,7 +74,7 @@ def official_tensors(leaves, kind, config, report, unused):
     """Our leaves -> exactly the tensors of the public code's model, in its layout, strictly.
 
     `unused`: name -> array of what the public model has and no forward pass reads; zeros where it
-    is not known.
+    is not known, or nothing, see `Kind.optional`.
     """
     shapes, table = state_shapes(config), kind.table(config)
     for path, leaf in leaves.items():
@@ -99,7 +99,8 @@ def official_tensors(leaves, kind, config, report, unused):
             tensors["idx_queue"] = np.zeros((1, 0), np.int64)
     tensors |= kind.buffers(config)
     for name, (shape, _) in kind.unused(config).items():
-        tensors[name] = unused[name] if name in unused else np.zeros(shape, np.float32)
+        if name in unused or not kind.optional:
+            tensors[name] = unused[name] if name in unused else np.zeros(shape, np.float32)
     for name, original in kind.tied(config).items():
         tensors[name] = tensors[original]  # the same object: one storage
     return tensors

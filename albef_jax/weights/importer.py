@@ -15,6 +15,7 @@ from albef_jax.files import aside, uploaded
 from albef_jax.models.resample import resize_positions
 from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.run.workdir import write_config
+from albef_jax.tasks.base import take_words
 from albef_jax.weights.foreign.kinds import MEMORY, detect, kind_of
 from albef_jax.weights.foreign.salesforce import read_leaves
 from albef_jax.weights.foreign.torch_file import let_go, read_tensors
@@ -175,7 +176,7 @@ def fitted_tokenizer(name, config, path):
         raise UserError(f"The tokenizer {name} has {tokenizer.vocab_size} words, but {path} has "
                         f"{config.model.vocab_size} word embeddings; give the tokenizer that the "
                         "weights were trained with (bert-base-uncased for the official ones).")
-    config.model.update(pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id, mask_id=tokenizer.mask_id)
+    take_words(config.model, tokenizer)
     return tokenizer
 
 

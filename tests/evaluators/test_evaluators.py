@@ -139,7 +139,7 @@ def test_kept_tables_leave_room_for_the_rest(make_source_block, config, tokenize
     forward = Forward(params, predict_fns, make_mesh())
     values = run_all(evaluators, forward)
     assert 0 < forward.kept_bytes() <= 2 * largest
-    assert any(isinstance(rows, np.ndarray) for rows, _ in forward.kept.values())
+    assert any(isinstance(rows, np.ndarray) for _, rows, _ in forward.kept.values())
     monkeypatch.undo()
     assert values == run_all(evaluators, forward.with_params(params))
 

@@ -88,7 +88,7 @@ def test_queries_are_answered_as_by_a_plain_loop(model):
         return np.asarray(logits[:, 1])
 
     table = np.stack([logits_of(image) for image in range(24)])
-    found = queries(forward, data, 4)
+    found = queries(forward, data, 4, sims)
     text_queries, image_queries = found["text_queries"], found["image_queries"]
     assert (text_queries["k"], text_queries["images"], image_queries["texts"]) == (4, 24, 48)
     text_queries, image_queries = text_queries["queries"], image_queries["queries"]

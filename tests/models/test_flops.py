@@ -12,9 +12,10 @@ from albef_jax.models import flops
 from albef_jax.config import default_config
 from albef_jax.models.albef import normalise_image
 from albef_jax.models.classification import Nlvr
+from albef_jax.models.imagebert import ImageBert, region_part, text_part
 from albef_jax.models.scale import Scale
 from albef_jax.models.vqa import Vqa
-from albef_jax.tasks import task_class
+from albef_jax.tasks import make_task, task_class
 from albef_jax.tasks.scale import sizes_of
 
 OFFICIAL = SimpleNamespace(
@@ -238,3 +239,46 @@ def products(jaxpr):
             sizes = [equation.invars[0].aval.shape[axis] for axis in contracted]
             total += 2 * math.prod(sizes) * equation.outvars[0].aval.size
     return total
+
+
+def imagebert(**values):
+    config = default_config("imagebert_pretrain").unlock()
+    config.update_from_flattened_dict(values)
+    return config
+
+
+def test_imagebert_by_hand():
+    """144 columns through 12 layers, 100 regions of 2048 numbers, heads on all columns."""
+    d, n = 768, 144
+    stream = 12 * (24 * n * d**2 + 4 * n**2 * d)
+    regions = 2 * 100 * 2053 * d
+    heads = 43 * 2 * d * (d + 30522) + 2 * 100 * d * (1600 + 2048)
+    config = imagebert()
+    counted = task_class("imagebert_pretrain").flops(config)
+    assert sum(counted.values()) == 3 * (stream + regions + heads)
+    assert counted["stream"] / 3e9 == pytest.approx(25.23, abs=0.01)
+    config.objective = dict(negatives_per_pair=3)
+    counted = task_class("imagebert_retrieval").flops(config)
+    assert sum(counted.values()) == 3 * 4 * (stream + regions)
+
+
+def test_imagebert_matches_xla():
+    config = imagebert(**{
+        "model.text_width": 384, "model.text_heads": 6, "model.text_mlp_width": 1536,
+        "model.text_layers": 2, "model.vocab_size": 3000, "model.dtype": "float32",
+        "data.regions_width": 512, "data.global_width": 64})
+    task = make_task(config)
+    batch = {name: jax.ShapeDtypeStruct((1, *one.shape), one.dtype)
+             for field in task.fields(config).values() for name, one in field.spec().items()}
+    params = jax.eval_shape(task.init, jax.random.key(0))
+
+    def outputs(params, arrays):
+        states = task.model.apply({"params": params}, arrays, method=ImageBert.encode)
+        texts = text_part(states, config.data.text_length)
+        regions = region_part(states, config.data.regions_length, True)
+        return [task.model.apply({"params": params}, part, method=head) for part, head in (
+            (texts, ImageBert.words), (regions, ImageBert.classes), (regions, ImageBert.features))]
+
+    counted = jax.jit(outputs).lower(params, batch).cost_analysis()["flops"]
+    assert sum(flops.imagebert_pretrain_step(config.model, config.data).values()) / 3 == (
+        pytest.approx(counted, rel=0.015))

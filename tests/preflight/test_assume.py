@@ -39,7 +39,7 @@ def test_ramps_are_an_epoch_where_it_is_known():
 
 def test_the_special_tokens_are_those_of_a_trained_tokenizer():
     trained = train_tokenizer(["a dog"], 60)
-    ids = trained.pad_id, trained.cls_id, trained.mask_id
+    ids = trained.pad_id, trained.cls_id, trained.sep_id, trained.mask_id
     assert Vocabulary(60)[1:] == ids
 
 

@@ -84,3 +84,12 @@ def test_the_parts_of_a_retrieval_evaluation(capsys):
     assert 8 * 56 <= int(rows["pairs"]) <= 8 * 24 + 8 * 56
     # Every call of the scoring function is repeated: there is something to compute.
     assert float(re.search(r"compute alone .* ([\d.]+)% of scores", printed)[1]) > 1
+
+
+def test_every_pair_of_a_model_without_features(capsys):
+    sizes = ["--images", "6", "--texts", "14", "--batch-size", "8"]
+    assert main(["bench", "--retrieval", "--config", "tests/tiny_imagebert.py", *sizes]) == 0
+    printed = capsys.readouterr().out
+    rows = dict(re.findall(r"^(\w[\w ,]*?) {2,}([\d.]+)", printed, re.MULTILINE))
+    assert rows.keys() >= {"embed images", "embed texts", "scores of candidates"}
+    assert int(rows["pairs"]) == 6 * 14 and "pairs/s" in printed

@@ -316,13 +316,14 @@ def test_an_evaluator_whose_class_is_gone_keeps_its_numbers(tmp_path):
 def test_the_order_of_the_page_is_not_that_of_names():
     """Names are sorted; the page starts with retrieval, and of a section the later one counts."""
     config = load_config(CONFIG)
-    names = {kind: f"e{number}" for number, kind in enumerate(reversed(KINDS))}
+    kinds = [kind for kind in KINDS if kind != "pair_retrieval"]  # its charts are as retrieval's
+    names = {kind: f"e{number}" for number, kind in enumerate(reversed(kinds))}
     for kind, name in names.items():
         config.evals[name] = dict(kind=kind, source=HELD_OUT)
     config.evals.a = dict(kind=f"{__name__}:Stranger", source=HELD_OUT)
     classes = classes_of(config, {})
     assert [*classes] == [*reversed(names.values()), "a"]
-    assert [*classes.values()] == [*map(evaluator_class, KINDS), Stranger]
+    assert [*classes.values()] == [*map(evaluator_class, kinds), Stranger]
     rows = [(1, {f"{names['retrieval']}/{way}_r1": 10.0
                  for way in ("i2t", "t2i", "itc_i2t", "itc_t2i")} | {
         f"{names['matching']}/itm_accuracy_hard": 60.0, f"{names['masked']}/mlm_top1": 30.0,

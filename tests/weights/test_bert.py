@@ -18,47 +18,17 @@ from albef_jax.data.text import train_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.parallel.mesh import make_mesh
 from albef_jax.run.checkpoint import Checkpointer
+from albef_jax.run.stages import RunStage
 from albef_jax.tasks import make_task
 from albef_jax.train import initial_state
 from albef_jax.weights import pretrained
 from albef_jax.weights.foreign.torch_writer import write_torch_file
-
-LAYER = {  # Hugging Face's names and shapes of one layer, width 32 and MLP 64
-    "attention.self.query": (32, 32), "attention.self.key": (32, 32),
-    "attention.self.value": (32, 32), "attention.output.dense": (32, 32),
-    "intermediate.dense": (64, 32), "output.dense": (32, 64),
-    "attention.output.LayerNorm": (32,), "output.LayerNorm": (32,)}
-SETTINGS = dict(model_type="bert", hidden_act="gelu", num_attention_heads=2,
-                num_hidden_layers=2, position_embedding_type="absolute")
+from foreign_bert import SETTINGS, hugging_face
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_tokenizer(["a red circle is above a blue square"], 100)
-
-
-def hugging_face(vocab_size, layers=2, head=True):
-    """A state dict of BertForPreTraining with random values, PyTorch layout."""
-    shapes = {"bert.embeddings.word_embeddings.weight": (vocab_size, 32),
-              "bert.embeddings.position_embeddings.weight": (32, 32),
-              "bert.embeddings.token_type_embeddings.weight": (2, 32)}
-    modules = {"bert.embeddings.LayerNorm": (32,), "bert.pooler.dense": (32, 32)}
-    for i in range(layers):
-        modules |= {f"bert.encoder.layer.{i}.{name}": shape for name, shape in LAYER.items()}
-    if head:
-        modules |= {"cls.predictions.transform.dense": (32, 32),
-                    "cls.predictions.transform.LayerNorm": (32,), "cls.seq_relationship": (2, 32)}
-        shapes["cls.predictions.bias"] = (vocab_size,)
-    for name, shape in modules.items():
-        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-    rng = np.random.default_rng(0)
-    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    tensors["bert.embeddings.position_ids"] = np.arange(32)[None]
-    if head:
-        words = tensors["bert.embeddings.word_embeddings.weight"]
-        tensors["cls.predictions.decoder.weight"] = words.copy()
-        tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].copy()
-    return tensors
 
 
 def tiny_config(tokenizer, *overrides):
@@ -240,7 +210,9 @@ def test_a_run_starts_from_the_weights_and_resumes_without_them(give, tensors, t
     def start(bert):
         config = tiny_config(tokenizer, f"init.bert={bert}")
         checkpointer = Checkpointer(tmp_path / "run", config.checkpoint)
-        state, step = initial_state(build(config, make_mesh()), checkpointer, tokenizer)
+        parts = build(config, make_mesh())
+        stage = RunStage("", config, 0, config.steps, None, parts)
+        state, step = initial_state([stage], checkpointer, tokenizer)
         if step == 0:
             checkpointer.save(3, state)
         checkpointer.close()

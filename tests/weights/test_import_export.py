@@ -22,13 +22,20 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = Path(__file__).parents[1] / "tiny.py"
 
 
+FOLDERS = {"pretrain": "pretrain_forward",
+           **dict.fromkeys(("scale_pretrain", "scale_classify"), "scale_forward"),
+           **dict.fromkeys(("imagebert_pretrain", "imagebert_retrieval"),
+                           "imagebert/pretrain_forward")}
+UNUSED = {"imagebert_retrieval": ("cls.", "moc_head.", "mrfr_head.")}  # what it need not have
+
+
 def tensors_of(kind):
     """A tiny official state dict."""
-    scale = kind.startswith("scale_")
-    folder = GOLDEN / ("scale_forward" if scale else
-                       "pretrain_forward" if kind == "pretrain" else kind)
-    head = np.load(GOLDEN / "scale_classify" / "head.npz") if kind == "scale_classify" else {}
-    return dict(np.load(folder / "state_dict.npz")) | dict(head)
+    tensors = dict(np.load(GOLDEN / FOLDERS.get(kind, kind) / "state_dict.npz"))
+    if kind == "scale_classify":
+        tensors |= dict(np.load(GOLDEN / kind / "head.npz"))
+    return {name: array for name, array in tensors.items()
+            if not name.startswith(UNUSED.get(kind, ("-",)))}
 
 
 def config_for(kind):
@@ -90,6 +97,19 @@ def test_round_trips(kind, saved, tmp_path):
     card = (tmp_path / "folder" / "README.md").read_text()
     assert f"task `{kind}`" in card and (tmp_path / "folder" / "config.json").exists()
     assert "| `text_heads` | 4 |" in card and "| `dtype` | bfloat16 |" in card
+
+
+def test_heads_that_fine_tuning_does_not_read(saved, tmp_path):
+    """They are listed, kept beside the import, and come out of an export again."""
+    path, run = saved("imagebert_pretrain"), tmp_path / "run"
+    report = import_file(path, run, kind="imagebert_retrieval", heads=4)
+    assert "a head of pre-training" in str(report)
+    names = {name for _, name, *_ in read_stored(run).leaves}
+    assert "itm_head" in names and not names & {"moc_head", "mrfr_head"}
+    export(run, tmp_path / "out.pth", "imagebert")
+    equal(dict(read_tensors(tmp_path / "out.pth")), tensors_of("imagebert_pretrain"))
+    with pytest.raises(UserError, match="imagebert_retrieval.*--format imagebert"):
+        export(run, tmp_path / "other.pth", "salesforce")
 
 
 def test_momentum_in_the_place_of_online(saved, tmp_path):
@@ -171,7 +191,7 @@ def test_which_kind(saved, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="does not fit --as pretrain"):
         import_file(path, tmp_path / "run", kind="pretrain")
     write_torch_file(tmp_path / "other.pth", {"conv1.weight": np.ones(3, np.float32)})
-    with pytest.raises(UserError, match="no checkpoint of ALBEF or SCALE"):
+    with pytest.raises(UserError, match="no checkpoint of ALBEF, SCALE or ImageBERT"):
         import_file(tmp_path / "other.pth", tmp_path / "run")
 
 

@@ -54,7 +54,8 @@ def test_which_task_starts_from_which():
     assert set(STARTS) == {(name, name) for name in TASKS} | {
         ("pretrain", "retrieval"), ("pretrain", "ve"), ("pretrain", "vqa"),
         ("pretrain", "nlvr_pretrain"), ("nlvr_pretrain", "nlvr"),
-        ("pretrain", "scale_pretrain"), ("scale_pretrain", "scale_classify")}
+        ("pretrain", "scale_pretrain"), ("scale_pretrain", "scale_classify"),
+        ("imagebert_pretrain", "imagebert_retrieval")}
 
 
 @pytest.mark.parametrize("pair", STARTS, ids="-".join)

@@ -27,6 +27,7 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
     "nlvr": "nlvr_json:NlvrJsonSource",
     "vqa": "vqa_json:VqaJsonSource",
     "products": "products:ProductSource",
+    "regions": "regions_json:RegionsJsonSource",
 }.items()}
 
 # Annotation of an option -> a value of the type that it must have; others are not checked.

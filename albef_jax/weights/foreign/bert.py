@@ -3,7 +3,7 @@
 Tensors are called `bert.embeddings...`, `bert.encoder.layer.N...` and `cls.predictions...`; the
 first part is left out in files without a head, and old files say gamma and beta for a LayerNorm's
 weight and bias. ALBEF reads BERT's first layers into the text encoder and the others into the
-fusion encoder, whose cross-attention stays fresh (ALBEF section 3.1).
+fusion encoder, whose cross-attention stays fresh (ALBEF section 3.1); ImageBERT has one stream.
 """
 
 import numpy as np
@@ -41,13 +41,15 @@ def fill(config, tensors, settings, leaves):
     count = depth(file.names, r"bert\.encoder\.layer\.(\d+)\.")
     layers = source_layers(config, count)
     table = embeddings_table((ENCODER, "embeddings"), "bert.embeddings")
-    fresh = {}
+    fresh, ignored = {}, dict(IGNORED)
     for place, layer in zip(places, layers):
         if layer == FRESH:
             fresh[place] = "init.bert_layers says -1"
         else:
             table += layer_table((ENCODER, place), f"bert.encoder.layer.{layer}")
-    if any(name.startswith(HEAD) for name in file.names):
+    if not any(path[1] == "head" for path in leaves):
+        ignored[rf"{HEAD}\..*"] = "the task predicts no words"
+    elif any(name.startswith(HEAD) for name in file.names):
         table += words_table((ENCODER, "head"), HEAD)
     else:
         fresh["head"] = "the file has no MLM head"
@@ -56,7 +58,7 @@ def fill(config, tensors, settings, leaves):
             file.report.fresh(path, "BERT has no cross-attention")
         elif path[1] in fresh:
             file.report.fresh(path, fresh[path[1]])
-    file.ignore(IGNORED | {rf"bert\.encoder\.layer\.{layer}\..*": "not in init.bert_layers"
+    file.ignore(ignored | {rf"bert\.encoder\.layer\.{layer}\..*": "not in init.bert_layers"
                            for layer in range(count) if layer not in layers})
     check_tied(file, f"{HEAD}.decoder.weight", WORDS)
     check_tied(file, f"{HEAD}.decoder.bias", f"{HEAD}.bias")

@@ -1,6 +1,6 @@
 """The published kinds of checkpoints: what each holds, under which names.
 
-These are ALBEF's; those of SCALE are in `scale`.
+These are ALBEF's; those of SCALE are in `scale`, those of ImageBERT in `imagebert`.
 
 | kind | what it is |
 |---|---|
@@ -19,7 +19,7 @@ import numpy as np
 
 from albef_jax.config import default_config
 from albef_jax.errors import UserError
-from albef_jax.weights.foreign import scale
+from albef_jax.weights.foreign import imagebert, scale
 from albef_jax.weights.foreign.salesforce import (
     Entry, bert_table, decoder_table, depth, linear, momentum_name, shape_of, vit_table)
 from albef_jax.weights.stored import state_shapes
@@ -49,6 +49,7 @@ class Kind:
     memory: tuple[str, ...] = ()  # names in `TrainState.memory` that the official layout has too
     layout = "salesforce"  # of the files, as `albef export --format`
     wrapper = "model"  # key of the state dict in them
+    optional = False  # what the model does not read may be left out of a file
     # Numbers of heads and the widths that they divide, in a config's model block.
     attention = (("vit_heads", "vit_width"), ("text_heads", "text_width"))
 
@@ -169,6 +170,7 @@ KINDS = {kind.name: kind for kind in (
     Kind("nlvr", pairs=True, classes=2),
     Kind("ve", classes=3),
     *scale.KINDS,
+    *imagebert.KINDS,
 )}
 
 
@@ -183,13 +185,16 @@ def kind_of(name):
 def detect(tensors, path):
     """The kind of a state dict, by its names; a UserError, about `path`, if they fit none or
     several."""
+    if imagebert.is_imagebert(tensors):
+        return imagebert.detect(tensors)
     if scale.is_scale(tensors):
         return scale.detect(tensors)
     parts = {name.split(".")[0] for name in tensors}
     if not {"visual_encoder", "text_encoder"} <= parts:
-        raise UserError(f"{path} is no checkpoint of ALBEF or SCALE: it has no tensors "
-                        "visual_encoder.* and text_encoder.*, nor bert.cross_encoder.*, but "
-                        f"{', '.join(sorted(parts)[:5])}; give one of the published kinds.")
+        raise UserError(f"{path} is no checkpoint of ALBEF, SCALE or ImageBERT: it has no tensors "
+                        "visual_encoder.* and text_encoder.*, nor bert.cross_encoder.* or "
+                        f"visual_embeddings.*, but {', '.join(sorted(parts)[:5])}; give one of "
+                        "the published kinds.")
     classes = tensors["cls_head.2.weight"].shape[:1] if "cls_head.2.weight" in tensors else ()
     words = any(name.startswith("text_encoder.cls.") for name in tensors)
     fitting = [name for name, fits in {

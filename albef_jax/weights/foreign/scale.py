@@ -59,6 +59,7 @@ class ScaleKind:
     layout = "scale"
     wrapper = ""  # files hold the state dict itself
     memory = ()
+    optional = False
     attention = (("text_heads", "width"), ("visual_heads", "width"), ("jct_heads", "width"))
 
     def fresh_config(self):

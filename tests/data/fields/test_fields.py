@@ -12,7 +12,7 @@ from albef_jax.data.fields.answers import AnswersField
 from albef_jax.data.fields.image import ImageField
 from albef_jax.data.fields.label import LabelField
 from albef_jax.data.fields.number import NumberField
-from albef_jax.data.fields.regions import RegionsField
+from albef_jax.data.fields.regions import DetectedRegionsField, GlobalFeatureField, RegionsField
 from albef_jax.data.fields.sequence import AudioField, VideoField
 from albef_jax.data.fields.table import TableField
 from albef_jax.data.fields.text import TextField
@@ -31,9 +31,9 @@ REGIONS = Regions(np.ones((2, 4)), np.array([[0, 0, 8, 4], [2, 1, 4, 3.0]]), (8,
 
 def products(data):
     """The block with small sizes for the fields of products."""
-    data = data.copy_and_resolve_references()
+    data = data.copy_and_resolve_references().unlock()
     data.update(table_length=9, regions_length=3, regions_width=4, video_length=5, video_width=3,
-                audio_length=4, audio_width=6, audio_axis="mel", audio_pool=2)
+                audio_length=4, audio_width=6, audio_axis="mel", audio_pool=2, global_width=2)
     return data
 
 
@@ -48,6 +48,9 @@ FIELDS = {
     "table": (lambda data: TableField(products(data), MODEL), {}, [("red", "yes"), ("one", "no")]),
     "no table": (lambda data: TableField(products(data), MODEL), {}, None),
     "regions": (lambda data: RegionsField(products(data)), {"width": 4}, REGIONS),
+    "detected": (lambda data: DetectedRegionsField(products(data), 5), {"width": 4},
+                 REGIONS._replace(classes=np.array([4, 0]))),
+    "global_feature": (lambda data: GlobalFeatureField(products(data)), {}, np.ones(2)),
     "no regions": (lambda data: RegionsField(products(data)), {}, None),
     "video": (lambda data: VideoField(products(data)), {"width": 3}, np.ones((7, 3))),
     "audio": (lambda data: AudioField(products(data)), {}, np.ones((2, 6), np.float16)),
