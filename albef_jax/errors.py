@@ -6,6 +6,7 @@ import numbers
 LONGEST = 300  # characters of another error's message
 # What numbers become on a device holds no more.
 INT32, FLOAT32 = 2**31 - 1, 3.4e38
+MISSING = "{} needs the package {}; install it with pip install 'albef_jax[{}]'."
 INTERRUPTED = ("albef: interrupted; complete checkpoints are intact, and the same command goes on "
                "from the last one.")
 

@@ -12,7 +12,7 @@ import scipy.signal
 from PIL import Image
 
 from albef_jax.data.images.pillow import decode, open_image
-from albef_jax.errors import UserError, first_line
+from albef_jax.errors import first_line, MISSING, UserError
 from albef_jax.files import read_bytes
 
 RATE, SECONDS = 16000, 12  # of M5Product's sounds: Hz, and how much of them is read
@@ -21,7 +21,6 @@ TINY = 1e-9  # beside a deviation
 ZEROS, ROLLOFF = 6, 0.99  # zero crossings of the resampling filter, and where it cuts off
 PICTURES = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
 FRAMES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # of a video that is a folder
-MISSING = "{} needs the package {}; install it with pip install 'albef_jax[{}]'."
 
 
 def read_sound(contents: bytes) -> tuple[np.ndarray, int]:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from albef_jax.data.images.pillow import BrokenImage, decode, open_image, read
 from albef_jax.data.sources.base import Source, Value, reason
+from albef_jax.data.sources.regions import Regions, clipped
 from albef_jax.data.text import clean
 from albef_jax.errors import listed
 
@@ -89,6 +90,8 @@ def values_of(source: Source, field: str, title: str, workers: int) -> Values:
             value = source.get(row, field)
         except OSError as error:
             return error
+        if isinstance(value, Regions):
+            return _regions(value)
         return [_thing(item) for item in value] if isinstance(value, list) else _thing(value)
 
     found = Values(Counter(), [], {})
@@ -223,6 +226,14 @@ def _thing(value):
         return value[0] if is_answer else tuple(map(_thing, value))
     shape = f" {list(value.shape)}" if hasattr(value, "shape") else ""
     return f"{getattr(value, 'dtype', type(value).__name__)}{shape}"
+
+
+def _regions(value: Regions) -> list[str]:
+    """What is counted of each region: how wide its features are, its class, or that it is empty."""
+    classes = value.classes if value.classes is not None else itertools.repeat(None)
+    _, inside = clipped(value.boxes, value.size)
+    return [f"{value.features.shape[1]} numbers" + ("" if number is None else f" of class {number}")
+            if seen else "no area inside the image" for number, seen in zip(classes, inside)]
 
 
 def _print_count(what: str, count: int, names: Iterable[str] = ()) -> None:

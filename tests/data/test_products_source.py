@@ -16,7 +16,7 @@ from albef_jax.data.fields.title import TitleField
 from albef_jax.data.pipeline import TrainPipeline
 from albef_jax.data.sources import make_source
 from albef_jax.data.sources.products import ProductSource
-from albef_jax.data.sources.regions import RegionsTsv
+from albef_jax.data.sources.region_files import RegionsTsv
 from albef_jax.data.text import make_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.preflight import look
@@ -191,7 +191,7 @@ def test_damaged_lines_and_files_are_told(official, tmp_path):
 
 
 def test_the_index_of_a_large_tsv_is_kept_and_made_anew_if_damaged(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("albef_jax.data.sources.regions.CACHED_FROM", 1)
+    monkeypatch.setattr("albef_jax.data.sources.region_files.CACHED_FROM", 1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "r.tsv"
     path.write_text("\n".join(tsv_line(name, *both) for name, both in REGIONS.items()))

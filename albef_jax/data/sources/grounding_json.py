@@ -1,13 +1,12 @@
 """Phrases and the boxes they are about, listed in JSON manifests; official files load unchanged."""
 
-import io
 import json
 import os
-import pickle
 from collections.abc import Sequence
 
 from albef_jax.data.sources.base import pairs
 from albef_jax.data.sources.manifest import ManifestSource, fields_of
+from albef_jax.data.sources.pickles import plain_pickle
 from albef_jax.errors import UserError
 from albef_jax.files import read_bytes
 
@@ -104,18 +103,11 @@ def _read_refer(folder: str) -> dict[int, tuple[str, tuple, tuple, str]]:
                         "and instances.json of the same data set.") from None
 
 
-class _Plain(pickle.Unpickler):
-    """Reads lists, dicts, texts and numbers; anything else could run code, and is refused."""
-
-    def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"it holds a {module}.{name}")
-
-
 def _read_refs(folder: str) -> list:
     path = os.path.join(folder, "refs(unc).p")
     try:
-        return _Plain(io.BytesIO(read_bytes(path)), encoding="latin1").load()
-    except (OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        return plain_pickle(read_bytes(path))
+    except (OSError, ValueError) as error:
         raise UserError(f"The references {path} cannot be read ({error}); give the folder of a "
                         "REFER data set, such as refcoco+.") from None
 

@@ -11,7 +11,9 @@ import numpy as np
 
 from albef_jax.data.sources.json_rows import read_rows
 from albef_jax.data.sources.manifest import ManifestSource
-from albef_jax.data.sources.regions import FeatureFolder, Regions, open_regions, parse_features
+from albef_jax.data.sources.region_files import (
+    FeatureFolder, open_all, open_regions, parse_features)
+from albef_jax.data.sources.regions import Regions
 from albef_jax.data.table import parse_table
 from albef_jax.errors import UserError, first_line
 from albef_jax.files import read_bytes
@@ -38,7 +40,7 @@ class ProductSource(ManifestSource):
 
     Args:
         files, image_roots: see `ManifestSource`; media and features that rows name are there.
-        regions: TSV files or folders of .npz; see `sources.regions`.
+        regions: files and folders of regions, see `sources.region_files`.
         video, audio: folders of files ID.npy.
         classes: the names of all classes in order, or a file: a JSON list of them, or another
             manifest, whose classes are taken. Without any: those of this one.
@@ -214,12 +216,8 @@ class ProductSource(ManifestSource):
 
     def _opened(self, open_one, paths) -> list:
         """What is at one or several paths; what is wrong with them is kept for the end."""
-        opened = []
-        for path in [paths] if isinstance(paths, str) else paths:
-            try:
-                opened.append(open_one(path))
-            except UserError as error:
-                self._wrong.append(str(error))
+        opened, wrong = open_all(open_one, paths)
+        self._wrong += wrong
         return opened
 
 

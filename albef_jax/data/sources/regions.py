@@ -1,29 +1,18 @@
-"""Regions of images in files: a detector's TSV, or a folder with a file for each image."""
+"""Regions of an image: what one image has, under whatever names a file has it, and geometry."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import io
-import os
-import sys
-import zipfile
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from etils import epath
-from tqdm import tqdm
 
-from albef_jax.data.sources.numbering import hashed
-from albef_jax.errors import UserError
-from albef_jax.files import cache_folder, completed, is_remote, local_copy, locked, read_bytes
-
-# Columns of a bottom-up-attention TSV, and of M5Product's, which have a title behind them.
-COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
-CACHED_FROM = 1 << 28  # bytes of a TSV whose index is kept
-VERSION = 1  # of such an index
-BLOCK = 4096  # bytes that hold the name of an image
+# A value -> what files call it: ours, those of detectors, and those of UNITER's files.
+NAMES = {"features": ("features", "feats"), "classes": ("classes", "cls_id", "objects_id"),
+         "confidences": ("confidences", "cls_conf", "objects_conf", "conf"),
+         "probabilities": ("cls_prob", "soft_labels")}
+SIZES = (("width", "height"), ("image_w", "image_h"), ("img_w", "img_h"))
+SHARES = ("norm_bb", "spatial_features")  # x1, y1, x2, y2, ... as shares of width and height
 
 
 class Regions(NamedTuple):
@@ -92,172 +81,55 @@ def likeliest(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.argmax(objects, axis=1).astype(np.int32), np.max(objects, axis=1)
 
 
-class RegionsTsv:
-    """Random access to the lines of a TSV without a header, `COLUMNS` and maybe more.
+def of_arrays(arrays: Mapping) -> Regions:
+    """The regions whose arrays have any of the names in `NAMES`, `SIZES` and `SHARES`, checked.
 
-    The file is read through once for the place of each line; of a large file these are kept in the
-    user's cache. One on an object store is copied to this machine first.
-
-    Raises:
-        UserError: the file cannot be read, or is no such TSV.
-    """
-
-    def __init__(self, path: str):
-        self.path = path
-        try:
-            local = local_copy(path)
-            self._keys, self._starts, self._lengths = _index(local)
-            self._file = open(local, "rb", buffering=0)
-        except OSError as error:
-            raise UserError(f"The region file {path} cannot be read ({error.strerror or error}); "
-                            "check data.source.regions.") from None
-        if len(self._starts) and self._columns(0).count(b"\t") < len(COLUMNS) - 1:
-            raise UserError(f"The region file {path} is no TSV with the columns "
-                            f"{', '.join(COLUMNS)}; give one, or a folder of .npz files.")
-
-    def names(self) -> list[str]:
-        """The names of all images, in order of the file."""
-        return [self._columns(line).split(b"\t", 1)[0].decode() for line in range(len(self))]
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def __contains__(self, name: str) -> bool:
-        return self._find(name) is not None
-
-    def read(self, name: str) -> Regions:
-        """The regions of an image.
-
-        Raises:
-            OSError: the file ends within them, or they are damaged.
-        """
-        line = self._find(name)
-        if line is None:
-            raise FileNotFoundError(f"{name} is not in {self.path}")
-        length = int(self._lengths[line])
-        contents = os.pread(self._file.fileno(), length, int(self._starts[line]))
-        if len(contents) != length:
-            raise OSError(f"{self.path} ends inside {name}")
-        return parse_line(contents)
-
-    def _find(self, name: str) -> int | None:
-        key = hashed([name])[0]
-        row = int(np.searchsorted(self._keys["key"], key))
-        if row < len(self._keys) and self._keys["key"][row] == key:
-            return int(self._keys["line"][row])
-        return None
-
-    def _columns(self, line: int) -> bytes:
-        return os.pread(self._file.fileno(), int(self._lengths[line]), int(self._starts[line]))
-
-
-def parse_line(line: bytes) -> Regions:
-    """The regions of a line of a TSV; raises OSError where it is damaged."""
-    values = dict(zip(COLUMNS, line.rstrip(b"\r\n").split(b"\t")))
-    try:
-        count, size = int(values["num_boxes"]), (float(values["image_w"]), float(values["image_h"]))
-        boxes, features = (np.frombuffer(base64.b64decode(values[name], validate=True), "<f4")
-                           for name in ("boxes", "features"))
-        return _checked(Regions(features.reshape(count, -1), boxes.reshape(count, 4), size))
-    except (KeyError, ValueError, binascii.Error) as error:
-        raise OSError(f"a damaged line ({error})") from None
-
-
-def _index(path: str):
-    """Sorted keys of the names with their lines, and start and length of each line."""
-    size = os.path.getsize(path)
-    if size < CACHED_FROM:
-        return _read_index(path, size)
-    stat = os.stat(path)
-    key = hashlib.blake2b(f"{VERSION} {os.path.abspath(path)} {size} {stat.st_mtime_ns}".encode(),
-                          digest_size=16).hexdigest()
-    kept = cache_folder("regions") / f"{key}.npz"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with locked(kept, "indexing the same region file"):
-        if kept.exists():
-            try:
-                with np.load(kept) as file:
-                    return file["keys"], file["starts"], file["lengths"]
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-                print(f"the index {kept} is damaged; it is made anew", file=sys.stderr)
-        keys, starts, lengths = _read_index(path, size)
-        with completed(kept) as unfinished, open(unfinished, "wb") as file:
-            np.savez(file, keys=keys, starts=starts, lengths=lengths)
-        return keys, starts, lengths
-
-
-def _read_index(path: str, size: int):
-    starts, names = [], []
-    with open(path, "rb") as file, tqdm(
-            total=size, desc="index of regions", unit="B", unit_scale=True,
-            disable=None if size >= CACHED_FROM else True) as bar:
-        place = 0
-        while line := file.readline():
-            if line.strip():
-                starts.append((place, len(line)))
-                names.append(line[:BLOCK].split(b"\t", 1)[0].decode("utf-8", "replace"))
-            place += len(line)
-            bar.update(len(line))
-    keys = np.zeros(len(names), [("key", np.uint64), ("line", np.int64)])
-    keys["key"], keys["line"] = hashed(names), np.arange(len(names))
-    places = np.array(starts, np.int64).reshape(-1, 2)
-    return np.sort(keys, order="key"), places[:, 0], places[:, 1]
-
-
-class FeatureFolder:
-    """A folder with a file NAME.npy, or NAME.npz for regions, for each example that has some.
-
-    Args:
-        path: of the folder. ending: of the files.
+    Without a size of the image, boxes are shares of an image of 1 x 1. Of class probabilities the
+    likeliest class is taken.
 
     Raises:
-        UserError: there is no such folder.
+        OSError: something is missing, does not fit the rest, or is not finite.
     """
-
-    def __init__(self, path: str, ending: str):
-        self.path, self._ending = path, ending
-        folder = epath.Path(path)
-        if not folder.is_dir():
-            raise UserError(f"The folder of features {path} does not exist; give one with files "
-                            f"NAME{ending}, such as `albef features` writes.")
-        self._names = {file.name.removesuffix(ending) for file in folder.iterdir()
-                       if file.name.endswith(ending)}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._names
-
-    def read(self, name: str):
-        """The features of an example; raises OSError where they are damaged."""
-        return parse_features(read_bytes(epath.Path(self.path) / f"{name}{self._ending}"))
+    found = {key: next((np.asarray(arrays[name]) for name in names if name in arrays), None)
+             for key, names in NAMES.items()}
+    features, classes, confidences, probabilities = found.values()
+    boxes, size = _boxes(arrays)
+    if features is None or boxes is None:
+        raise OSError(f"no {'features' if features is None else 'boxes with the image size'} of "
+                      "regions")
+    if probabilities is not None and probabilities.ndim == 2 and len(probabilities):
+        likely = likeliest(probabilities)
+        classes = likely[0] if classes is None else classes
+        confidences = likely[1] if confidences is None else confidences
+    return checked(Regions(features, boxes, size, classes, confidences))
 
 
-def parse_features(contents: bytes) -> np.ndarray | Regions:
-    """What a .npy or .npz file holds: an array, or features, boxes and size of regions.
-
-    Raises:
-        OSError: it is damaged, holds anything else, or numbers that are not finite.
-    """
-    try:
-        loaded = np.load(io.BytesIO(contents), allow_pickle=False)
-        value = loaded if isinstance(loaded, np.ndarray) else Regions(
-            loaded["features"], loaded["boxes"], tuple(loaded["size"].tolist()))
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise OSError(f"no file of features ({error})") from None
-    return _checked(value)
+def _boxes(arrays: Mapping) -> tuple[np.ndarray | None, tuple]:
+    for width, height in SIZES:
+        if "boxes" in arrays and width in arrays and height in arrays:
+            return np.asarray(arrays["boxes"]), (float(arrays[width]), float(arrays[height]))
+    if "boxes" in arrays and "size" in arrays:
+        return np.asarray(arrays["boxes"]), tuple(np.asarray(arrays["size"], float).tolist())
+    shares = next((np.asarray(arrays[name]) for name in SHARES if name in arrays), None)
+    return (None if shares is None else shares[..., :4].astype(np.float32)), (1.0, 1.0)
 
 
-def _checked(value: np.ndarray | Regions) -> np.ndarray | Regions:
-    """The features; raises OSError if they are no numbers [n, width]."""
-    array = value if isinstance(value, np.ndarray) else value.features
-    if array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise OSError(f"features {array.dtype} {list(array.shape)}, not numbers [n, width]")
-    if not np.all(np.isfinite(array)):
-        raise OSError("features that are not finite")
-    return value
-
-
-def open_regions(path: str) -> RegionsTsv | FeatureFolder:
-    """A TSV, or a folder of .npz files; raises UserError."""
-    is_folder = epath.Path(path).is_dir() if is_remote(path) else os.path.isdir(path)
-    return FeatureFolder(path, ".npz") if is_folder or not path.endswith(".tsv") else (
-        RegionsTsv(path))
+def checked(regions: Regions) -> Regions:
+    """The same; raises OSError where shapes do not fit each other or numbers are not finite."""
+    count = len(regions.features) if regions.features.ndim == 2 else 0
+    if not count:
+        raise OSError(f"features of shape {list(regions.features.shape)}, not [n, width]")
+    shapes = {"boxes": (count, 4), "classes": (count,), "confidences": (count,)}
+    for name, shape in shapes.items():
+        array = getattr(regions, name)
+        if array is not None and array.shape != shape:
+            raise OSError(f"{name} of shape {list(array.shape)} for {count} regions")
+    if len(regions.size) != 2 or not all(0 < side < np.inf for side in regions.size):
+        raise OSError(f"an image of {' x '.join(map('{:g}'.format, regions.size))}")
+    for name in ("features", "boxes", "confidences"):
+        array = getattr(regions, name)
+        if array is not None and not (array.dtype.kind in "fiu" and np.all(np.isfinite(array))):
+            raise OSError(f"{name} that are not finite numbers")
+    if regions.classes is not None and regions.classes.dtype.kind not in "iu":
+        raise OSError(f"classes {regions.classes.dtype}, not whole numbers")
+    return regions

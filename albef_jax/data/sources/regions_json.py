@@ -1,65 +1,63 @@
-"""Captions in manifests, and regions of their images in files of a folder."""
+"""Captions in manifests, and regions of their images in files of a detector."""
 
 from __future__ import annotations
 
-import io
+import functools
+import itertools
 import os
-import zipfile
+import re
 from collections.abc import Sequence
-
-import numpy as np
 
 from albef_jax.data.sources.base import pairs
 from albef_jax.data.sources.json_source import JsonSource
+from albef_jax.data.sources.region_files import open_all, open_regions
 from albef_jax.data.sources.regions import Regions
-from albef_jax.files import read_bytes
+
+TRIED = 10  # images whose regions are looked at for their width
 
 
 class RegionsJsonSource(JsonSource):
-    """Rows as of `JsonSource`, and for the image NAME.jpg a file NAME.npz with its regions.
+    """Rows as of `JsonSource`, and the regions of their images in other files.
 
-    Such a file has `width` and `height` of the image, `boxes` [n, 4] (x1, y1, x2, y2 in pixels),
-    `feats` [n, d], and where they are known `cls_id` [n] and `cls_conf` [n]. Nothing is unpickled.
+    The image `train2014/COCO_train2014_000000000042.jpg` is looked for in each of these under its
+    name without the ending, with and without its folders, in small letters, and as the number 42.
 
     Args:
         files, image_roots, merge_images: see `JsonSource`; images are for people only.
-        regions: folders of these files, searched in this order.
+        regions: files and folders of regions, see `region_files`, searched in this order.
     """
 
-    fields = pairs() | {"regions": {}}
-
-    def __init__(
-        self,
-        files: Sequence[str],
-        image_roots: Sequence[str] = (),
-        merge_images: bool = False,
-        regions: Sequence[str] = (),
-    ):
-        self._regions = [regions] if isinstance(regions, str) else list(regions)
+    def __init__(self, files: Sequence[str], image_roots: Sequence[str] = (),
+                 merge_images: bool = False, regions: Sequence[str] = ()):
+        self._stores, self._wrong = open_all(open_regions, regions)
         super().__init__(files, image_roots, merge_images)
 
-    def regions(self, index: int) -> Regions:
-        """Raises OSError where there is no usable file."""
-        file = os.path.splitext(self.name(index))[0] + ".npz"
-        for folder in self._regions:
+    def read_manifests(self, files):
+        digests, problems = super().read_manifests(files)
+        return digests, self._wrong + problems
+
+    @functools.cached_property
+    def fields(self):
+        """With the fact `width`, from the first image whose regions can be read."""
+        for index in itertools.islice(range(len(self)), TRIED):
             try:
-                return parsed(read_bytes(os.path.join(folder, file)))
-            except FileNotFoundError:
+                return pairs() | {"regions": {"width": self.regions(index).features.shape[1]}}
+            except OSError:
                 continue
-        raise FileNotFoundError("not found in any folder of regions")
+        return pairs() | {"regions": {}}
+
+    def regions(self, index: int) -> Regions:
+        """Raises OSError where there are none that can be used."""
+        for store, name in itertools.product(self._stores, names_of(self.name(index))):
+            if name in store:
+                return store.read(name)
+        raise FileNotFoundError("no file of regions has it")
 
 
-def parsed(contents: bytes) -> Regions:
-    """The regions in an .npz file.
-
-    Raises:
-        OSError: it is damaged, or lacks an array.
-    """
-    try:
-        with np.load(io.BytesIO(contents)) as arrays:
-            return Regions(arrays["feats"], arrays["boxes"],
-                           (float(arrays["width"]), float(arrays["height"])),
-                           *(arrays[name] if name in arrays else None
-                             for name in ("cls_id", "cls_conf")))
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise OSError(f"no regions ({error})") from error
+def names_of(image: str) -> list[str]:
+    """The names under which files of regions may have an image, the most exact first."""
+    whole = os.path.splitext(image)[0]
+    plain = os.path.basename(whole)
+    number = re.search(r"(\d+)$", plain)
+    return list(dict.fromkeys([whole, plain, plain.lower(),
+                               *([str(int(number[1]))] if number else [])]))

@@ -7,7 +7,8 @@ import pytest
 
 from albef_jax.data.fields.regions import DetectedRegionsField
 from albef_jax.data.sources.regions import Regions, clipped, likeliest, locations
-from albef_jax.data.sources.regions_json import RegionsJsonSource, parsed
+from albef_jax.data.sources.region_files import parse_features
+from albef_jax.data.sources.regions_json import RegionsJsonSource
 from albef_jax.errors import UserError
 
 FOUR = Regions(
@@ -97,18 +98,18 @@ def test_regions_beside_a_manifest(tmp_path):
     (tmp_path / "regions" / "a" / "one.npz").write_bytes(
         npz(**WHOLE, cls_id=FOUR.classes, cls_conf=FOUR.confidences))
     source = RegionsJsonSource([str(tmp_path / "rows.json")],
-                               regions=[str(tmp_path / "none"), str(tmp_path / "regions")])
+                               regions=[str(tmp_path / "regions")])
     one = source.get(0, "regions")
     for ours, theirs in zip(one, FOUR, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert source.get(0, "text") == ["x", "y"] and len(source) == 2
-    with pytest.raises(FileNotFoundError, match="not found in any folder of regions"):
+    with pytest.raises(FileNotFoundError, match="no file of regions has it"):
         source.get(1, "regions")
 
 
 def test_files_that_are_no_regions():
-    assert parsed(npz(**WHOLE)).classes is None
+    assert parse_features(npz(**WHOLE)).classes is None
     for contents in (b"", b"nothing", npz(width=3), npz(**WHOLE)[:-40],
                      npz(**WHOLE | {"feats": np.array([{"a": 1}], object)})):
-        with pytest.raises(OSError, match="no regions"):
-            parsed(contents)
+        with pytest.raises(OSError, match="no file of features|no features|no boxes"):
+            parse_features(contents)
