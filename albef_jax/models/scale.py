@@ -128,18 +128,22 @@ def withheld(arrays, kept):
     """A batch in which some modalities are seen, and of the others nothing but a CLS token.
 
     Args:
-      arrays: of a batch, by name. kept: letters of the modalities that are seen.
+      arrays: of a batch, by name. kept: letters of the modalities that are seen; or by letter bool
+        `[b]`, of which examples they are.
     """
     blank = {}
     for letter, name in MODALITIES.items():
-        if letter in kept or f"{name}_mask" not in arrays:
+        if f"{name}_mask" not in arrays:
             continue
-        mask = jnp.zeros_like(arrays[f"{name}_mask"])
-        blank[f"{name}_mask"] = mask.at[:, 0].set(1) if letter in WORDS else mask
+        mask = jnp.asarray(arrays[f"{name}_mask"])
+        seen_b = kept[letter] if isinstance(kept, dict) else jnp.full(len(mask), letter in kept)
+        kept_mask = mask * seen_b[:, None]
+        blank[f"{name}_mask"] = (kept_mask.at[:, 0].set(mask[:, 0]) if letter in WORDS
+                                 else kept_mask)
         if letter in FEATURES:
-            blank[name] = jnp.zeros_like(arrays[name])
+            blank[name] = arrays[name] * seen_b[:, None, None]
         if f"{name}_present" in arrays:
-            blank[f"{name}_present"] = jnp.zeros_like(arrays[f"{name}_present"])
+            blank[f"{name}_present"] = arrays[f"{name}_present"] & seen_b
     return {**arrays, **blank}
 
 

@@ -132,6 +132,17 @@ def pair_losses(features_bmp, scores_bmm, temperature, mode="logit", present_bm=
 # ---- masked tables, and features that are predicted -----------------------------------------
 
 
+def draw_kept(key, present_bm, share):
+    """Which modalities of an example are seen, bool `[b, m]`: of those it has, one at least.
+
+    Args:
+      present_bm: bool, what an example has. share: of them that are withheld.
+    """
+    drawn_bm = jnp.where(present_bm, jax.random.uniform(key, present_bm.shape), -1.0)
+    last_bm = drawn_bm == jnp.max(drawn_bm, axis=1, keepdims=True)
+    return present_bm & ((drawn_bm >= share) | last_bm)
+
+
 class EntityDraws(NamedTuple):
     """The random choices of masking tables; every field is bool `[b, k]`."""
 

@@ -14,7 +14,7 @@ from albef_jax.data.fields.title import TitleField
 from albef_jax.errors import UserError
 from albef_jax.models import flops
 from albef_jax.models.layers import initial_std
-from albef_jax.models.scale import FEATURES, JCT_ORDER, MODALITIES, WORDS, Scale, Size
+from albef_jax.models.scale import FEATURES, JCT_ORDER, MODALITIES, WORDS, Scale, Size, withheld
 from albef_jax.models.stack import REMAT_POINTS
 from albef_jax.objectives import masking, scale
 from albef_jax.tasks.base import Aux, Rule, Shown, Task, check_mask_shares
@@ -71,7 +71,10 @@ def sizes_of(data):
 class ScaleTask(Task):
     """What SCALE's tasks share: products of five modalities; see `tasks.base.Task`."""
 
-    OBJECTIVE: dict = {}
+    OBJECTIVE = dict(
+        # Share of a product's modalities that training does not show, so that the model is good at
+        # each subset of them.
+        withheld=0.0)
     limits = {
         **{f"model.{name}": (1, 2**20) for name in (
             "width", "text_heads", "text_mlp_width", "visual_heads", "visual_mlp_width",
@@ -83,6 +86,7 @@ class ScaleTask(Task):
         "objective.temperature": (0.001, None), "objective.mask_replace": (0.0, 1.0),
         "model.dropout": (0.0, 1.0), "model.attention_dropout": (0.0, 1.0),
         **{f"objective.{name}": (0.0, None) for name in ("cl", *LOSSES.values())},
+        "objective.withheld": (0.0, 1.0),
         "objective.mask_rate": (0.0, 1.0), "objective.region_zeroed": (0.0, 1.0),
         "objective.title_budget": (0, None), "objective.table_budget": (0, None)}
     choices = {
@@ -173,6 +177,15 @@ class ScaleTask(Task):
         with initial_std(self.model.config.init_std):
             return self.model.init(rng, blank)["params"]
 
+    def shown_part(self, key, group):
+        """A group of which `objective.withheld` is not seen."""
+        share = self.objective.withheld
+        if not share:
+            return group
+        has_bm = jnp.stack([group[f"{MODALITIES[m]}_present"] for m in self.modalities], axis=1)
+        kept_bm = scale.draw_kept(key, has_bm, share)
+        return withheld(group, {m: kept_bm[:, i] for i, m in enumerate(self.modalities)})
+
     def present(self, arrays):
         """bool `[b, m]`, what an example has, None where missing values count like others."""
         if self.model.config.missing_policy == "zero_attend":
@@ -191,7 +204,7 @@ class ScaleTask(Task):
 class ScalePretrain(ScaleTask):
     """Masked words, entities, regions, frames and audio, and contrast, weighted by scores."""
 
-    OBJECTIVE = dict(
+    OBJECTIVE = ScaleTask.OBJECTIVE | dict(
         mlm=1.0, mem=1.0, mrp=1.0, mfp=1.0, mam=1.0, cl=1.0,  # weights of the losses; 0: without
         temperature=0.07, cl_reduction="mean",  # over pairs of modalities; 'sum' in the paper
         simcl_mode="logit",  # what scores multiply: 'logit', 'loss', 'off' for nothing
@@ -252,6 +265,7 @@ class ScalePretrain(ScaleTask):
         """See `Task.loss`. `draws`: by letter, as `draw` gives them."""
         del teacher, memory, schedule
         masking_key, dropout_key = jax.random.split(key)
+        group = self.shown_part(jax.random.fold_in(masking_key, 1), group)
         masked, predicted = self.mask(group, self.draw(masking_key, group) if draws is None
                                       else draws)
         encoded = self.model.apply({"params": params}, masked, deterministic=False,

@@ -1,5 +1,6 @@
 """Classes of products: SCALE's trunk fine-tuned on its joint CLS tokens (M5Product)."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -51,8 +52,10 @@ class ScaleClassify(ScaleTask):
         return Rule(from_pretraining, {(head,): "a head of pre-training" for head in HEADS})
 
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):
-        """Cross-entropy; see `Task.loss`. Nothing is drawn but dropout."""
+        """Cross-entropy; see `Task.loss`. Nothing is drawn but dropout and what
+        is withheld."""
         del teacher, memory, schedule, draws
+        group = self.shown_part(jax.random.fold_in(key, 1), group)
         logits_bc, hidden_bp, cls = self.model.apply(
             {"params": params}, group, deterministic=False, rngs={"dropout": key})
         loss_b = optax.softmax_cross_entropy_with_integer_labels(logits_bc, group["label"])

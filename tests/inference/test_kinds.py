@@ -112,8 +112,8 @@ def test_every_task_can_be_loaded(config_of, tokenizer):
         classes[name] = model_class(task.predict_fns(), task.fields(config))
     assert classes == {"pretrain": FeatureModel, "retrieval": FeatureModel, "vqa": AnswerModel,
                        "ve": ClassModel, "nlvr": ClassModel, "nlvr_pretrain": Model,
-                       "scale_pretrain": ProductModel,
-                       "scale_classify": ProductModel}
+                       "scale_pretrain": ProductModel, "scale_classify": ProductModel,
+                       "imagebert_pretrain": Model, "imagebert_retrieval": Model}
     model = Model(config_of("nlvr_pretrain"), {}, tokenizer)
     with pytest.raises(UserError, match="'nlvr_pretrain' has no match; it has nothing to offer"):
         model.match("a.png", "a")

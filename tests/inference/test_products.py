@@ -70,7 +70,7 @@ def test_products_are_found(model):
 
 def test_files_of_features_and_sources(model, tmp_path):
     np.save(tmp_path / "a.npy", PRODUCTS[2]["audio"])
-    np.savez(tmp_path / "i.npz", **{**REGIONS._asdict(), "size": (8, 8)})
+    np.savez(tmp_path / "i.npz", features=REGIONS.features, boxes=REGIONS.boxes, size=(8, 8))
     files = {"title": "red chair", "audio": str(tmp_path / "a.npy"),
              "image": str(tmp_path / "i.npz")}
     held = {**PRODUCTS[2], "image": REGIONS}

@@ -17,6 +17,7 @@ from albef_jax.objectives.masking import (
 from albef_jax.objectives.scale import (
     EntityDraws,
     draw_entities,
+    draw_kept,
     harmonised_scores,
     mask_entities,
     pair_losses,
@@ -152,3 +153,16 @@ def test_squared_error_of_nothing_is_zero():
     assert squared_error(x, target, some) == pytest.approx(np.mean(each), rel=1e-5)
     weighted = squared_error(x, target, some, jnp.array([3.0, 1.0]))
     assert weighted == pytest.approx((3 * each[0] + each[1]) / 2, rel=1e-5)
+
+
+def test_of_what_an_example_has_one_is_kept_at_least():
+    has = np.random.default_rng(0).random((4000, 5)) < 0.7
+    for share in (0.3, 1.0):
+        kept = np.asarray(draw_kept(jax.random.key(0), jnp.asarray(has), share))
+        assert not np.any(kept & ~has)
+        np.testing.assert_array_equal(kept.any(axis=1), has.any(axis=1))
+        if share == 1.0:
+            assert kept.sum(axis=1).max() == 1
+        else:
+            whole = has.all(axis=1)
+            assert abs(kept[whole].mean() - 0.7) < 0.03

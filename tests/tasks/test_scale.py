@@ -136,6 +136,21 @@ def test_what_is_withheld_is_not_seen(policy):
     assert np.max(np.abs(seen["joint_t"] - whole["joint_t"])) > 1e-3
 
 
+@pytest.mark.parametrize("task", ["scale_pretrain", "scale_classify"])
+def test_training_sees_a_part_of_each_product(task):
+    shown = []
+    for share in (0.0, 1.0):
+        config = tiny(task, objective__withheld=share)
+        group = {name: jnp.asarray(x[:8]) for name, x in noise_batch(config).items()}
+        made = make_task(config)
+        part = made.shown_part(jax.random.key(0), group)
+        shown.append(np.stack([part[f"{name}_present"] for name in MODALITIES.values()]).sum(0))
+        for name in ("regions", "video", "audio"):
+            seen = np.abs(np.asarray(part[name])).reshape(8, -1).any(axis=1)
+            np.testing.assert_array_equal(seen, part[f"{name}_present"])
+    assert shown[0].tolist() == [5] * 8 and shown[1].tolist() == [1] * 8
+
+
 def test_the_jct_places_modalities_as_if_all_were_there():
     """Video begins after 6 + 8 + 5 tokens though neither table nor regions are there."""
     config = tiny(model__modalities="tv")
