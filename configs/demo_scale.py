@@ -16,7 +16,7 @@ def get_config(variant=None):
     """`variant`: None to pre-train, or 'classify'."""
     config = default_config(f"scale_{variant or 'pretrain'}")
     config.batch_size = config.group_size = 64
-    config.steps = 600
+    config.steps = 400 if variant else 900
     config.log_every = 20
     config.model.update(
         width=96, layers=1, text_heads=4, text_mlp_width=192, visual_heads=4, visual_mlp_width=192,
@@ -28,8 +28,8 @@ def get_config(variant=None):
     config.data.update(vocab_size=300, text_length=12, table_length=24)
     for name, length in LENGTHS.items():
         config.data.update({f"{name}_length": length, f"{name}_width": WIDTHS[name]})
-    config.data.source = dict(kind="scenes_products", split="train", size=4800)
-    heldout = dict(kind="scenes_products", split="heldout", size=800)
+    config.data.source = dict(kind="scenes_products", split="train", size=9600, copies=1)
+    heldout = dict(kind="scenes_products", split="heldout", size=1200, copies=2)
     if variant:
         config.model.classes = 16
         config.evals.accuracy = dict(kind="product_classification", source=heldout, every=0)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from albef_jax.errors import UserError
+from albef_jax.evaluators import product_cards
 from albef_jax.evaluators.base import Chart, Evaluator, Group, Table
 from albef_jax.evaluators.batches import Rows
 from albef_jax.evaluators.classification import is_right
@@ -237,16 +238,27 @@ class ProductRetrieval(ProductEvaluator):
         return Table(rows, (Group("category", columns, strong=False), Group("instance", columns)))
 
     def examples(self, forward, teacher):
-        """Queries and what they find first by the last subset: `products`, rows of the source."""
+        """Queries and what they find first by the last subset; see `report/products.html`."""
         del teacher
         found, labels = self.encode(forward, self.subsets[-1]), self._labels["fine"]
         shown = spread(len(self._queries), SHOWN)
-        queries = [self._queries[i] for i in shown]
+        queries = [int(self._queries[i]) for i in shown]
         ranked = rankings(found[queries], found[self._gallery], self._own[shown], SHOWN)
-        return {"products": [{"query": query, "found": [
-            {"row": row, "hit": bool(labels[row] == labels[query])}
-            for row in (self._gallery[place] for place in places if place >= 0)]}
-            for query, places in zip(queries, ranked)]}
+        arrays, letters = self._rows.data.some(queries), self.config.model.modalities
+        cards = [product_cards.card(self.source, row) for row in queries]
+        swapped, before, after = product_cards.trust(forward, arrays, letters)
+        guessed = product_cards.guessed_entities(
+            forward, arrays, self.tokenizer, [one["table"] for one in cards]) if (
+            "words" in forward and "p" in letters) else [None] * len(cards)
+        return {"products": {
+            "gallery": len(self._gallery), "swapped": MODALITIES[swapped],
+            "letters": [MODALITIES[letter] for letter in letters],
+            "queries": [one | {
+                "scores": before and (before[i], after[i]), "entity": guessed[i],
+                "found": [product_cards.card(self.source, row)
+                          | {"hit": bool(labels[row] == labels[queries[i]])}
+                          for row in (self._gallery[place] for place in ranked[i] if place >= 0)]}
+                for i, one in enumerate(cards)]}}
 
 
 def subset_name(subset):

@@ -2,21 +2,24 @@
 
 from pathlib import Path
 
+from etils import epath
 import jax
 import numpy as np
 import pytest
 
-from albef_jax.config import default_config
+from albef_jax.config import default_config, load_config
 from albef_jax.data.sources import make_source
 from albef_jax.data.sources.scenes_products import LENGTHS, WIDTHS
 from albef_jax.data.text import make_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator
 from albef_jax.evaluators.base import Forward
+from albef_jax.evaluators.product_cards import card, hidden_pair
 from albef_jax.evaluators.products import ProductRetrieval, cluster_scores, unit
 from albef_jax.evaluators.ranked import ranked_scores, rankings, retrieval_scores
-from albef_jax.models.scale import withheld
+from albef_jax.models.scale import MODALITIES, withheld
 from albef_jax.parallel.mesh import make_mesh
+from albef_jax.report import write_page
 from albef_jax.tasks import make_task
 from parity_report import Report
 from parity_scale_metrics import run_metrics
@@ -160,9 +163,57 @@ def test_a_row_of_the_table_for_each_subset(make, forward):
     assert groups[0].columns == ("mAP@1", "mAP@5", "mAP@10", "Prec@1", "Prec@5", "Prec@10")
     assert rows[1][1][1][0] == values["fine_ti_map1"]
     assert ProductRetrieval.label("fine_ti_prec10") == "fine ti Prec@10"
-    section = evaluator.examples(forward, None)["products"]
-    assert len(section) == 6 and all(row["query"] not in [hit["row"] for hit in row["found"]]
-                                     for row in section)
+    queries = evaluator.examples(forward, None)["products"]["queries"]
+    assert len(queries) == 6 and all(len(query["found"]) == 6 and query["name"] not in [
+        found["name"] for found in query["found"]] for query in queries)
+
+
+def test_a_card_has_what_a_product_has(source):
+    for row in range(SIZE):
+        shown, has = card(source, row), source.modalities(row)
+        assert shown["has"] == list(has)
+        assert (shown["title"] is not None) == ("title" in has)
+        assert (shown["picture"] is not None) == ("regions" in has)
+        assert bool(shown["table"]) == ("table" in has)
+
+
+@pytest.mark.parametrize("last, turn, pair", [
+    (0, 0, 0), (0, 1, 1), (0, 2, 0), (6, 1, 1), (4, 1, 0)])
+def test_the_value_that_is_hidden_is_whole_and_short(last, turn, pair):
+    """Pair 2 has four words; the last number is that of the entity at which the table was cut."""
+    entities = np.array([0, 1, 2, 3, 3, 4, 5, 6, 6, 6, 6, 0])
+    if last:
+        entities = entities[:list(entities).index(last) + 1]
+    assert hidden_pair(entities, 3, turn) == pair
+
+
+@pytest.mark.slow
+def test_the_page_shows_products_what_they_find_and_what_the_model_trusts(tmp_path, tokenizer):
+    config = load_config("tests/tiny_scale.py", [])
+    for name in LENGTHS:
+        config.data[f"{name}_length"], config.data[f"{name}_width"] = LENGTHS[name], WIDTHS[name]
+    config.data.update(text_length=12, table_length=20)
+    config.model.update(max_positions=40, max_video=20, max_audio=40, max_jct=120,
+                        vocab_size=tokenizer.vocab_size)
+    source = make_source(dict(kind="scenes_products", split="heldout", size=SIZE))
+    config.evals.dev = dict(kind="product_retrieval", source="scenes_products")
+    task = make_task(config)
+    model = Forward(task.init(jax.random.key(0)), task.predict_fns(),
+                    make_mesh(devices=jax.devices()[:1]))
+    dev = make_evaluator("dev", {"kind": "product_retrieval", "source": source}, config, tokenizer)
+    section = dev.examples(model, None)["products"]
+    assert section["swapped"] == "regions" and section["letters"] == [*MODALITIES.values()]
+    for query in section["queries"]:
+        before, after = map(np.array, query["scores"])
+        assert before.shape == (5, 5) and np.abs(before - after)[1].max() > 1e-4
+        if query["entity"]:
+            words = " ".join(guess["word"] for guess in query["entity"]["guesses"])
+            assert words == query["table"][query["entity"]["pair"]][1]
+            assert all(len(guess["model"]) == 5 for guess in query["entity"]["guesses"])
+    page = write_page(epath.Path(tmp_path), config, {"dev": dev}, model, {}).read_text()
+    for query in section["queries"]:
+        assert query["title"] is None or query["title"] in page
+    assert page.count("<table class=\"scores\">") == 12 and "regions of another product" in page
 
 
 def test_categories_by_subset(make, forward):
