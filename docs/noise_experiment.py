@@ -7,15 +7,9 @@ Started again, it goes on where it was stopped. With several jobs every run has 
 """
 
 import argparse
-from concurrent.futures import ThreadPoolExecutor
-import json
-import os
 import pathlib
-import queue
-import subprocess
-import sys
 
-import numpy as np
+from runs import Run, last_values, markdown, spread, train_all
 
 SWITCHES = {
     "everything on": [],
@@ -30,22 +24,6 @@ COLUMNS = {"i2t R@1": "retrieval/i2t_r1", "t2i R@1": "retrieval/t2i_r1",
            "colour and shape words": "masked/mlm_top1_words"}
 
 
-def train(folder, switches, seed, cores):
-    """Trains one run on some cores; does nothing if it is complete."""
-    command = [pathlib.Path(sys.executable).with_name("albef"), "train",
-               "--config", "configs/demo.py:noise", "--workdir", str(folder),
-               f"--config.seed={seed}", *switches]
-    with open(f"{folder}.log", "w") as log:
-        subprocess.run(command, check=True, stderr=log, stdout=log,
-                       preexec_fn=lambda: os.sched_setaffinity(0, cores))
-
-
-def last_values(folder):
-    """The last evaluation of a run: `evaluator/name` -> percent."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return next(row for row in map(json.loads, reversed(lines)) if COLUMNS["t2i R@1"] in row)
-
-
 def main():
     """Runs what is missing and prints a markdown table: mean (least to largest) over the seeds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -53,26 +31,16 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    free = queue.SimpleQueue()
-    for cores in np.array_split(sorted(os.sched_getaffinity(0)), args.jobs):
-        free.put(cores.tolist())
-
-    def run(name, seed):
-        folder, cores = args.folder / f"{name.split(' (')[0].replace(' ', '_')}_{seed}", free.get()
-        train(folder, SWITCHES[name], seed, cores)
-        free.put(cores)
-        return last_values(folder)
-
-    with ThreadPoolExecutor(args.jobs) as pool:
-        rows = {name: [pool.submit(run, name, seed) for seed in range(args.seeds)]
-                for name in SWITCHES}
-    print("| " + " | ".join(["training", *COLUMNS]) + " |")
-    print("|---" * (len(COLUMNS) + 1) + "|")
-    for name, runs in rows.items():
-        values = np.array([[future.result()[key] for key in COLUMNS.values()] for future in runs])
-        cells = [f"{v.mean():.1f} ({v.min():.1f}-{v.max():.1f})" for v in values.T]
-        print("| " + " | ".join([name, *cells]) + " |")
+    folders = {name: [args.folder / f"{name.split(' (')[0].replace(' ', '_')}_{seed}"
+                      for seed in range(args.seeds)] for name in SWITCHES}
+    train_all({folder: Run("configs/demo.py:noise",
+                           switches=(f"--config.seed={seed}", *SWITCHES[name]))
+               for name, runs in folders.items() for seed, folder in enumerate(runs)}, args.jobs)
+    rows = []
+    for name, runs in folders.items():
+        values = [last_values(folder, COLUMNS["t2i R@1"]) for folder in runs]
+        rows.append([name, *(spread([one[key] for one in values]) for key in COLUMNS.values())])
+    print(markdown(["training", *COLUMNS], rows))
 
 
 if __name__ == "__main__":
