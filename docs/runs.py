@@ -41,7 +41,7 @@ def train_all(runs, jobs):
         finally:
             free.put(cores)
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(len(runs)) as pool:  # one that waits for another holds no core
         for workdir, run in runs.items():
             workdir.parent.mkdir(parents=True, exist_ok=True)
             done[workdir] = pool.submit(train, workdir, run)

@@ -4,7 +4,7 @@
 #   launch/keep_running.sh albef train --config configs/vqa.py --workdir runs/vqa
 #
 # Exit codes 0 (done) and 2 (a mistake of the user) are final. Anything else is started again after
-# PAUSE seconds (30), at most RESTARTS times (10). SIGTERM and Ctrl-C are passed on; once the
+# PAUSE seconds (30), at most RESTARTS times (10). Signals are passed on as SIGTERM; once the
 # command has saved and ended, the exit code is 143, so that whoever restarts jobs (a JobSet, a
 # scheduler) does not take a run that was stopped for one that is done.
 set -euo pipefail
@@ -39,7 +39,7 @@ stop() {
   stopped=1
   if [[ $child ]]; then kill -TERM "$child" 2>/dev/null || true; fi
 }
-trap stop TERM INT
+trap stop TERM INT HUP QUIT USR1 USR2
 
 for ((left = restarts; ; left--)); do
   "$@" &

@@ -5,9 +5,9 @@
         albef train --config configs/demo.py --workdir /tmp/run
 
 They find each other over loopback: every process gets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
-and JAX_PROCESS_ID. Their lines are shown with the number of the process before them. SIGTERM and
-Ctrl-C go to all of them. When one fails, the others get a moment to end by themselves, and what
-happened is said in one sentence. Exits with 0 if all processes do.
+and JAX_PROCESS_ID. Their lines are shown with the number of the process before them. SIGTERM,
+Ctrl-C and the like go to all of them. When one fails, the others get a moment to end by themselves,
+and what happened is said in one sentence. Exits with 0 if all processes do.
 """
 
 import argparse
@@ -49,7 +49,8 @@ def main(argv=None):
                for pair in enumerate(children)]
     for reader in readers:
         reader.start()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1,
+                   signal.SIGUSR2):
         signal.signal(number, lambda number, _: send(children, number))
     sentence = watch(children, args.grace)
     for reader in readers:

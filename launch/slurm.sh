@@ -62,7 +62,7 @@ stop() {
 cd "$root"
 "${command[@]}" &
 srun=$!
-trap stop TERM
+trap stop TERM USR1 USR2
 code=0
 wait "$srun" || code=$?
 if [[ $stopped ]]; then

@@ -1,9 +1,13 @@
-"""How SIGTERM and Ctrl-C reach the training loop."""
+"""How SIGTERM, Ctrl-C and the warnings of schedulers reach the training loop."""
 
 import contextlib
 import signal
 
 from albef_jax.parallel import processes
+
+# A preemption, Ctrl-C, a closed terminal, Ctrl-\, and what SLURM may be asked to send beforehand.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1,
+           signal.SIGUSR2)
 
 
 class Stopped(Exception):
@@ -11,7 +15,7 @@ class Stopped(Exception):
 
 
 class StopFlag:
-    """Set by SIGTERM or the first Ctrl-C; the loop saves and ends. A second Ctrl-C interrupts.
+    """Set by the first of `SIGNALS`; the loop saves and ends. A second Ctrl-C interrupts.
 
     Of several processes any may get the signal; they agree where all of them stop.
     """
@@ -66,9 +70,13 @@ def may_stop():
 
 @contextlib.contextmanager
 def stop_signals():
-    """Yields a `StopFlag` that is connected to the signals."""
+    """Yields a `StopFlag` that is connected to the signals.
+
+    What is ignored stays so: under `nohup` a run outlives its terminal.
+    """
     flag = StopFlag()
-    old = {number: signal.signal(number, flag.handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    old = {number: signal.signal(number, flag.handle) for number in SIGNALS
+           if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield flag
     finally:

@@ -109,7 +109,8 @@ def test_slurm_runs_one_task_for_each_gpu(shell):
             "--requeue"} <= set(directives)
 
 
-def test_slurm_at_the_end_of_its_time_saves_and_requeues(shell):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_slurm_at_the_end_of_its_time_saves_and_requeues(shell, number):
     shell.program("srun", """
 import signal, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("saved")))
@@ -121,7 +122,7 @@ time.sleep(20)
     process = shell.start("slurm.sh", *ARGUMENTS, SLURM_JOB_ID="7",
                           SLURM_SUBMIT_DIR=str(shell.folder))
     assert process.stdout.readline() == "running\n"
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=10)
     assert (process.returncode, out) == (0, "saved\n")
     assert shell.calls()[-1] == ["scontrol", "requeue", "7"]
@@ -144,7 +145,8 @@ def test_keep_running_gives_up(shell, code, restarts, runs):
     assert found == code and len(shell.calls()) == runs
 
 
-def test_keep_running_passes_the_signal_on_and_is_not_done(shell):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_keep_running_passes_the_signal_on_and_is_not_done(shell, number):
     program = shell.program("job", """
 import signal, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("saved")))
@@ -153,7 +155,7 @@ time.sleep(20)
 """)
     process = shell.start("keep_running.sh", program)
     assert process.stdout.readline() == "running\n"
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, err = process.communicate(timeout=10)
     # Not 0: for Kubernetes a pod with 0 is done, and is not started again.
     assert (process.returncode, out) == (143, "saved\n")
