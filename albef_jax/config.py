@@ -78,7 +78,7 @@ def default_config(task="pretrain"):
             fingerprint=""),  # of the source; set when training starts
         evals={},
         checkpoint=dict(every=5000, keep_latest=2, keep_every=0, best_metric="",
-                        best_mode="max")))
+                        best_mode="max", checksums=True)))
     for block, values in task_class(task).defaults().items():
         config[block] = ConfigDict({**config.get(block, {}), **values})
     config.lock()

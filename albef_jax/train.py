@@ -5,7 +5,6 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import optax
 from etils import epath
 
 from albef_jax.config import check_config, of_stages, stages_of
@@ -25,10 +24,15 @@ from albef_jax.parallel.processes import wait_for_all
 from albef_jax.parallel.signals import Stopped, stop_signals
 from albef_jax.report import report_at_end
 from albef_jax.run.checkpoint import Checkpointer
-from albef_jax.run.guards import check_finite, readable_out_of_memory, saved_on_error
+from albef_jax.run.guards import (
+    check_finite, check_restored, parameter_norm, readable_out_of_memory, saved_on_error,
+)
+from albef_jax.run.lock import held
 from albef_jax.run.metrics import MetricsWriter, Pending, StepTimer, Throughput
 from albef_jax.run.stages import batches, first_metrics, make_stages, stage_at
-from albef_jax.run.workdir import compare_config, make_writable, stored_config, write_config
+from albef_jax.run.workdir import (
+    compare_config, make_writable, mend, owe, owed, record_of, stored_config, write_config,
+)
 from albef_jax.tasks import task_class
 from albef_jax.weights import pretrained
 from albef_jax.weights.start import check_tokenizers, read_init, take_weights
@@ -56,10 +60,17 @@ def train(config, workdir, profile=None, init=None):
     workdir, mesh = epath.Path(workdir), make_mesh(config.mesh, groups=groups_of(config))
     is_writer = jax.process_index() == 0
     check_groups(config, mesh)
-
-    # ---- data ------------------------------------------------------------------------------
     sources = open_sources(config)
     make_writable(workdir, is_writer)
+    with held(workdir, is_writer):
+        mend(workdir, is_writer)
+        return _train(config, workdir, mesh, sources, profile, init)
+
+
+def _train(config, workdir, mesh, sources, profile, init):
+    """As `train`, of a checked config whose sources are open, in a work directory that is held."""
+    # ---- data ------------------------------------------------------------------------------
+    is_writer = jax.process_index() == 0
     stored = read_init(init, workdir)
     tokenizer = run_tokenizer(config, workdir, sources, is_writer, stored)
     resolved = [stage._replace(config=resolve(stage.config, source, tokenizer, workdir))
@@ -71,13 +82,14 @@ def train(config, workdir, profile=None, init=None):
     compare_config(config, workdir, is_writer)
 
     # ---- state -----------------------------------------------------------------------------
-    checkpointer = Checkpointer(workdir, config.checkpoint, config.to_dict())
+    checkpointer = Checkpointer(workdir, config.checkpoint, record_of(config, workdir))
     state, start = initial_state(stages, checkpointer, tokenizer)
     if stored:
         state = take_weights(stored, state, config, workdir, is_writer)
     elif init:
         say(f"--init {init} is ignored: {workdir} goes on from its own checkpoint")
-    if start >= config.steps:
+    late = {name: evaluators[name] for name in owed(workdir, start) if name in evaluators}
+    if start >= config.steps and not late:
         say(f"{workdir} holds step {start} of {config.steps}: nothing is left to train; "
             f"`albef report {workdir}` shows it, and more config.steps or config.epochs go on")
         checkpointer.close()
@@ -95,7 +107,7 @@ def train(config, workdir, profile=None, init=None):
                            is_writer=is_writer)
     terms = [one.name for one in first if one.name != "loss"]  # before their sum: it says less
     finite = [*terms, "loss", "grad_norm", "parameters"]
-    predict_fns, parameter_norm = task.predict_fns(), jax.jit(optax.tree.norm)
+    predict_fns = task.predict_fns()
     forward = None  # of the last evaluation, with what it has encoded
     with contextlib.ExitStack() as stack:
         stack.callback(checkpointer.close)
@@ -105,8 +117,17 @@ def train(config, workdir, profile=None, init=None):
         trace = stack.enter_context(tracing(profile if is_writer else None, workdir))
         stack.enter_context(readable_out_of_memory(config))
 
-        step, previous = start, None
-        for step in range(start + 1, config.steps + 1):  # the number of steps after this one
+        step, previous, numbers = start, None, range(start + 1, config.steps + 1)
+        if late:
+            forward = Forward(state.params, predict_fns, mesh)
+            measured = run_evaluators(late, forward, stop, config)
+            if measured:
+                writer.log(start, measured)
+                checkpointer.measured(start, measured)
+                owe(workdir, start, (), is_writer)
+            else:
+                numbers = ()  # a signal again, and the next checkpoint would not owe it
+        for step in numbers:  # how many steps there are after this one
             trace(step, previous)
             with timer.waiting_for_data(), saved_on_error(
                     checkpointer, step - 1, state, finite, previous):
@@ -130,9 +151,8 @@ def train(config, workdir, profile=None, init=None):
                     **metrics, "lr": stage.rate(step - 1), "broken": stage.pipeline.broken.count,
                     **timer.lap(step)}))
 
-            due = {} if stopping else {
-                name: evaluator for name, evaluator in evaluators.items()
-                if ends or is_due(step, config.evals[name].get("every", 0))}
+            due = {name: evaluator for name, evaluator in evaluators.items()
+                   if ends or is_due(step, config.evals[name].get("every", 0))}
             save = ends or stopping or is_due(step, config.checkpoint.every)
             if due or save:
                 with timer.paused():
@@ -141,13 +161,14 @@ def train(config, workdir, profile=None, init=None):
                                  finite, checkpointer)
                     forward = Forward(state.params, predict_fns, mesh)
                     with saved_on_error(checkpointer, step, state, finite, metrics):
-                        measured = run_evaluators(
-                            due, forward, stop, config.checkpoint.best_metric) if due else {}
+                        measured = run_evaluators(due, forward, stop, config)
                     if measured:
                         writer.log(step, measured)
                     stopping = stopping or stop.is_set()
                     if save or stopping:
                         checkpointer.save(step, state, measured, wait=ends or stopping)
+                    if stopping and due and not measured:
+                        owe(workdir, step, due, is_writer)
             if stopping:
                 break
         log(writer, checkpointer, finite, pending.flush())
@@ -233,7 +254,9 @@ def initial_state(stages, checkpointer, tokenizer):
     parts = stage_at(stages, latest or 0).parts
     with readable_out_of_memory(parts.config):
         if latest is not None:
-            return checkpointer.restore(parts.state)
+            state, step = checkpointer.restore(parts.state)
+            check_restored(step, state, checkpointer)
+            return state, step
         state = parts.create_state()
         return start_from(parts, state, tokenizer) if pretrained.wanted(parts.config) else state, 0
 
@@ -289,21 +312,25 @@ def log(writer, checkpointer, finite, fetched):
         check_finite(*fetched, finite, checkpointer)
 
 
-def run_evaluators(evaluators, forward, stop, best_metric):
+def run_evaluators(evaluators, forward, stop, config):
     """`evaluator/name` -> value; empty when a signal came, which need not wait for the end.
 
+    What is not evaluated then is owed: the run does it when it goes on.
+
     Raises:
-      UserError: `best_metric` is not among the values of its evaluator.
+      UserError: `checkpoint.best_metric` is not among the values of its evaluator.
     """
     measured = {}
+    if not evaluators:
+        return measured
     try:
         with stop.interrupting():
             for name, evaluator in evaluators.items():
                 values = dict(evaluator.run(forward))
-                check_measured(best_metric, name, values)
+                check_measured(config.checkpoint.best_metric, name, values)
                 measured |= {f"{name}/{key}": value for key, value in values.items()}
     except Stopped:
-        say("gave up the evaluation at a signal; `albef evaluate` runs it")
+        say("gave up the evaluation at a signal; it is made when the run goes on")
         return {}
     return measured
 

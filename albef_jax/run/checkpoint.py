@@ -1,6 +1,7 @@
 """Checkpoints of a run: asynchronous, atomic, and bit for bit what was saved.
 
-One checkpoint is an orbax composite of the train state and a JSON record (step, metrics, config).
+One checkpoint is an orbax composite of the train state and a JSON record: step, metrics, checksums of
+all arrays, config, and what else of the run would be missed.
 It is written beside its final name and renamed when complete, so that a kill or a full disk in the
 middle of a save leaves the earlier checkpoints as they were.
 """
@@ -11,6 +12,7 @@ import dataclasses
 import math
 import os
 import re
+from types import SimpleNamespace
 from typing import Any
 
 from absl import logging
@@ -21,10 +23,13 @@ import orbax.checkpoint as ocp
 
 from albef_jax.errors import UserError, first_line, listed
 from albef_jax.files import absolute
+from albef_jax.run.checksums import checksums
 
 MAX_NAMED = 3  # leaves named in the sentence about a checkpoint of another config
 # Orbax renames `60.orbax-checkpoint-tmp` to `60` when complete; in object stores it marks `60`.
 HALF_WRITTEN = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")
+READ_ONLY = SimpleNamespace(best_metric="", keep_latest=1, keep_every=0, best_mode="max",
+                            checksums=True)
 
 
 @dataclasses.dataclass
@@ -64,17 +69,18 @@ class Checkpointer:
     Opening it changes nothing that is there, so a finished or a running run can be read.
     """
 
-    def __init__(self, workdir, options, config: Mapping[str, Any] | None = None):
+    def __init__(self, workdir, options=READ_ONLY, record: Mapping[str, Any] | None = None):
         """Opens the checkpoints of a work directory, which may be empty.
 
         Args:
           workdir: path of the run; local or any that `epath` knows, such as gs://.
-          options: `config.checkpoint`.
-          config: the whole config as plain values, recorded with every checkpoint.
+          options: `config.checkpoint`; left out, checkpoints are only read.
+          record: plain values that every checkpoint holds, such as the whole config.
         """
         logging.get_absl_logger().addFilter(_is_not_from_orbax)  # twice changes nothing
         self.directory = epath.Path(workdir) / "checkpoints"
-        self._best_metric, self._config = options.best_metric, config
+        self._best_metric, self._record = options.best_metric, dict(record or {})
+        self._with_checksums = options.checksums
         self._saving = None  # step of the save under way
         self._retention = Retention(options.keep_latest, options.keep_every, options.best_mode)
         self._manager = ocp.CheckpointManager(
@@ -85,7 +91,7 @@ class Checkpointer:
                 preservation_policy=self._retention, lightweight_initialize=True))
         self._half_written = self._find_half_written()
         for step in self._manager.all_steps():
-            self._measure(step, self._metrics_on_disk(step))
+            self._measure(step, self.record(step).get("metrics", {}))
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint, None if there is none."""
@@ -115,7 +121,9 @@ class Checkpointer:
         self._remove_half_written()
         self._measure(step, metrics)
         self._saving = step
-        record = {"step": step, "metrics": metrics, "config": self._config}
+        record = {**self._record, "step": step, "metrics": metrics}
+        if self._with_checksums:
+            record["checksums"] = checksums(state)
         try:
             self._manager.save(step, force=True, args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)))
@@ -151,8 +159,23 @@ class Checkpointer:
         except jax.errors.JaxRuntimeError:  # of the device (out of memory), not of the files
             raise
         except Exception as error:
-            raise self._damage(step, error) from error
+            raise self.damage(step, first_line(error)) from error
+        self._check_sums(step, restored)
         return jax.tree.map(_as_scalar, state_like, restored), step
+
+    def record(self, step: int | None = None) -> dict[str, Any]:
+        """What is recorded with a checkpoint, by default the latest; {} if that is damaged."""
+        try:
+            return self._manager.restore(self._existing(step), args=ocp.args.Composite(
+                record=ocp.args.JsonRestore()))["record"]
+        except UserError:
+            raise
+        except Exception:  # orbax raises anything
+            return {}
+
+    def measured(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes what was measured of a checkpoint after it was saved."""
+        self._measure(step, metrics)
 
     def shapes(self, step: int | None = None) -> dict[str, Any]:
         """What a checkpoint holds: nested dicts of `jax.ShapeDtypeStruct`s.
@@ -190,7 +213,7 @@ class Checkpointer:
         try:
             return self._manager.item_metadata(step)["state"].tree
         except Exception as error:
-            raise self._damage(step, error) from error
+            raise self.damage(step, first_line(error)) from error
 
     def _read_parts(self, step, abstract):
         # The manager's own handler reads whole states only.
@@ -200,12 +223,13 @@ class Checkpointer:
                 abstract, ocp.checkpoint_utils.construct_restore_args(abstract),
                 partial_restore=True))
 
-    def _metrics_on_disk(self, step):
-        record = ocp.args.Composite(record=ocp.args.JsonRestore())
-        try:
-            return self._manager.restore(step, args=record)["record"]["metrics"]
-        except Exception:  # a damaged checkpoint has no say in which one is best
-            return {}
+    def _check_sums(self, step, restored):
+        """UserError where an array of a checkpoint is not what was saved."""
+        saved = self.record(step).get("checksums") if self._with_checksums else None
+        differing = [name for name, value in checksums(restored).items()
+                     if saved.get(name, value) != value] if saved else ()
+        if differing:
+            raise self.damage(step, f"{listed(differing, MAX_NAMED)} are not what was saved")
 
     def _measure(self, step, metrics):
         if self._best_metric in metrics:
@@ -243,12 +267,13 @@ class Checkpointer:
             f"({reason}); {intact}: make room or mend the cause, and run the same command again "
             "to go on.")
 
-    def _damage(self, step, error):
+    def damage(self, step: int, why: str) -> UserError:
+        """The sentence about a checkpoint that cannot be used, and the one before it."""
         earlier = [s for s in self._manager.all_steps() if s < step]
         go_on = f"go on from step {max(earlier)}" if earlier else "start from the beginning"
         return UserError(
             f"The checkpoint of step {step} in {self.directory} is damaged "
-            f"({first_line(error)}); to {go_on}, move {self.directory / str(step)} away and run "
+            f"({why}); to {go_on}, move {self.directory / str(step)} away and run "
             "the same command again.")
 
     def _check_same_config(self, step, saved, wanted):
@@ -265,7 +290,7 @@ class Checkpointer:
 
 
 @contextlib.contextmanager
-def open_to_read(workdir, options):
+def open_to_read(workdir, options=READ_ONLY):
     """Yields the `Checkpointer` of a work directory, and closes it; UserError if it has none."""
     if not (epath.Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"{workdir} has no checkpoints; train until one is saved, or give another "

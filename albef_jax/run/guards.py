@@ -35,6 +35,15 @@ def first_not_finite(names, metrics):
     return next((name for name in names if not math.isfinite(values.get(name, 0.0))), None)
 
 
+parameter_norm = jax.jit(optax.tree.norm)
+
+
+def check_restored(step, state, checkpointer):
+    """UserError where a checkpoint holds a model that has diverged, with the one before it."""
+    if first_not_finite(("parameters",), {"parameters": parameter_norm(state.params)}):
+        raise checkpointer.damage(step, "its parameters are not finite")
+
+
 def check_finite(step, metrics, names, checkpointer):
     """Stops a run whose state must not be saved; `names` of metrics are looked at in this order.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
@@ -144,7 +145,9 @@ class MetricsWriter:
         self._wandb = _start_wandb(config, workdir) if config.get("wandb") else None
         _forget_after(workdir / "metrics.jsonl", start_step)
         self._jsonl = GrowingFile(workdir / "metrics.jsonl")
-        self._tensorboard = _start_tensorboard(workdir, start_step)
+        # Not before there is something to write: many starts would leave many empty files.
+        self._open_tensorboard = functools.partial(_start_tensorboard, workdir, start_step)
+        self._tensorboard = None
         self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True,
                          disable=not sys.stderr.isatty())
 
@@ -164,6 +167,7 @@ class MetricsWriter:
         event = Event(step=step, wall_time=time.time(), summary=Summary(value=scalars))
         try:
             self._jsonl.write(line.encode())
+            self._tensorboard = self._tensorboard or self._open_tensorboard()
             self._tensorboard.write_event(event)
             self._tensorboard.flush()
         except OSError as error:
@@ -185,7 +189,7 @@ class MetricsWriter:
         if not self._is_writer:
             return
         self._bar.close()
-        for file in (self._jsonl, self._tensorboard):
+        for file in filter(None, (self._jsonl, self._tensorboard)):
             with contextlib.suppress(OSError):  # a full disk, which `log` has told
                 file.close()
         if self._wandb:

@@ -1,12 +1,17 @@
 """The work directory of a run: may it be written, and which config does it belong to."""
 
+import json
 import re
 import sys
 
 from albef_jax.config import STAGE_BLOCKS, differences, from_json, to_json
 from albef_jax.errors import UserError
 from albef_jax.files import read_bytes, readable_errors, write
+from albef_jax.run.checkpoint import open_to_read
 from albef_jax.tasks import task_class
+
+OWED = "owed.json"  # evaluations that a signal kept from being made: {"step": 40, "evals": ["dev"]}
+TOKENIZER_FILES = ("tokenizer/tokenizer.json", "tokenizer/vocab.txt")
 
 # What a resumed run must agree in, beside the data: the shapes of its state and its draws.
 FIXED_KEYS = ("task", "seed", "batch_size", "group_size", "model.")
@@ -27,20 +32,74 @@ def make_writable(workdir, is_writer):
                         "another --workdir, or mend the cause.") from error
 
 
+def record_of(config, workdir):
+    """What every checkpoint of a run records of it: the config, and the texts of its tokenizer."""
+    files = {name: (workdir / name).read_bytes().decode() for name in TOKENIZER_FILES
+             if (workdir / name).exists()}
+    return {"config": config.to_dict(), "files": files}
+
+
+def newest_record(workdir):
+    """What the newest checkpoint of a work directory records, see `record_of`; {} without one."""
+    if not (workdir / "checkpoints").is_dir():
+        return {}
+    with open_to_read(workdir) as checkpointer:
+        return {} if checkpointer.latest_step() is None else checkpointer.record()
+
+
+def mend(workdir, is_writer):
+    """Restores config and tokenizer of a run from its newest checkpoint where they are damaged."""
+    record = newest_record(workdir) if is_writer else {}
+    for name, text in record.get("files", {}).items():
+        path = workdir / name
+        if not path.exists() or path.read_bytes() != text.encode():
+            path.parent.mkdir(exist_ok=True)
+            _restore(path, text)
+    if record.get("config"):
+        try:
+            _parse_config(workdir / "config.json")
+        except (OSError, ValueError):
+            _restore(workdir / "config.json", json.dumps(record["config"]))
+
+
+def _restore(path, text):
+    print(f"{path} is missing or damaged; it is restored from the newest checkpoint",
+          file=sys.stderr)
+    write(path, text)
+
+
 def read_config(workdir):
-    """The locked config of a run; UserError if there is none, or it is damaged."""
+    """The locked config of a run, of a damaged one that of its newest checkpoint.
+
+    Raises:
+      UserError: there is no run, or both are damaged.
+    """
     path = workdir / "config.json"
     try:
-        return from_json(read_bytes(path).decode("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; give the work directory of a training run, the "
-                        "one given to `albef train --workdir`.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); mend the cause, or give "
-                        "another work directory.") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); restore it from a copy of the "
-                        "run.") from None
+        return _parse_config(path)
+    except (OSError, ValueError) as error:
+        recorded = newest_record(workdir).get("config")
+        if recorded:
+            print(f"{path} is missing or damaged; the config of the newest checkpoint is used",
+                  file=sys.stderr)
+            return from_json(json.dumps(recorded))
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"{path} does not exist; give the work directory of a training run, "
+                            "the one given to `albef train --workdir`.") from None
+        if isinstance(error, OSError):
+            raise UserError(f"{path} cannot be read ({error.strerror}); mend the cause, or give "
+                            "another work directory.") from None
+        raise UserError(f"{path} is not the config of a run ({error}); restore it from a copy of "
+                        "the run, or give another work directory.") from None
+
+
+def _parse_config(path):
+    """The config in a file; raises OSError or ValueError."""
+    text = read_bytes(path).decode("utf-8")
+    value = json.loads(text)
+    if not isinstance(value, dict) or not isinstance(value.get("task"), str):
+        raise ValueError(f"it holds {text[:40]!r} and no task")
+    return from_json(text)
 
 
 def stored_config(workdir):
@@ -80,3 +139,21 @@ def write_config(config, workdir, is_writer):
     """Writes config.json, complete or not at all; only once the config has proved to fit."""
     if is_writer:
         write(workdir / "config.json", to_json(config))
+
+
+def owe(workdir, step, names, is_writer):
+    """Notes which evaluations were due at the step that is saved; none: what is noted is done."""
+    path = workdir / OWED
+    if is_writer and names:
+        write(path, json.dumps({"step": step, "evals": list(names)}))
+    elif is_writer:
+        path.unlink(missing_ok=True)
+
+
+def owed(workdir, step):
+    """The names of the evaluations that are still to be made of the checkpoint of a step."""
+    try:
+        noted = json.loads(read_bytes(workdir / OWED))
+        return list(noted["evals"]) if noted["step"] == step else []
+    except (OSError, ValueError, LookupError, TypeError):  # lost with a damaged note: one row
+        return []

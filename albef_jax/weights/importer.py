@@ -14,7 +14,7 @@ from albef_jax.errors import UserError
 from albef_jax.files import aside, uploaded
 from albef_jax.models.resample import resize_positions
 from albef_jax.run.checkpoint import Checkpointer
-from albef_jax.run.workdir import write_config
+from albef_jax.run.workdir import record_of, write_config
 from albef_jax.tasks.base import take_words
 from albef_jax.weights.foreign.kinds import MEMORY, detect, kind_of
 from albef_jax.weights.foreign.salesforce import read_leaves
@@ -193,5 +193,5 @@ def write_workdir(out, config, leaves, tokenizer, report, unused):
     (out / REPORT_FILE).write_text(f"{report}\n")
     write_config(config, out, is_writer=True)
     state = dict.fromkeys(PARTS, {}) | unflatten_dict(leaves)
-    with closing(Checkpointer(out, config.checkpoint, config.to_dict())) as checkpointer:
+    with closing(Checkpointer(out, config.checkpoint, record_of(config, out))) as checkpointer:
         checkpointer.save(0, {"step": np.zeros((), np.int32), **state}, wait=True)

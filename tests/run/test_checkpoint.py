@@ -34,7 +34,7 @@ def make_state(seed=0, width=3):
 
 def options(**changes):
     return ml_collections.ConfigDict({"every": 10, "keep_latest": 3, "keep_every": 0,
-                                      "best_metric": "", "best_mode": "max"} | changes)
+                                      "best_metric": "", "best_mode": "max", "checksums": True} | changes)
 
 
 def bits(leaf):
@@ -99,12 +99,36 @@ def test_state_may_be_donated_as_soon_as_save_returns(tmp_path):
     assert_identical(jax.tree.map(np.asarray, checkpoints.restore(state)[0]), expected)
 
 
-def test_record_holds_step_metrics_and_config(tmp_path):
-    checkpoints = Checkpointer(tmp_path, options(), {"seed": 3, "model": {"vit_width": 8}})
+def test_record_holds_step_metrics_and_what_it_is_given(tmp_path):
+    given = {"config": {"seed": 3, "model": {"vit_width": 8}}}
+    checkpoints = Checkpointer(tmp_path, options(checksums=False), given)
     checkpoints.save(4, make_state(), {"r_mean": np.float32(0.5), "loss": float("nan")}, wait=True)
     record = json.loads((tmp_path / "checkpoints/4/record/metadata").read_text())
-    assert record == {"step": 4, "metrics": {"r_mean": 0.5},
-                      "config": {"seed": 3, "model": {"vit_width": 8}}}
+    assert record == {"step": 4, "metrics": {"r_mean": 0.5}} | given
+    assert Checkpointer(tmp_path).record() == record
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_values_that_are_not_those_that_were_saved(tmp_path, partial):
+    rng = np.random.default_rng(0)
+    state = {"a": rng.normal(size=4000).astype(np.float32), "b": np.ones(2, np.float32)}
+    checkpoints = Checkpointer(tmp_path, options())
+    checkpoints.save(3, state, wait=True)
+    checkpoints.save(8, state, wait=True)
+    files = (tmp_path / "checkpoints/8/state").rglob("*")
+    data = max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
+    whole = data.read_bytes()
+    for place in rng.integers(len(whole) // 3, 2 * len(whole) // 3, 4).tolist():
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        data.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"step 8 in .* is damaged \(a .*; to go on from step 3, "
+                                            "move .*8 away"):
+            Checkpointer(tmp_path, options()).restore(state, partial=partial)
+    restored, _ = Checkpointer(tmp_path, options(checksums=False)).restore(state, partial=partial)
+    assert not np.array_equal(restored["a"], state["a"])
+    data.write_bytes(whole)
+    Checkpointer(tmp_path, options()).restore(state, partial=partial)
 
 
 def test_a_step_is_saved_once(tmp_path):

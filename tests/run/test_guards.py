@@ -12,13 +12,15 @@ from albef_jax.errors import UserError
 from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.run.guards import (
     check_finite,
+    check_restored,
     first_not_finite,
     readable_out_of_memory,
     saved_on_error,
 )
 
 NAMES = ("itc", "loss", "grad_norm")
-OPTIONS = ConfigDict(dict(keep_latest=2, keep_every=0, best_metric="", best_mode="max"))
+OPTIONS = ConfigDict(dict(keep_latest=2, keep_every=0, best_metric="", best_mode="max",
+                          checksums=True))
 GOOD = {"itc": 1.0, "loss": jnp.float32(2.0), "grad_norm": 3.0}
 
 
@@ -81,3 +83,15 @@ def test_out_of_memory_names_the_switches_of_the_task(task, micro_steps, said):
         with readable_out_of_memory(config):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 3 GiB")
     assert said in str(error.value) and "batch_size=512" in str(error.value)
+
+
+def test_a_checkpoint_that_has_diverged_is_not_gone_on_from(tmp_path):
+    """As versions before wrote them: the one before it is offered."""
+    checkpointer = Checkpointer(tmp_path, OPTIONS)
+    for step, value in ((4, 1.0), (8, np.nan)):
+        checkpointer.save(step, state_of(value), wait=True)
+    check_restored(4, checkpointer.restore(state_of(0.0), 4)[0], checkpointer)
+    with pytest.raises(UserError, match=r"step 8 in .* is damaged \(its parameters are not finite\); "
+                                        "to go on from step 4, move .*8 away"):
+        check_restored(8, checkpointer.restore(state_of(0.0))[0], checkpointer)
+    checkpointer.close()

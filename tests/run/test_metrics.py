@@ -89,6 +89,14 @@ def test_a_resumed_curve_has_no_doubles(tmp_path):
     assert starts[-1] == 26  # TensorBoard forgets this step and later ones of the first part
 
 
+def test_a_start_that_logs_nothing_leaves_no_event_file(tmp_path):
+    write(tmp_path, [])
+    assert not list(events(tmp_path))
+    write(tmp_path, [(10, {"loss": 1.0})])
+    write(tmp_path, [], start_step=10)
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+
+
 def test_a_new_run_in_an_old_folder_starts_empty(tmp_path):
     write(tmp_path, [(0, {"loss": 1.0}), (10, {"loss": 1.0})])
     write(tmp_path, [(0, {"loss": 2.0})])
