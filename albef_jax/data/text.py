@@ -18,6 +18,10 @@ from albef_jax.files import local_copy, uploaded
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TRAINED_ON = 500_000  # examples, evenly spread over the source, that a tokenizer is trained on
 PREFIX = "##"  # marks a piece that continues a word
+BOM = "\ufeff"  # what some editors put before a text
+# Settings of tokenizers in the layout of Hugging Face -> ours; null is the default.
+RULES = {"do_lower_case": "lower_case", "strip_accents": "strip_accents",
+         "tokenize_chinese_chars": "chinese"}
 
 _DELETED = re.compile(r"[,.'!?\"()*#:;~]")
 _SPACES = re.compile(r"\s{2,}")
@@ -72,6 +76,11 @@ class Tokenizer:
     def vocabulary(self) -> dict[str, int]:
         """Word piece -> id."""
         return self._pieces.get_vocab()
+
+    @property
+    def rules(self) -> dict:
+        """How texts become pieces beside the vocabulary, as plain values."""
+        return json.loads(self._pieces.to_str())["normalizer"]
 
     @property
     def special_ids(self) -> tuple[int, ...]:
@@ -135,10 +144,28 @@ def load_tokenizer(name_or_folder: str) -> Tokenizer:
     if not (folder / "vocab.txt").is_file():
         raise UserError(f"The tokenizer folder {name_or_folder} holds neither tokenizer.json nor "
                         "vocab.txt.")
-    vocab, config = models.WordPiece.read_file(str(folder / "vocab.txt")), {}
-    if (folder / "tokenizer_config.json").is_file():
-        config = json.loads((folder / "tokenizer_config.json").read_text())
-    return Tokenizer(_word_pieces(vocab, config.get("do_lower_case", True)))
+    vocab = models.WordPiece.read_file(str(folder / "vocab.txt"))
+    vocab = {piece.removeprefix(BOM): number for piece, number in vocab.items()}
+    return Tokenizer(_word_pieces(vocab, **_rules(folder / "tokenizer_config.json")))
+
+
+def _rules(path: Path) -> dict:
+    """How a folder splits texts, as arguments of `_word_pieces`; raises UserError."""
+    if not path.is_file():
+        return {}
+    try:
+        config = dict(json.loads(path.read_text("utf-8-sig")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); download it again.") from None
+    prefix = config.get("wordpieces_prefix", PREFIX)
+    if prefix != PREFIX:
+        raise UserError(f"{path} has the wordpieces_prefix {prefix!r}, and only {PREFIX!r} exists "
+                        "here; use another vocabulary.")
+    for name in RULES.keys() & config.keys():
+        if not isinstance(config[name], (bool, type(None))):
+            raise UserError(f"{path} has {name}={config[name]!r}, which is neither true, false nor "
+                            "null; download it again.")
+    return {ours: config[name] for name, ours in RULES.items() if config.get(name) is not None}
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -186,11 +213,18 @@ def _words_of(source: Source, max_words: int) -> Iterator[str]:
         yield clean(text, cleaning, max_words)
 
 
-def _word_pieces(vocab: dict[str, int], lower_case: bool = True) -> tokenizers.Tokenizer:
-    """BERT's tokenizer: CJK characters and punctuation stand alone; accents are dropped."""
+def _word_pieces(vocab: dict[str, int], lower_case: bool = True, strip_accents: bool | None = None,
+                 chinese: bool = True) -> tokenizers.Tokenizer:
+    """BERT's tokenizer: punctuation stands alone.
+
+    Args:
+        vocab: word piece -> id. lower_case: of texts. strip_accents: drop them; None: where letters
+            become small ones. chinese: CJK characters stand alone too.
+    """
     pieces = tokenizers.Tokenizer(
         models.WordPiece(vocab, unk_token=UNK, continuing_subword_prefix=PREFIX))
-    pieces.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+    pieces.normalizer = normalizers.BertNormalizer(
+        lowercase=lower_case, strip_accents=strip_accents, handle_chinese_chars=chinese)
     pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     # Registered special tokens are found in the text: "yes[SEP]" ends with the [SEP] id.
     pieces.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocab])

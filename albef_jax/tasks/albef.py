@@ -24,6 +24,7 @@ MODEL = dict(
 INIT = dict(  # weights that a fresh run starts from; a resumed one has its own
     bert="",  # a folder or a Hugging Face name; the tokenizer must be that model's
     bert_layers=(),  # its layer for each text and fusion layer, -1: fresh; (): one to one
+    bert_tie=False,  # where its decoder of words differs from its word embeddings, take the latter
     vit="")  # a file, a folder or a Hugging Face name; positions are interpolated
 REMAT = {"model.remat": True, "model.remat_save": ()}
 

@@ -25,7 +25,7 @@ MODEL = dict(
     scan=False, remat=False, remat_save=(),  # see `tasks.albef.MODEL`
     # Set from the tokenizer when training starts.
     vocab_size=30522, pad_id=0, cls_id=101, sep_id=102, mask_id=103)
-INIT = dict(bert="", bert_layers=())  # see `tasks.albef.INIT`
+INIT = dict(bert="", bert_layers=(), bert_tie=False)  # see `tasks.albef.INIT`
 OPTIMIZER = dict(
     peak_lr=1e-4, min_lr=0.0, warmup_lr=0.0, warmup_share=0.1, warmup_steps=0, schedule="linear",
     weight_decay=0.01, clip="global")

@@ -36,6 +36,7 @@ MODEL = dict(
     scan=False, remat=False, remat_save=(),  # see `tasks.albef.MODEL`
     # Set from the tokenizer when training starts.
     vocab_size=21128, pad_id=0, cls_id=101, mask_id=103)
+INIT = dict(bert="", bert_layers=(), bert_tie=False)  # see `tasks.albef.INIT`
 OPTIMIZER = dict(
     peak_lr=1e-4, min_lr=0.0, warmup_lr=0.0, warmup_share=0.1, schedule="linear",
     weight_decay=0.01, eps=1e-6, clip="per_tensor")
@@ -112,8 +113,7 @@ class ScaleTask(Task):
         """See `Task.defaults`."""
         fields = (TextField, TableField, RegionsField, VideoField, AudioField)
         data = {key: value for field in fields for key, value in field.defaults.items()}
-        return dict(model=MODEL, init=dict(bert="", bert_layers=()), objective=cls.OBJECTIVE,
-                    optimizer=OPTIMIZER, data={**data, "text_length": 36, "sep": True})
+        return dict(model=MODEL, init=INIT, objective=cls.OBJECTIVE, optimizer=OPTIMIZER, data={**data, "text_length": 36, "sep": True})
 
     @classmethod
     def fields(cls, config):

@@ -1,15 +1,17 @@
 """Ids and trained vocabularies; recordings of the public code are in tests/test_parity.py."""
 
+import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
 
-from albef_jax.data.text import SPECIAL_TOKENS, load_tokenizer, train_tokenizer
+from albef_jax.data.text import PREFIX, SPECIAL_TOKENS, load_tokenizer, train_tokenizer
 from albef_jax.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -104,3 +106,41 @@ def test_a_hub_name_is_found_in_the_hubs_cache(tmp_path):
         for name in ("someone/bert", str(tmp_path / "trained"))
     ]
     assert ids[0] == ids[1] != ""
+
+
+HARD = ["Möchte schön", "naïve CAFÉ Zürich", "中文 text 日本語かな", "한국어 ÅNGSTRÖM", "e\u0301 \u00e9 İstanbul",
+        "tab\there\u00a0nbsp", "ﬁne ﬂag ½ ²", "a\u200bb", "🙂 smile", "ΑΒΓ ß ẞ", "don't-stop/it", ""]
+
+
+@pytest.mark.parametrize("lower", [None, True, False])
+@pytest.mark.parametrize("accents", [None, True, False])
+@pytest.mark.parametrize("chinese", [None, True, False])
+def test_every_option_of_a_folder_gives_the_ids_of_transformers(tmp_path, lower, accents, chinese):
+    """And a byte order mark before the vocabulary or the options changes nothing."""
+    transformers = pytest.importorskip("transformers")
+    characters = sorted({c for text in HARD for form in (text, text.lower(), unicodedata.normalize(
+        "NFD", text.lower()), unicodedata.normalize("NFD", text)) for c in form if not c.isspace()})
+    pieces = [*SPECIAL_TOKENS, "schon", "schön", "cafe", "mochte", *characters,
+              *(PREFIX + c for c in characters)]
+    options = {name: value for name, value in (
+        ("do_lower_case", lower), ("strip_accents", accents), ("tokenize_chinese_chars", chinese))
+        if value is not None}
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(pieces), "utf-8")
+    theirs = transformers.BertTokenizerFast(str(folder / "vocab.txt"), **options)
+    (folder / "tokenizer_config.json").write_text(json.dumps(options), "utf-8-sig")
+    (folder / "vocab.txt").write_text("\n".join(pieces), "utf-8-sig")
+    ours = load_tokenizer(str(folder))
+    for text, ids in zip(HARD, ours.pieces(HARD), strict=True):
+        assert ids == theirs(text, add_special_tokens=False)["input_ids"], (text, options)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("{", "is not valid JSON"), ("[1]", "is not valid JSON"), ('{"do_lower_case": 3}', "neither"),
+    ('{"wordpieces_prefix": "@@"}', "only '##' exists here")])
+def test_damaged_options_are_a_sentence(tmp_path, text, words):
+    (tmp_path / "vocab.txt").write_text("\n".join(SPECIAL_TOKENS))
+    (tmp_path / "tokenizer_config.json").write_text(text)
+    with pytest.raises(UserError, match=words):
+        load_tokenizer(str(tmp_path))

@@ -150,6 +150,65 @@ def test_a_torch_file(give, tensors, tokenizer, fresh, tmp_path):
         np.testing.assert_array_equal(found[path], expected[path], str(path))
 
 
+def apply_folder(folder, tokenizer, fresh, *overrides):
+    config = tiny_config(tokenizer, f"init.bert={folder}", *overrides)
+    params, report = pretrained.apply(config, fresh, tokenizer)
+    return flatten_dict(params), report
+
+
+@pytest.mark.parametrize("form", ["prefix", "safetensors", "bin"])
+def test_prefixes_and_weights_in_parts(give, tensors, tokenizer, fresh, tmp_path, form):
+    expected, _, _ = give(tensors)
+    folder = tmp_path / "bert"
+    (folder / "model.safetensors").unlink()
+    if form == "prefix":
+        save_file({f"module.{name}": np.ascontiguousarray(array)
+                   for name, array in tensors.items()}, folder / "model.safetensors")
+    else:
+        whole = "model.safetensors" if form == "safetensors" else "pytorch_model.bin"
+        stem, _, ending = whole.rpartition(".")
+        names, places = list(tensors), {}
+        for part in (1, 2):
+            file = f"{stem}-0000{part}-of-00002.{ending}"
+            own = {name: np.ascontiguousarray(tensors[name]) for name in names[part - 1::2]}
+            places |= dict.fromkeys(own, file)
+            (save_file(own, folder / file) if form == "safetensors"
+             else write_torch_file(folder / file, own))
+        index = folder / f"{whole}.index.json"
+        index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    found, _ = apply_folder(folder, tokenizer, fresh)
+    for path, value in expected.items():
+        np.testing.assert_array_equal(found[path], value)
+    if form == "safetensors":
+        for text, words in (("[]", "is no index of weights"), ('{"weight_map": 3}', "is no index"),
+                            (json.dumps({"weight_map": places | {"x": file}}), "names x, which"),
+                            (json.dumps({"weight_map": {"x": "../x.bin"}}), "outside its folder")):
+            index.write_text(text)
+            with pytest.raises(UserError, match=words):
+                apply_folder(folder, tokenizer, fresh)
+
+
+def test_heads_of_other_tasks_are_left_out_and_said(give, tensors):
+    expected, _, _ = give(tensors)
+    heads = {f"{name}.{leaf}": np.ones(2, np.float32) for name in ("classifier", "qa_outputs")
+             for leaf in ("weight", "bias")}
+    found, report, _ = give(tensors | heads)
+    for path, value in expected.items():
+        np.testing.assert_array_equal(found[path], value)
+    assert "the head of another task" in report
+
+
+def test_an_untied_decoder_is_refused_or_left_out(give, tensors):
+    untied = tensors | {"cls.predictions.decoder.weight": np.ones_like(
+        tensors["bert.embeddings.word_embeddings.weight"])}
+    with pytest.raises(UserError, match="init.bert_tie=True takes the latter for both"):
+        give(untied)
+    found, report, _ = give(untied, "init.bert_tie=True")
+    assert "is taken instead" in report
+    for path, value in give(tensors)[0].items():
+        np.testing.assert_array_equal(found[path], value)
+
+
 def test_chosen_layers(give, tokenizer):
     deep = hugging_face(tokenizer.vocab_size, layers=4)
     with pytest.raises(UserError) as error:

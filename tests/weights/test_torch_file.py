@@ -1,8 +1,12 @@
 """Reading files of torch and safetensors: every type and stride, and everything hostile."""
 
+import argparse
+from collections import defaultdict
+import json
 import os
 import pickle
 import struct
+import time
 import zipfile
 
 import ml_dtypes
@@ -128,7 +132,7 @@ def test_a_malicious_pickle_does_nothing(tmp_path, capfd):
 @pytest.mark.parametrize("name", [
     "builtins\neval", "builtins\ngetattr", "torch\nload", "torch\n_utils._rebuild_tensor_v2",
     "torch._utils\n_rebuild_tensor_v2.__class__", "collections\nOrderedDict.fromkeys",
-    "numpy.core.multiarray\nscalar", "torch\nStorages", "copyreg\n_reconstructor"])
+    "numpy.core.multiarray\n_reconstruct", "torch\nStorages", "copyreg\n_reconstructor"])
 def test_names_beside_the_admitted_ones(tmp_path, name):
     body = pickled(f"c{name}\n".encode() + b"(tR")
     refused(torch_zip(tmp_path / "m.pth", body), "nothing but tensors and plain values")
@@ -229,3 +233,106 @@ def test_against_torch(tmp_path):
                    for name, value in saved.items())
     torch.save(saved, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     refused(tmp_path / "old.pth", "format of torch before 1.6")
+
+
+# ---- what people's files hold beside tensors -------------------------------------------------
+
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def opcodes(value):
+    """Those of a plain value, to stand in the middle of a pickle."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def dict_of(**items):
+    """A pickled dict of values, which are opcodes."""
+    return b"}(" + b"".join(text(key) + value for key, value in items.items()) + b"u"
+
+
+def whole(body):
+    return b"\x80\x02" + body + b"."
+
+
+STATE = dict_of(w=tensor())
+
+
+def test_what_training_code_adds_is_read_over(tmp_path):
+    added = {"args": argparse.Namespace(lr=1e-3, opt="adamw", steps=[1, 2]),
+             "best": np.float64(81.5), "count": np.int64(3), "names": defaultdict(list, a=[1]),
+             "nested": {"epoch": 3, "config": [1.5, None, True, "x"]}}
+    path = torch_zip(tmp_path / "m.pth", whole(dict_of(
+        **{key: opcodes(value) for key, value in added.items()}, model=STATE,
+        optimizer=dict_of(state=dict_of(exp_avg=tensor())))))
+    assert read_tensors(path)["w"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("wrapper", ["model", "state_dict", "model_state_dict", "net", "teacher",
+                                     "student", "model_ema", "state_dict_ema"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.module.", "_orig_mod."])
+def test_wrappers_and_prefixes(tmp_path, wrapper, prefix):
+    state = dict_of(**{f"{prefix}a.w": tensor(), f"{prefix}b.w": tensor()})
+    body = whole(dict_of(epoch=opcodes(3), **{wrapper: state}))
+    assert set(read_tensors(torch_zip(tmp_path / "m.pth", body))) == {"a.w", "b.w"}
+
+
+def test_one_of_several_state_dicts(tmp_path):
+    both = {"teacher": dict_of(t=tensor()), "student": dict_of(s=tensor())}
+    path = torch_zip(tmp_path / "dino.pth", whole(dict_of(**both)))
+    refused(path, r"holds the state dicts 'teacher', 'student'; choose one, as .*dino.pth::teacher")
+    assert set(read_tensors(f"{path}::student")) == {"s"}
+    with pytest.raises(UserError, match="none under 'ema'; choose one, as"):
+        read_tensors(f"{path}::ema")
+    ema = torch_zip(tmp_path / "timm.pth", whole(dict_of(
+        state_dict=dict_of(a=tensor()), state_dict_ema=dict_of(b=tensor()))))
+    assert set(read_tensors(ema)) == {"a"} and set(read_tensors(f"{ema}::state_dict_ema")) == {"b"}
+    plain = torch_zip(tmp_path / "plain.pth", whole(STATE))
+    with pytest.raises(UserError, match="one state dict, and none under 'model'; leave out ::"):
+        read_tensors(f"{plain}::model")
+    itself = whole(b"}q\x09" + text("model") + b"h\x09s")
+    refused(torch_zip(tmp_path / "loop.pth", itself), "where a tensor should be")
+
+
+# ---- damage and malice -----------------------------------------------------------------------
+
+
+def test_every_flipped_bit_of_the_data_is_noticed(tmp_path):
+    path = tmp_path / "model.pth"
+    write_torch_file(path, {"x": np.random.default_rng(0).normal(size=500).astype(np.float32)})
+    read_tensors(path)
+    complete = path.read_bytes()
+    begin = complete.index(read_tensors(path)["x"].tobytes())
+    for place in np.random.default_rng(1).integers(begin, begin + 2000, 20).tolist():
+        damaged = bytearray(complete)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        refused(path, "is damaged or was not downloaded completely .the checksum of its record")
+
+
+def doubled(times):
+    """Opcodes of a tuple whose parts are doubled so often."""
+    return b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(times))
+
+
+@pytest.mark.parametrize("body", [
+    whole(b"}" + b")" + b"\x85" * 1_000_000 + b"K\x01s"),  # a key that is nested
+    whole(b"}" + doubled(40) + b"K\x01s"),  # one whose hash never ends
+    whole(doubled(40) + b"Q"), whole(b")" + b"\x85" * 100_000 + b"Q"),  # references likewise
+    whole(b"(" * 100_000 + b"t" * 100_000)], ids=["deep", "laughs", "pid", "deep pid", "marks"])
+def test_values_that_never_end(tmp_path, body):
+    begin = time.monotonic()
+    refused(torch_zip(tmp_path / "m.pth", body, compression=zipfile.ZIP_DEFLATED),
+            "is damaged or was not downloaded")
+    assert time.monotonic() - begin < 20
+
+
+def test_sizes_that_nothing_stands_behind(tmp_path):
+    huge = tensor(shape=(2**20, 2**20), strides=(0, 0))
+    refused(torch_zip(tmp_path / "m.pth", pickled(huge)), "a tensor is larger than its record")
+    path = tmp_path / "m.safetensors"
+    header = json.dumps({"x": {"dtype": "F32", "shape": [0, 2**62, 2**62],
+                               "data_offsets": [0, 0]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    refused(path, "is damaged or was not downloaded")

@@ -81,6 +81,35 @@ def bare(tensors):
     return found | {"embeddings.mask_token": np.zeros((1, 1, 32), np.float32)}
 
 
+def of_the_paper(tensors, heads=2):
+    """The same model as the ViT paper's files have it: other names, and axes of their own."""
+    def kernel(name):
+        return tensors[f"{name}.weight"].T
+
+    block, source = "Transformer/encoderblock_0/", "blocks.0."
+    found = {"cls": tensors["cls_token"], "embedding/bias": tensors["patch_embed.proj.bias"],
+             "embedding/kernel": tensors["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+             "Transformer/posembed_input/pos_embedding": tensors["pos_embed"],
+             "head/kernel": kernel("head"), "head/bias": tensors["head.bias"],
+             "pre_logits/kernel": np.ones((32, 32), np.float32), "pre_logits/bias": np.ones(32)}
+    for ours, theirs in (("Transformer/encoder_norm", "norm"),
+                         (f"{block}LayerNorm_0", f"{source}norm1"),
+                         (f"{block}LayerNorm_2", f"{source}norm2")):
+        found[f"{ours}/scale"] = tensors[f"{theirs}.weight"]
+        found[f"{ours}/bias"] = tensors[f"{theirs}.bias"]
+    for ours, theirs in (("Dense_0", "fc1"), ("Dense_1", "fc2")):
+        found[f"{block}MlpBlock_3/{ours}/kernel"] = kernel(f"{source}mlp.{theirs}")
+        found[f"{block}MlpBlock_3/{ours}/bias"] = tensors[f"{source}mlp.{theirs}.bias"]
+    attention = f"{block}MultiHeadDotProductAttention_1"
+    for part, weight, bias in zip(
+            ("query", "key", "value"), np.split(kernel(f"{source}attn.qkv"), 3, axis=1),
+            np.split(tensors[f"{source}attn.qkv.bias"], 3)):
+        found[f"{attention}/{part}/kernel"] = weight.reshape(32, heads, -1)
+        found[f"{attention}/{part}/bias"] = bias.reshape(heads, -1)
+    found[f"{attention}/out/kernel"] = kernel(f"{source}attn.proj").reshape(heads, -1, 32)
+    return found | {f"{attention}/out/bias": tensors[f"{source}attn.proj.bias"]}
+
+
 @pytest.fixture(scope="module")
 def fresh():
     return jax.jit(make_task(load_config("tests/tiny.py")).init)(jax.random.key(0))
@@ -132,7 +161,11 @@ def in_our_layout(tensors):
 @pytest.mark.parametrize("layout", [
     dict, hugging_face, version_5, bare,
     lambda tensors: hugging_face(tensors, prefix="deit.", classifier="cls_classifier"),
-], ids=["timm", "transformers 4", "transformers 5", "bare", "deit"])
+    lambda tensors: {f"module.{name}": array for name, array in tensors.items()},
+    lambda tensors: {f"module.head.{i}.weight": np.ones(3, np.float32) for i in range(2)} | {
+        f"module.backbone.{name}": array for name, array in tensors.items()},
+    of_the_paper,
+], ids=["timm", "transformers 4", "transformers 5", "bare", "deit", "module", "dino", "paper"])
 def test_every_layout_gives_the_same_encoder(give, layout):
     tensors = timm()
     found, report = give(layout(tensors))
@@ -183,6 +216,20 @@ def test_a_deit_file(give, fresh, tmp_path):
         np.testing.assert_array_equal(found[leaf], expected[leaf])
 
 
+@pytest.mark.parametrize("name, mark", [("paper.npz", ""), ("dino.pth", "::teacher")])
+def test_other_files(give, fresh, tmp_path, name, mark):
+    tensors, path = timm(), tmp_path / name
+    expected, _ = give(tensors)
+    if mark:
+        write_torch_file(path, tensors, wrapper="teacher")
+    else:
+        np.savez(path, **of_the_paper(tensors))
+    config = load_config("tests/tiny.py", [f"--config.init.vit={path}{mark}"])
+    found = flatten_dict(pretrained.apply(config, fresh, None)[0]["visual_encoder"])
+    for leaf in expected:
+        np.testing.assert_array_equal(found[leaf], expected[leaf])
+
+
 def test_weights_that_do_not_fit(give):
     tensors = timm()
 
@@ -199,7 +246,10 @@ def test_weights_that_do_not_fit(give):
     fails({proj: np.full((32, 32), np.inf, np.float32)}, proj, "infinity")
     fails({"pos_embed": np.full((1, 26, 32), np.nan, np.float32)}, "pos_embed", "NaN")
     fails({"pos_embed": None}, "1 missing", "pos_embed")
-    fails({"pos_embed": tensors["pos_embed"][:, 1:]}, "16 positions, which is not 1 and a square")
+    fails({"pos_embed": tensors["pos_embed"][:, 1:]}, "a square of patches and none for "
+          "[CLS]; put one before them")
+    fails({"pos_embed": tensors["pos_embed"][:, 1:-1]}, "15 positions, which is not 1 and a square")
+    fails({"fc_norm.weight": np.ones(32, np.float32)}, "has fc_norm", "that reads [CLS]")
     fails({"patch_embed.proj.weight": np.zeros((32, 3, 16, 16), np.float32)},
           "model.patch_size=16 (here 8)")
     fails({f"blocks.1.{name[9:]}": tensors[name] for name in tensors if name[:9] == "blocks.0."},

@@ -8,7 +8,7 @@ fusion encoder, whose cross-attention stays fresh (ALBEF section 3.1); ImageBERT
 
 import numpy as np
 
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, listed
 from albef_jax.weights.foreign.fill import EncoderFile
 from albef_jax.weights.foreign.salesforce import (
     depth, embeddings_table, layer_table, words_table)
@@ -26,6 +26,7 @@ IGNORED = {
     r"bert\.embeddings\.position_ids": "positions are counted",
     r"bert\.pooler\..*": "no pooler",
     r"cls\.seq_relationship\..*": "no next-sentence task",
+    r"(classifier|qa_outputs)\..*": "the head of another task",
 }
 WORDS = "bert.embeddings.word_embeddings.weight"
 HEAD = "cls.predictions"
@@ -39,6 +40,10 @@ def fill(config, tensors, settings, leaves):
     file = EncoderFile(f"{config.init.bert} -> {ENCODER}", tensors, settings, RENAMED)
     file.check(model, sizes(file), SETTINGS)
     count = depth(file.names, r"bert\.encoder\.layer\.(\d+)\.")
+    if not count:
+        raise UserError(f"{config.init.bert} has no tensors bert.encoder.layer.0... but "
+                        f"{listed(file.tensors, 3)}; give BERT's weights in the layout of Hugging "
+                        "Face.")
     layers = source_layers(config, count)
     table = embeddings_table((ENCODER, "embeddings"), "bert.embeddings")
     fresh, ignored = {}, dict(IGNORED)
@@ -60,8 +65,8 @@ def fill(config, tensors, settings, leaves):
             file.report.fresh(path, fresh[path[1]])
     file.ignore(ignored | {rf"bert\.encoder\.layer\.{layer}\..*": "not in init.bert_layers"
                            for layer in range(count) if layer not in layers})
-    check_tied(file, f"{HEAD}.decoder.weight", WORDS)
-    check_tied(file, f"{HEAD}.decoder.bias", f"{HEAD}.bias")
+    check_tied(file, f"{HEAD}.decoder.weight", WORDS, config.init.bert_tie)
+    check_tied(file, f"{HEAD}.decoder.bias", f"{HEAD}.bias", config.init.bert_tie)
     return file.fill(table, leaves, model.get("patch_size")), file.report
 
 
@@ -91,12 +96,15 @@ def source_layers(config, count):
     return chosen
 
 
-def check_tied(file, copy, tied):
-    """Leaves out a tensor that is another one once more."""
+def check_tied(file, copy, tied, anyway):
+    """Leaves out a tensor that is another one once more, or is to be; see `init.bert_tie`."""
     copy, tied = file.names.get(copy), file.names.get(tied)
     if copy is None or tied is None:
         return
     if np.array_equal(file.tensors[copy], file.tensors[tied]):
         file.report.ignore(copy, f"tied to {tied}")
+    elif anyway:
+        file.report.ignore(copy, f"{tied} is taken instead (init.bert_tie)")
     else:
-        file.report.wrong(copy, f"differs from {tied}, which is the same tensor here")
+        file.report.wrong(copy, f"differs from {tied}, which is the same tensor here; "
+                                "init.bert_tie=True takes the latter for both")
