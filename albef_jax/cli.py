@@ -158,6 +158,7 @@ def add_inference(commands):
                          help="matching head, word by word, or similarity (%(default)s)")
     explain.add_argument("--layer", type=int, default=-1, metavar="N",
                          help="fusion layer (itm) or ViT block (itc) to look at")
+    add_text_length(explain)
 
     answer = command(commands, "answer", calling(f"{place}:answer"),
                      "answer a question about an image")
@@ -170,6 +171,7 @@ def add_inference(commands):
                         help="answers of the list that are read as a whole (%(default)s)")
     answer.add_argument("--beams", type=whole(1), default=3, metavar="N",
                         help="answers that are written in parallel (%(default)s)")
+    add_text_length(answer)
 
     features = command(commands, "features", calling("albef_jax.inference.extract:extract"),
                        "features of images, videos or sounds of products; goes on where it stopped")
@@ -198,6 +200,13 @@ def add_model(parser, what):
     parser.add_argument("--dtype", default="float32", help="float32 (the default) or bfloat16")
     parser.add_argument("--batch-size", type=whole(1), default=32, metavar="N",
                         help="images or texts at once (%(default)s)")
+    add_text_length(parser)
+
+
+def add_text_length(parser):
+    """How much of a text is read."""
+    parser.add_argument("--text-length", type=whole(2), metavar="N",
+                        help="tokens of a text that are read (as in evaluation)")
 
 
 def add_weights(commands):

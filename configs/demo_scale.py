@@ -28,7 +28,8 @@ def get_config(variant=None):
     config.data.update(vocab_size=300, text_length=12, table_length=24)
     for name, length in LENGTHS.items():
         config.data.update({f"{name}_length": length, f"{name}_width": WIDTHS[name]})
-    config.data.source = dict(kind="scenes_products", split="train", size=9600, copies=1)
+    config.data.source = dict(kind="scenes_products", split="train", size=9600, copies=1, wrong=0.0,
+                              complete=False)
     heldout = dict(kind="scenes_products", split="heldout", size=1200, copies=2)
     if variant:
         config.model.classes = 16

@@ -19,6 +19,7 @@ and 80.50 after 4M images, 82.55 and 83.14 after 14M.
 """
 
 from albef_jax.config import default_config
+from albef_jax.tasks.nlvr import Nlvr
 
 EPOCH = 86_373 // 128  # steps
 
@@ -36,8 +37,7 @@ def get_config(folder=None):
     images = (f"{folder}/images",)
     config.data.source = dict(kind="nlvr", files=(f"{folder}/nlvr_train.json",),
                               image_roots=images)
-    # The public code cuts no sentence of 30 words; the longest of the dev split has 41 tokens.
-    config.data.update(tokenizer="bert-base-uncased", crop_scale=(0.5, 1.0), text_length=48)
+    config.data.update(tokenizer="bert-base-uncased", crop_scale=(0.5, 1.0), **Nlvr.TEXTS)
     for split, every in (("dev", EPOCH), ("test", 0)):
         source = dict(kind="nlvr", files=(f"{folder}/nlvr_{split}.json",), image_roots=images)
         config.evals[split] = dict(kind="classification", source=source, every=every,

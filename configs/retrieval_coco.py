@@ -20,6 +20,7 @@ after 14M.
 """
 
 from albef_jax.config import default_config
+from albef_jax.tasks.retrieval import Retrieval
 
 EPOCH = 566_747 // 256  # steps
 
@@ -36,10 +37,7 @@ def get_config(folder=None):
                             weight_decay=0.02, schedule="albef_steps")
     images = (f"{folder}/images",)
     config.data.source.update(files=(f"{folder}/coco_train.json",), image_roots=images)
-    # The public code pads to the longest caption of a batch in training, which 30 words hardly
-    # ever push past 36 tokens, and cuts at 30 in evaluation.
-    config.data.update(tokenizer="bert-base-uncased", crop_scale=(0.5, 1.0), text_length=40,
-                       eval_text_length=30)
+    config.data.update(tokenizer="bert-base-uncased", crop_scale=(0.5, 1.0), **Retrieval.TEXTS)
     for split, every in (("val", EPOCH), ("test", 0)):
         source = dict(kind="json", files=(f"{folder}/coco_{split}.json",), image_roots=images)
         config.evals[split] = dict(kind="retrieval", source=source, k=256, ks=(),

@@ -26,6 +26,7 @@ R@1/5/10: fine-tuned, texts 94.3/99.4/99.8 and images 82.8/96.7/98.4 after 4M im
 """
 
 from albef_jax.config import default_config
+from albef_jax.tasks.retrieval import Retrieval
 
 EPOCH = 145_000 // 256  # steps
 ZERO_SHOT = "zero_shot"
@@ -44,9 +45,7 @@ def get_config(variant=None):
                             weight_decay=0.02, schedule="albef_steps")
     images = (f"{folder}/images",)
     config.data.source.update(files=(f"{folder}/flickr30k_train.json",), image_roots=images)
-    # Lengths: see retrieval_coco.py.
-    config.data.update(tokenizer="bert-base-uncased", crop_scale=(0.5, 1.0), text_length=40,
-                       eval_text_length=30)
+    config.data.update(tokenizer="bert-base-uncased", crop_scale=(0.5, 1.0), **Retrieval.TEXTS)
 
     def evaluation(split, every):
         source = dict(kind="json", files=(f"{folder}/flickr30k_{split}.json",),

@@ -18,6 +18,7 @@ and 80.30 after 4M images, 80.80 and 80.91 after 14M.
 """
 
 from albef_jax.config import default_config
+from albef_jax.tasks.entailment import Entailment
 
 EPOCH = 529_527 // 256  # steps
 
@@ -34,8 +35,7 @@ def get_config(folder=None):
                             weight_decay=0.02, schedule="albef_steps")
     images = (f"{folder}/images/flickr30k-images",)
     config.data.source = dict(kind="ve", files=(f"{folder}/ve_train.json",), image_roots=images)
-    # The public code cuts no sentence of 30 words, which hardly ever have more than 36 tokens.
-    config.data.update(tokenizer="bert-base-uncased", crop_scale=(0.5, 1.0), text_length=40)
+    config.data.update(tokenizer="bert-base-uncased", crop_scale=(0.5, 1.0), **Entailment.TEXTS)
     for split, every in (("dev", EPOCH), ("test", 0)):
         source = dict(kind="ve", files=(f"{folder}/ve_{split}.json",), image_roots=images)
         config.evals[split] = dict(kind="classification", source=source, every=every,

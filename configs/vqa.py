@@ -18,6 +18,7 @@ test-std: 74.54 and 74.70 after 4M images, 75.84 and 76.04 after 14M.
 """
 
 from albef_jax.config import default_config
+from albef_jax.tasks.vqa import Vqa
 
 
 def get_config(folder=None):
@@ -34,10 +35,8 @@ def get_config(folder=None):
     config.data.source = dict(
         kind="vqa", image_roots=images,
         files=tuple(f"{folder}/{name}.json" for name in ("vqa_train", "vqa_val", "vg_qa")))
-    # The public code cuts questions at 25 tokens in training only, and no answers. Texts are padded
-    # to the longest question in evaluation, so that 64 costs nothing.
-    config.data.update(tokenizer="bert-base-uncased", crop_scale=(0.5, 1.0), text_length=25,
-                       eval_text_length=64, eval_max_words=50, answer_length=16, max_answers=10)
+    config.data.update(tokenizer="bert-base-uncased", crop_scale=(0.5, 1.0), **Vqa.TEXTS,
+                       answer_length=16, max_answers=10)  # the public code cuts no answers
     test = dict(kind="vqa", files=(f"{folder}/vqa_test.json",), image_roots=images)
     config.evals.vqa = dict(kind="vqa", source=test, answers=f"{folder}/answer_list.json", k=128,
                             batch_size=16)

@@ -22,7 +22,7 @@ from albef_jax.inference.model import Model
 from albef_jax.inference.products import ProductModel
 from albef_jax.run.restore import read_tokenizer
 from albef_jax.run.workdir import read_config
-from albef_jax.tasks import make_task
+from albef_jax.tasks import make_task, task_class
 from albef_jax.weights.report import Report
 from albef_jax.weights.stored import is_export, read_export, read_parts
 
@@ -31,7 +31,7 @@ WEIGHTS = ("online", "momentum")
 MODELS = (FeatureModel, AnswerModel, ClassModel, ProductModel, Model)
 
 
-def load(path, weights="online", dtype="float32", batch_size=32, facts=None):
+def load(path, weights="online", dtype="float32", batch_size=32, facts=None, text_length=None):
     """Loads a trained model, ready for what its task offers (see this module's table).
 
     Args:
@@ -42,6 +42,7 @@ def load(path, weights="online", dtype="float32", batch_size=32, facts=None):
       batch_size: images, texts or pairs that run at once.
       facts: field name -> facts of a data source that the field is opened with, where it wants
         other ones than those of captions.
+      text_length: tokens of a text that are read, and as many words; None: as in evaluation.
 
     Returns:
       A `Model`; a method that its task does not offer says so.
@@ -53,7 +54,8 @@ def load(path, weights="online", dtype="float32", batch_size=32, facts=None):
         raise UserError(f"load got weights={weights!r} and dtype={dtype!r}; choose 'online' or "
                         "'momentum', and 'float32' or 'bfloat16'.")
     stored = read_export(path, Report(str(path))) if is_export(path) else None
-    config = for_use(stored.config if stored else read_config(epath.Path(path)), dtype, path)
+    config = for_use(stored.config if stored else read_config(epath.Path(path)), dtype, path,
+                     text_length)
     task, folder = make_task(config), epath.Path(path)
     tokenizer = read_tokenizer(folder if folder.is_dir() else folder.parent, config)
     wanted = ("params", "teacher") if weights == "momentum" else ("params",)
@@ -64,10 +66,10 @@ def load(path, weights="online", dtype="float32", batch_size=32, facts=None):
         config, jax.device_put(params, jax.devices()[0]), tokenizer, batch_size, facts)
 
 
-def for_use(config, dtype, path):
-    """A run's config for matrix products of this type, UserError if its model has none.
+def for_use(config, dtype, path, text_length=None):
+    """A run's config for matrix products of this type, and for texts of this length.
 
-    Images may be in any form, and are seen also by a model that was trained without.
+    UserError if its model has no type, or reads no texts of this length. Images may be in any form, and are seen also by a model that was trained without.
     """
     config = config.copy_and_resolve_references().unlock()
     if "engine" in config.data:
@@ -77,6 +79,13 @@ def for_use(config, dtype, path):
     elif dtype != "float32":
         raise UserError(f"{path} is a run of the task {config.task!r}, whose model has no dtype; "
                         f"leave out dtype={dtype!r}.")
+    if text_length is not None:
+        if "eval_text_length" not in config.data or text_length < 2:
+            raise UserError(f"{path} cannot be loaded with text_length={text_length}: "
+                            f"{'its task reads no texts' if text_length > 1 else 'give 2 or more'}"
+                            "; or leave it out.")
+        config.data.update(eval_text_length=text_length, eval_max_words=text_length)
+        task_class(config.task).check(config)
     return config.lock()
 
 

@@ -103,21 +103,21 @@ def report_hits(hits):
         print(f"{place:3d}  {match}similarity {hit.similarity:6.3f}  {hit.name}")
 
 
-def answer(workdir, image, question, answers=None, k=128, beams=3):
+def answer(workdir, image, question, answers=None, k=128, beams=3, text_length=None):
     """Prints the best answers to a question about an image, with their probabilities.
 
-    `workdir`: see `load`. `image` and `answers` are paths; the others: see `AnswerModel.answer`.
+    `workdir`, `text_length`: see `load`. `image` and `answers` are paths; the others: see `AnswerModel.answer`.
     """
     use_compile_cache()
-    found = load(workdir).answer(image, question, answers, k, beams)
+    found = load(workdir, text_length=text_length).answer(image, question, answers, k, beams)
     for place, (text, probability) in enumerate(found[:MAX_ANSWERS], start=1):
         print(f"{place:3d}  {probability:.3f}  {text}")
 
 
-def explain(workdir, image, text, out, mode="itm", layer=-1):
+def explain(workdir, image, text, out, mode="itm", layer=-1, text_length=None):
     """Writes a picture of where the model looks for each word of a text.
 
-    `workdir`: see `load`. `image` and `out` are paths; the others: see `FeatureModel.explain`.
+    `workdir`, `text_length`: see `load`. `image` and `out` are paths; the others: see `FeatureModel.explain`.
     """
     try:
         picture = decode(open_image(read(functools.partial(read_bytes, image))))
@@ -126,7 +126,7 @@ def explain(workdir, image, text, out, mode="itm", layer=-1):
                         "a format that Pillow knows.") from None
     check_out(out, [*PICTURES])
     use_compile_cache()
-    explained = load(workdir).explain(picture, text, mode, layer)
+    explained = load(workdir, text_length=text_length).explain(picture, text, mode, layer)
     try:
         with completed(out) as file:
             draw(picture, explained, text).save(file, PICTURES[os.path.splitext(out)[1].lower()])

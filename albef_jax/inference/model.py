@@ -1,12 +1,14 @@
 """What all loaded models share: parameters, a tokenizer, and batches of few shapes."""
 
 from concurrent.futures import ThreadPoolExecutor
+import sys
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from albef_jax.data.fields.image import ImageField
+from albef_jax.data.fields.text import TextField
 from albef_jax.errors import UserError
 from albef_jax.evaluators.base import Forward
 from albef_jax.evaluators.batches import taken
@@ -45,6 +47,7 @@ class Model:
         self.config, self.params, self.tokenizer = config, params, tokenizer
         self.batch_size, self.task = batch_size, make_task(config)
         self.fields, self._opened = self.task.fields(config), set()
+        self._told_cut = False
         self._facts = {"text": {"cleaning": self.cleaning}, **(facts or {})}
         self.forward = Forward(params, self.task.predict_fns(),
                                make_mesh(devices=jax.devices()[:1]))
@@ -105,6 +108,7 @@ class Model:
             nothing; None: the first such value is an error that names it.
         """
         field = self._open(name)
+        self._say_cut(field, values)
         with ThreadPoolExecutor() as pool:
             arrays, problems = field.load([as_value(field, value) for value in values],
                                           [None] * len(values), False, pool.map)
@@ -118,6 +122,18 @@ class Model:
             raise UserError(f"The {name} {name_of(values[row], first + row)} cannot be read "
                             f"({problem}); {remedy}.")
         return arrays
+
+    def _say_cut(self, field, values):
+        """Says once that a text is not read whole, and how it would be."""
+        texts = [value for value in values if isinstance(value, str)]
+        cut = not self._told_cut and isinstance(field, TextField) and field.cut(texts)
+        if cut:
+            row, words, tokens = cut[0]
+            self._told_cut = True
+            print(f"The text {texts[row][:40]!r}... has {words} words, {tokens} tokens, and is read "
+                  f"in part, as in evaluation; text_length={tokens} reads it whole (load(..., "
+                  f"text_length={tokens}), or --text-length {tokens} in the shell).",
+                  file=sys.stderr)
 
     def _open(self, name):
         """A field, connected with the tokenizer and its facts."""

@@ -30,7 +30,13 @@ REMAT = {"model.remat": True, "model.remat_save": ()}
 
 
 class AlbefTask(Task):
-    """See `tasks.base.Task`."""
+    """See `tasks.base.Task`.
+
+    Attributes:
+      TEXTS: how the public code reads texts, at official size: values of the block `data`.
+    """
+
+    TEXTS: dict = {}
 
     module = None  # linen class of a `model` block, called with images, text ids and mask
     OBJECTIVE: dict = {}  # defaults of the block `objective`

@@ -10,6 +10,8 @@ from albef_jax.tasks.vqa import NO_MATCHING
 class Entailment(Classification):
     """See `Classification`."""
 
+    # No sentence of 30 words is cut, which hardly ever have more than 36 tokens.
+    TEXTS = dict(text_length=40)
     module = Model
     class_names = ("contradiction", "neutral", "entailment")
     RULES = {"pretrain": Rule(with_classifier, NO_WORDS | NO_MATCHING), "ve": Rule(same, {})}

@@ -113,7 +113,8 @@ class ScaleTask(Task):
         """See `Task.defaults`."""
         fields = (TextField, TableField, RegionsField, VideoField, AudioField)
         data = {key: value for field in fields for key, value in field.defaults.items()}
-        return dict(model=MODEL, init=INIT, objective=cls.OBJECTIVE, optimizer=OPTIMIZER, data={**data, "text_length": 36, "sep": True})
+        return dict(model=MODEL, init=INIT, objective=cls.OBJECTIVE, optimizer=OPTIMIZER,
+                    data={**data, "text_length": 36, "sep": True})
 
     @classmethod
     def fields(cls, config):

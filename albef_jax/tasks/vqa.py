@@ -32,6 +32,9 @@ def into_decoder(path):
 class Vqa(Distilled):
     """See `tasks.base.Task`; the loss of a question is the weighted sum over its answers."""
 
+    # Questions are cut at 25 tokens in training only. Texts are padded to the longest question in
+    # evaluation, so that 64 costs nothing.
+    TEXTS = dict(text_length=25, eval_text_length=64, eval_max_words=50)
     module = VqaModel
     RULES = {"pretrain": Rule(into_decoder, NO_MATCHING), "vqa": Rule(same, {})}
 

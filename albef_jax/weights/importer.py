@@ -104,6 +104,9 @@ def fitted_config(config, kind, found, queue_size, heads, path):
     config = with_task(given, kind.name).unlock()
     for name, value in found.items():
         config[block_of[name]][name] = value
+    if "max_positions" in found:  # of a small model the texts are short too
+        for name in ("text_length", "eval_text_length"):
+            config.data[name] = min(config.data[name], found["max_positions"])
     if kind.memory:
         config.objective.queue_size = queue_size
     if queue_size % config.batch_size:  # nothing is trained here, but tasks check it

@@ -109,6 +109,25 @@ def test_a_long_text_is_cut_as_in_evaluation(model, captions):
         model.encode_text(" ".join([captions[0]] + ["red"] * 60)))
 
 
+def test_a_text_that_is_cut_is_told_once_and_can_be_read_whole(workdir, captions, capsys):
+    model = albef_jax.load(workdir, batch_size=4)
+    model.encode_text(captions[0])
+    assert capsys.readouterr().err == ""
+    longer = " ".join(["red"] * 20)  # of 15 that are read, beside [CLS]
+    cut = model.encode_text([captions[0], longer])
+    said = capsys.readouterr().err
+    assert "'red red" in said and "has 20 words, 21 tokens" in said and "text_length=21" in said
+    model.encode_text([longer + " red"])
+    assert capsys.readouterr().err == ""
+    whole = albef_jax.load(workdir, batch_size=4, text_length=21)
+    assert np.abs(whole.encode_text(longer) - cut[1]).max() > 1e-4
+    np.testing.assert_allclose(whole.encode_text(captions[0]), cut[:1], atol=1e-6)
+    assert capsys.readouterr().err == ""
+    for length, words in ((33, "max_positions"), (1, "give 2 or more")):
+        with pytest.raises(UserError, match=words):
+            albef_jax.load(workdir, text_length=length)
+
+
 def test_a_model_that_was_trained_blind_sees_what_it_is_given(workdir, model, paths, tmp_path):
     shutil.copytree(workdir, tmp_path / "run")
     config = tmp_path / "run" / "config.json"

@@ -15,7 +15,7 @@ from albef_jax.weights.export import export
 from albef_jax.weights.foreign.kinds import KINDS
 from albef_jax.weights.foreign.torch_file import read_tensors
 from albef_jax.weights.foreign.torch_writer import write_torch_file
-from albef_jax.weights.importer import REPORT_FILE, import_file
+from albef_jax.weights.importer import REPORT_FILE, fitted_config, import_file
 from albef_jax.weights.stored import read_stored
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -270,3 +270,25 @@ def test_commands(saved, tmp_path, capsys):
     assert main(["evaluate", str(run)]) == 2
     assert main(["import", str(tmp_path / "absent.pth"), "--out", str(tmp_path / "x")]) == 2
     assert main(["import", "a.pth", "--out", "b", "--config.steps=3"]) == 2
+
+
+@pytest.mark.parametrize("kind, lengths", [
+    ("pretrain", (25, 0, 0)), ("retrieval", (40, 30, 0)), ("vqa", (25, 64, 50)), ("ve", (40, 0, 0)),
+    ("nlvr", (48, 0, 0)), ("nlvr_pretrain", (25, 0, 0))])
+def test_a_kind_reads_texts_as_its_public_code_does(kind, lengths):
+    """As far as the model has positions."""
+    found, queue = KINDS[kind].sizes(tensors_of(kind), kind)
+    for positions in (512, 30):
+        config = fitted_config(None, KINDS[kind], found | {"max_positions": positions}, queue, 2,
+                               "file")
+        data = config.data
+        assert (data.text_length, data.eval_text_length, data.eval_max_words) == (
+            *(min(length, positions) for length in lengths[:2]), lengths[2])
+
+
+def test_the_published_configs_read_texts_as_the_kinds_do():
+    for name, kind in (("ve", "ve"), ("nlvr", "nlvr"), ("vqa", "vqa"),
+                       ("retrieval_coco", "retrieval"), ("retrieval_flickr30k", "retrieval")):
+        data, ours = load_config(f"configs/{name}.py").data, KINDS[kind].fresh_config().data
+        for key in ("text_length", "eval_text_length", "max_words", "eval_max_words"):
+            assert data[key] == ours[key], (name, key)

@@ -75,6 +75,16 @@ class TextField(Field):
             self._data.eval_text_length or self._data.text_length)
         return dict(zip(self._names, self._tokenizer.encode(texts, length, self._data.sep)))
 
+    def cut(self, texts) -> list[tuple[int, int, int]]:
+        """Of raw texts that evaluation does not read whole: row, and how many words and tokens
+        there are, special ones included."""
+        limit = self._data.eval_text_length or self._data.text_length
+        whole = [clean(text, self._cleaning, len(text) + 1) for text in texts]
+        read = [self.clean(text, False) for text in texts]
+        counts = [len(pieces) + 1 + self._data.sep for pieces in self._tokenizer.pieces(whole)]
+        return [(row, len(whole[row].split()), count) for row, count in enumerate(counts)
+                if count > limit or whole[row] != read[row]]
+
     def noise(self, rng, n):
         ids_mask = random_words(rng, self._words, (n,), self._data.text_length, SHORTEST)
         return dict(zip(self._names, ids_mask))

@@ -19,6 +19,7 @@ import numpy as np
 
 from albef_jax.config import default_config
 from albef_jax.errors import UserError
+from albef_jax.tasks import task_class
 from albef_jax.weights.foreign import imagebert, scale
 from albef_jax.weights.foreign.salesforce import (
     Entry, bert_table, decoder_table, depth, linear, momentum_name, shape_of, vit_table)
@@ -55,7 +56,9 @@ class Kind:
 
     def fresh_config(self):
         """A config of such a model, unlocked."""
-        return default_config(self.name).unlock()
+        config = default_config(self.name).unlock()
+        config.data.update(task_class(self.name).TEXTS)
+        return config
 
     def check(self, config):
         """A UserError where what a checkpoint alone does not tell does not fit its sizes, once
