@@ -324,10 +324,8 @@ def check_config(config):
         raise UserError(f"config.stages have the names {', '.join(names)}; give each its own.")
 
 
-def _check(config):
-    from albef_jax.data.sources import check_source  # not every command needs data
-    from albef_jax.evaluators import check_block
-
+def check_keys(config):
+    """As `check_config`, each key of its own: type, range and form; nothing of sources and evals."""
     task, own = task_class(config.task), default_config(config.task)
     # The fields of the defaults: those of this config may not be made of wrong values.
     of_fields = {f"data.{name}": limit for field in task.fields(own).values()
@@ -337,7 +335,14 @@ def _check(config):
     check_rules(config.rules, task.logical_axes)
     for field in task.fields(config).values():
         field.check()
-    task.check(config)
+
+
+def _check(config):
+    from albef_jax.data.sources import check_source  # not every command needs data
+    from albef_jax.evaluators import check_block
+
+    check_keys(config)
+    task_class(config.task).check(config)
     check_source(config.data.source, "config.data.source")
     for name, block in config.evals.items():
         check_block(name, block, config)
@@ -413,6 +418,9 @@ def from_json(text):
 
     Keys that came into existence after it was written have their defaults, those that are gone
     are left out.
+
+    Raises:
+      ValueError: it is no JSON, or not that of a config.
     """
     def tuples(value):
         if isinstance(value, list):
@@ -421,9 +429,14 @@ def from_json(text):
             return {key: tuples(item) for key, item in value.items()}
         return value
 
-    stored = ConfigDict(tuples(json.loads(text)))
+    stored = json.loads(text)
+    if not isinstance(stored, dict) or not isinstance(stored.get("task"), str):
+        raise ValueError(f"{text[:40]!r} names no task")
+    stored = ConfigDict(tuples(stored))
     config = default_config(stored.task).unlock()
     for name, value in stored.items():
+        if isinstance(config.get(name), ConfigDict) and not isinstance(value, ConfigDict):
+            raise ValueError(f"its {name} is {shown(value)}")
         if name in TASK_BLOCKS or name in ("mesh", "checkpoint"):
             for key in set(value) & set(config[name]):
                 config[name][key] = value[key]  # `update` would merge sources of two kinds

@@ -95,11 +95,7 @@ def read_config(workdir):
 
 def _parse_config(path):
     """The config in a file; raises OSError or ValueError."""
-    text = read_bytes(path).decode("utf-8")
-    value = json.loads(text)
-    if not isinstance(value, dict) or not isinstance(value.get("task"), str):
-        raise ValueError(f"it holds {text[:40]!r} and no task")
-    return from_json(text)
+    return from_json(read_bytes(path).decode("utf-8"))
 
 
 def stored_config(workdir):

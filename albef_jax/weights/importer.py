@@ -8,7 +8,7 @@ from etils import epath
 from flax.traverse_util import unflatten_dict
 import numpy as np
 
-from albef_jax.config import with_task
+from albef_jax.config import check_keys, with_task
 from albef_jax.data.text import load_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.files import aside, uploaded
@@ -52,6 +52,8 @@ def import_file(path, out, kind=None, heads=None, image_size=None, tokenizer=Non
     Raises:
       UserError: the file cannot be read, holds other tensors than its kind, or does not fit.
     """
+    if config:
+        check_keys(config)
     out = epath.Path(out)
     if out.exists():
         raise UserError(f"{out} exists; give a work directory that does not, so that nothing is "
@@ -105,8 +107,9 @@ def fitted_config(config, kind, found, queue_size, heads, path):
     for name, value in found.items():
         config[block_of[name]][name] = value
     if "max_positions" in found:  # of a small model the texts are short too
+        room = found["max_positions"] - config.model.get("final_sep", False)
         for name in ("text_length", "eval_text_length"):
-            config.data[name] = min(config.data[name], found["max_positions"])
+            config.data[name] = min(config.data[name], room)
     if kind.memory:
         config.objective.queue_size = queue_size
     if queue_size % config.batch_size:  # nothing is trained here, but tasks check it

@@ -8,11 +8,11 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 import jax
 
-from albef_jax.config import from_json, to_json
-from albef_jax.errors import UserError
+from albef_jax.config import check_keys, from_json, to_json
+from albef_jax.errors import UserError, first_line
 from albef_jax.run.checkpoint import open_to_read
 from albef_jax.run.workdir import read_config
-from albef_jax.tasks import make_task
+from albef_jax.tasks import make_task, task_class
 from albef_jax.weights.foreign.torch_file import read_metadata, read_tensors
 from albef_jax.weights.report import Report, as_path
 
@@ -88,8 +88,13 @@ def is_export(path):
 def read_export(path, report):
     """Reads an export strictly; `report` is told what went where, and raises as its `check`."""
     file = _weights_file(path)
-    config = from_json(read_metadata(file)["config"])
-    tensors, shapes = read_tensors(file), state_shapes(config)
+    config, tensors = config_of(file), read_tensors(file)
+    layers = max((value for name, value in config.model.items()
+                  if name.endswith(("layers", "depth"))), default=0)
+    if layers > len(tensors):  # tracing such a model would take minutes
+        raise UserError(f"{file} says that its model has {layers} layers, but holds "
+                        f"{len(tensors)} tensors; export it again.")
+    shapes = state_shapes(config)
     for name in tensors:
         report.use([name], name)
     for leaf, spec in shapes.items():
@@ -98,6 +103,18 @@ def read_export(path, report):
     report.check(tensors, shapes)
     leaves = {leaf: tensors[as_path(leaf)] for leaf in shapes}
     return Stored(config, leaves, _tokenizer_of(epath.Path(file).parent), str(path))
+
+
+def config_of(file):
+    """The config in the metadata of an export; a UserError where it cannot be used."""
+    try:
+        config = from_json(read_metadata(file)["config"])
+        check_keys(config)
+        task_class(config.task).check(config)
+    except (UserError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{file} holds no config of a model ({first_line(error)}); export it "
+                        "again.") from None
+    return config
 
 
 def _weights_file(path):

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from albef_jax.cli import main
 from albef_jax.config import default_config, load_config
@@ -13,7 +14,7 @@ from albef_jax.errors import UserError
 from albef_jax.models.resample import resize_positions
 from albef_jax.weights.export import export
 from albef_jax.weights.foreign.kinds import KINDS
-from albef_jax.weights.foreign.torch_file import read_tensors
+from albef_jax.weights.foreign.torch_file import read_metadata, read_tensors
 from albef_jax.weights.foreign.torch_writer import write_torch_file
 from albef_jax.weights.importer import REPORT_FILE, fitted_config, import_file
 from albef_jax.weights.stored import read_stored
@@ -292,3 +293,46 @@ def test_the_published_configs_read_texts_as_the_kinds_do():
         data, ours = load_config(f"configs/{name}.py").data, KINDS[kind].fresh_config().data
         for key in ("text_length", "eval_text_length", "max_words", "eval_max_words"):
             assert data[key] == ours[key], (name, key)
+
+
+def changed(config, **values):
+    """The metadata of an export with values of the config changed, as text."""
+    config = json.loads(config)
+    config["model"].update(values)
+    return json.dumps(config)
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda config: None, "holds no config of a model .'config'"),
+    (lambda config: "", "holds no config"), (lambda config: "[]", "names no task"),
+    (lambda config: "5", "names no task"), (lambda config: '{"task": ', "holds no config"),
+    (lambda config: '{"task": "pretrain", "model": 3}', "its model is 3"),
+    (lambda config: '{"task": "unheard of"}', "unheard of"),
+    (lambda config: changed(config, vit_width="wide"), "vit_width.*wide"),
+    (lambda config: changed(config, vit_depth=10**6), "config.model.vit_depth is 1000000"),
+    (lambda config: changed(config, vit_depth=1000), "has 1000 layers, but holds"),
+    (lambda config: changed(config, vit_width=33), "vit_width")])
+def test_damaged_metadata_of_an_export(saved, tmp_path, damage, words):
+    import_file(saved("ve"), tmp_path / "run", "ve", heads=4)
+    export(tmp_path / "run", tmp_path / "folder", "safetensors")
+    file = tmp_path / "folder" / "model.safetensors"
+    metadata, tensors = read_metadata(file), {k: np.array(v) for k, v in read_tensors(file).items()}
+    config = damage(metadata.pop("config"))
+    save_file(tensors, file, metadata if config is None else metadata | {"config": config})
+    with pytest.raises(UserError, match=words):
+        read_stored(tmp_path / "folder")
+
+
+def test_a_config_is_checked_before_the_file_is_read(tmp_path, capsys):
+    assert main(["import", str(tmp_path / "none.pth"), "--out", str(tmp_path / "run"),
+                 "--config", str(TINY), "--config.model.vit_depth=-3"]) == 2
+    assert "config.model.vit_depth is -3" in capsys.readouterr().err
+
+
+def test_names_of_very_many_layers(tmp_path):
+    tensors = tensors_of("ve")
+    one = np.zeros(1, np.float32)
+    names = {f"visual_encoder.blocks.{i}.norm1.weight": one for i in range(3, 2000)}
+    write_torch_file(tmp_path / "ve.pth", tensors | names)
+    with pytest.raises(UserError, match="speaks of 1999 layers, and no model has more than 256"):
+        import_file(tmp_path / "ve.pth", tmp_path / "run", "ve", heads=4)

@@ -12,6 +12,7 @@ import numpy as np
 
 from albef_jax.errors import UserError
 
+MOST_LAYERS = 256  # of an encoder in a file
 EMPTY_HERE, EMPTY_THERE = -1, -100  # places of the id queue that hold no image id
 
 
@@ -142,8 +143,15 @@ def momentum_name(name):
 
 
 def depth(names, pattern):
-    """How many layers some names speak of: different first groups of a pattern at their start."""
-    return len({found[1] for found in map(re.compile(pattern).match, names) if found})
+    """How many layers some names speak of: different first groups of a pattern at their start.
+
+    A UserError at more than any model has, whose names alone would take minutes.
+    """
+    found = len({found[1] for found in map(re.compile(pattern).match, names) if found})
+    if found > MOST_LAYERS:
+        raise UserError(f"The file speaks of {found} layers, and no model has more than "
+                        f"{MOST_LAYERS}; give the file with the weights.")
+    return found
 
 
 def shape_of(tensors, name, axes, kind, path):
