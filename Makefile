@@ -1,19 +1,21 @@
 # make demo: trains on rendered scenes and shows what was learned; make demo-tasks: fine-tunes that
-# model on five tasks; make results-tasks: what it is compared with, into docs/results.md;
+# model on five tasks; make demo-scale: SCALE on rendered products, a table of modalities;
+# make results-tasks, make results-scale: what these are compared with, into docs/results.md;
 # make test: the fast tests; make test-slow: the rest; make env: the environment that these need.
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= runs/demo
 TASKS ?= runs/tasks
+SCALE ?= runs/scale
 # Compiled programs are kept between test runs.
 test test-slow: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/jax
 test test-slow: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
 # The tests' TPU compiler would look for a TPU, and say at length that it found none.
-demo demo-tasks results-tasks: export JAX_PLATFORMS ?= cpu
+demo demo-tasks demo-scale results-tasks results-scale: export JAX_PLATFORMS ?= cpu
 
-.PHONY: env demo demo-tasks results-tasks test test-slow clean
+.PHONY: env demo demo-tasks demo-scale results-tasks results-scale test test-slow clean
 
 env: $(VENV)/.installed
 
@@ -38,6 +40,14 @@ demo-tasks: demo
 
 results-tasks: demo-tasks
 	$(VENV)/bin/python docs/tasks_experiment.py "$(TASKS)" --init "$(DEMO)" --write docs/results.md
+
+demo-scale: env
+	$(VENV)/bin/albef train --config configs/demo_scale.py --workdir "$(SCALE)/products"
+	$(VENV)/bin/albef train --config configs/demo_scale.py:classify --init "$(SCALE)/products" \
+	  --workdir "$(SCALE)/classes"
+
+results-scale: env
+	$(VENV)/bin/python docs/scale_experiment.py "$(SCALE)" --write docs/results.md
 
 test: env
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"

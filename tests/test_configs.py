@@ -22,7 +22,8 @@ CONFIGS = sorted(FOLDER.glob("*.py"))
 FINE_TUNING = ("retrieval", "vqa", "nlvr_pretrain", "nlvr", "ve", "grounding")
 NEEDS_VARIANT = {name: FINE_TUNING for name in ("demo_tasks.py", "flickr8k_tasks.py")}
 VARIANTS = NEEDS_VARIANT | {"retrieval_flickr30k.py": (None, "zero_shot"),
-                            "demo.py": (None, "noise"),
+                            "demo.py": (None, "noise"), "demo_scale.py": (None, "classify"),
+                            "fashion.py": (None, "classify:t:folder"),
                             "imagebert_retrieval.py": ("coco", "flickr30k:data/mine"),
                             "pretrain_14m.py": ("paper", "pod", "large", "huge,folder"),
                             "scale_pretrain.py": (None, "released:folder"),
