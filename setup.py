@@ -25,6 +25,7 @@ setup(
     install_requires=[
         "absl-py",
         "array_record>=0.7",  # tensorflow-datasets declares it for Linux only
+        "charset-normalizer",
         "etils[epath]",
         "filelock",
         "flax>=0.12",

@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from albef_jax.data.sources.base import Source
+from albef_jax.data.sources.base import Source, readable
 from albef_jax.errors import UserError, first_line
 from albef_jax.files import local_copy, uploaded
 
@@ -89,7 +89,7 @@ class Tokenizer:
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of the word pieces of each text, without special tokens."""
-        encodings = self._pieces.encode_batch(list(texts), add_special_tokens=False)
+        encodings = self._pieces.encode_batch([*map(readable, texts)], add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def encode(
@@ -177,7 +177,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
         UserError: `vocab_size` cannot even hold the single characters.
     """
     pieces = _word_pieces({token: i for i, token in enumerate(SPECIAL_TOKENS)})
-    captions = list(captions)
+    captions = [*map(readable, captions)]
     # The trainer numbers continued characters in the order of a hash map, which differs from run
     # to run, and breaks ties by number. Naming them up front makes the outcome a function.
     found = set(itertools.chain.from_iterable(map(pieces.normalizer.normalize_str, captions)))

@@ -1,19 +1,23 @@
 """What the shell commands look through: a folder of images, a manifest, or encoded features."""
 
+from collections import Counter
 import dataclasses
 import itertools
+import os
+import sys
 import zipfile
 
 from etils import epath
 import numpy as np
 
 from albef_jax.data.sources.json_source import JsonSource
-from albef_jax.errors import UserError
+from albef_jax.errors import UserError, listed
 from albef_jax.files import absolute, completed, is_remote, local_copy
 from albef_jax.inference.features import Index
 from albef_jax.inference.inputs import StoredImage
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png",
+                  ".ppm", ".tif", ".tiff", ".webp"}
 
 
 @dataclasses.dataclass
@@ -37,7 +41,13 @@ def open_collection(path, image_root=None):
     """
     path = epath.Path(path)
     if path.is_dir():
-        images = sorted(_images_in(path))
+        skipped = Counter()
+        images = sorted(_images_in(path, skipped, set()))
+        if skipped:
+            kinds = listed((f"{ending or 'without an ending'}: {count}"
+                            for ending, count in skipped.most_common()), 5)
+            print(f"skipped {skipped.total()} files of {path} that are no images by their names "
+                  f"({kinds})", file=sys.stderr)
         if not images:
             raise UserError(f"The folder {path} holds no image "
                             f"({', '.join(sorted(IMAGE_SUFFIXES))}); give another one, or a "
@@ -55,13 +65,20 @@ def open_collection(path, image_root=None):
                       absolute(path), absolute(image_root) if image_root else "")
 
 
-def _images_in(folder):
+def _images_in(folder, skipped, seen):
+    """The images at any depth, each folder once; counts other files by ending in `skipped`."""
+    place = os.path.realpath(folder) if not is_remote(folder) else os.fspath(folder)
+    if place in seen:  # a link that leads back
+        return
+    seen.add(place)
     for path in folder.iterdir():
         # On an object store every question costs a request, and no folder is named so.
         if path.suffix.lower() in IMAGE_SUFFIXES and (is_remote(path) or not path.is_dir()):
             yield path
         elif path.is_dir():
-            yield from _images_in(path)
+            yield from _images_in(path, skipped, seen)
+        else:
+            skipped[path.suffix.lower()] += 1
 
 
 @dataclasses.dataclass

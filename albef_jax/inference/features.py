@@ -126,10 +126,14 @@ class FeatureModel(Model):
     def index_images(self, images, names=None, progress=False, broken=None):
         """Encodes images to search in; those in `broken` (see `encode_image`) are left out.
 
-        `names` has one per image; by default the path, or the row where there is none.
+        `names` has one per image (UserError); by default the path, or the row where there is none.
         """
         images = as_images(images)
-        names = names or [name_of(image, row) for row, image in enumerate(images)]
+        names = [name_of(image, row) for row, image in enumerate(images)] if names is None else (
+            list(map(str, names)))
+        if len(names) != len(images):
+            raise UserError(f"index_images got {len(names)} names of {len(images)} images; give one "
+                            "for each.")
         features = self.encode_image(images, progress, broken)
         kept = [row for row in range(len(images)) if row not in (broken or {})]
         return Index("image", [images[row] for row in kept], [names[row] for row in kept],
@@ -153,6 +157,8 @@ class FeatureModel(Model):
           UserError: see `check_query`, or the query is several.
         """
         check_query(index.kind, text, image, rerank)
+        if k < 1:
+            raise UserError(f"search got k={k}; ask for 1 or more.")
         query = self.encode_text(text) if image is None else self.encode_image(image)
         if len(query) != 1:
             raise UserError(f"search got {len(query)} queries; call it for one at a time.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import os
 
 import numpy as np
@@ -25,14 +26,14 @@ class StoredImage:
 
 def as_images(images):
     """One image or several -> a list; UserError if there is none."""
-    one = isinstance(images, (str, os.PathLike, bytes, Image.Image, StoredImage)) or (
+    one = isinstance(images, (str, os.PathLike, bytes, io.IOBase, Image.Image, StoredImage)) or (
         isinstance(images, np.ndarray) and images.ndim < 4)
-    return _not_empty([images] if one else list(images), "images")
+    return _not_empty([images] if one else _listed(images, "images"), "images")
 
 
 def as_texts(texts):
     """One text or several -> a list; UserError if there is none, or something else."""
-    texts = _not_empty([texts] if isinstance(texts, str) else list(texts), "texts")
+    texts = _not_empty([texts] if isinstance(texts, str) else _listed(texts, "texts"), "texts")
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise UserError(f"Text {row} is a {type(text).__name__}; give a str or a list of str.")
@@ -46,6 +47,13 @@ def only(values, what):
     return values
 
 
+def _listed(values, what):
+    try:
+        return list(values)
+    except TypeError:
+        raise UserError(f"The {what} are a {type(values).__name__}; give one or a list.") from None
+
+
 def _not_empty(values, what):
     if not values:
         raise UserError(f"The list of {what} is empty; give at least one.")
@@ -56,7 +64,7 @@ def raw_image(image):
     """An image as data sources give them: an encoded file, or pixels uint8 `[h, w, 3]`.
 
     Args:
-      image: a path, an encoded file as bytes, a PIL image, pixels uint8 `[h, w]` or `[h, w, 3]`,
+      image: a path, an encoded file as bytes or open to be read, a PIL image, pixels uint8 `[h, w]` or `[h, w, 3]`,
         or a `StoredImage`.
 
     Raises:
@@ -68,7 +76,12 @@ def raw_image(image):
         return image.source.get(image.index, "image")
     if isinstance(image, (str, os.PathLike)):
         return read_bytes(image)
+    if isinstance(image, io.IOBase):
+        image.seek(0)
+        return image.read()
     if isinstance(image, np.ndarray):
+        if not image.size:
+            raise UserError(f"An image array has no pixels: its shape is {list(image.shape)}.")
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
             raise UserError(f"An image array is {image.dtype}{list(image.shape)}; give uint8 "
                             "pixels of shape [height, width, 3].")

@@ -130,6 +130,10 @@ def _too_many(part: Part, what: str, count: int, broken: dict[str, str], share: 
         Broken(share).add(count, broken)
     except UserError as error:
         return [f"{part.name}: {error}"]
+    if broken and len(broken) == count:  # so few are tolerated, but there are no others
+        return [f"{part.name}: none of the {count} {what} can be read: "
+                f"{listed(look.reasons(broken), LISTED_BAD)}; check the names and "
+                "data.source.image_roots."]
     return []
 
 

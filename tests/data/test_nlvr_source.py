@@ -111,7 +111,7 @@ def test_palettes_become_colours(source_of, tmp_path):
 
 @pytest.mark.parametrize("row, sentence", [
     ({**ROW, "label": "true"}, "has the label 'true'; use \"True\" or \"False\""),
-    ({**ROW, "label": 1}, 'must be an object whose "label" is usable'),
+    ({**ROW, "label": 1}, 'must be an object whose "label" is a text or true or false'),
     ({**ROW, "images": ["a.png"]}, "must have the names of two images"),
     ({**ROW, "images": ["a.png", 3]}, "must have the names of two images"),
     ({"image": "a.png", "sentence": "x", "label": "True"}, 'has one "image"; give .* crops'),

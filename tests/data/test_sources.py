@@ -98,7 +98,8 @@ def test_fingerprint_follows_contents_and_options(manifest):
     "rows,sentence",
     [
         ("[{", "rows.json is not valid JSON"),
-        ({"a": 1}, "must be a JSON list of rows, but begins with .{"),
+        ({"a": 1}, "Row 0 .*must be an object"),
+        ("3", "must be a JSON list of rows, but begins with .3"),
         ([], "holds no rows"),
         ([ROWS[0], {"image": "b.jpg"}], "Row 1 .*must be an object"),
         ([ROWS[0], "b.jpg"], "Row 1 .*must be an object"),

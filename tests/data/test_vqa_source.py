@@ -75,8 +75,9 @@ def test_a_test_split_has_no_answers(open_rows):
 
 
 @pytest.mark.parametrize("change, sentence", [
-    ({"answer": []}, "Row 2 (counted from 0) of {path} has an empty answer list; give it"),
-    ({"answer": " "}, "has an empty answer list"),
+    ({"answer": []}, "Row 2 (counted from 0) of {path} has no answer but blank ones; give"),
+    ({"answer": " "}, "has no answer but blank ones"),
+    ({"answers": ["yes"], "answer": ...}, 'has "answers"; rename it "answer"'),
     ({"answer": 3}, "has the \"answer\" 3; give a text or a list of texts"),
     ({"answer": ["a", None]}, "give a text or a list of texts"),
     ({"dataset": "gqa"}, "is of the dataset 'gqa'; use 'vqa' or 'vg'"),

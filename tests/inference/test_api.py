@@ -211,11 +211,27 @@ def test_images_that_cannot_be_read_are_named(model, paths, tmp_path):
     (lambda m: m.search(m.index_texts("a")), "one query"),
     (lambda m: m.search(m.index_texts("a"), text=["a", "b"]), "2 queries"),
     (lambda m: m.search(m.index_texts("a"), text="a", rerank=2), "both texts; rank by"),
+    (lambda m: m.encode_text(None), "The texts are a NoneType; give one or a list"),
+    (lambda m: m.encode_image(None), "The images are a NoneType"),
+    (lambda m: m.encode_image(np.zeros((0, 0, 3), np.uint8)), "has no pixels"),
+    (lambda m: m.search(m.index_texts("a"), text="a", k=-1), "k=-1; ask for 1 or more"),
+    (lambda m: m.index_images(np.zeros((2, 8, 8, 3), np.uint8), names=["a"]),
+     "1 names of 2 images"),
 ])
 def test_calls_that_make_no_sense(model, call, words):
     with pytest.raises(UserError) as error:
         call(model)
     assert words in str(error.value)
+
+
+def test_names_of_an_index_and_files_that_are_open(model, paths):
+    index = model.index_images(paths[:2], names=np.array(["a", "b"]))
+    assert index.names == ["a", "b"]
+    opened = io.BytesIO(paths[0].read_bytes())
+    for _ in range(2):
+        np.testing.assert_array_equal(model.encode_image([opened, paths[1]]), index.features)
+    np.testing.assert_allclose(model.encode_image(opened), index.features[:1], atol=2e-6)
+    assert model.encode_text("half an emoji \ud83d").shape == (1, index.features.shape[1])
 
 
 def test_incomplete_work_directories(workdir, tmp_path):

@@ -121,7 +121,8 @@ def test_images_of_a_tar_and_other_sources(write, tmp_path, capsys):
     (tmp_path / "sub").mkdir()
     rows = write("sub/train.json", [("6.jpg", "x")])
     assert check([rows], [str(tmp_path / "images.tar")]) == []
-    assert check([rows, f"json:{write('train.json', pairs([6]))}"]) == []
+    (problem,) = check([rows, f"json:{write('train.json', pairs([6]))}"])
+    assert problem.startswith("sub/train.json: none of the 1 images can be read: 6.jpg (missing)")
     out = capsys.readouterr().out
     assert "missing images: 1 (6.jpg)" in out and "json:train.json: 1 rows" in out
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from albef_jax.data.fields.base import Field, read_all
 from albef_jax.data.fields.text import random_words
-from albef_jax.data.sources.base import Source
+from albef_jax.data.sources.base import Source, readable
 from albef_jax.data.text import Tokenizer
 from albef_jax.errors import UserError
 from albef_jax.files import read_bytes
@@ -88,10 +88,11 @@ def read_answer_list(path: str) -> list[str]:
     except ValueError as error:
         raise UserError(f"The answer list {path} is not valid JSON: {error}.") from None
     is_list = isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
-    if not is_list or not answers:
+    some = is_list and [answer for answer in map(readable, answers) if answer.strip()]
+    if not some:
         raise UserError(f'The answer list {path} must be a JSON list of texts, such as ["yes", '
-                        '"no"], with at least one.')
-    return list(dict.fromkeys(answers))
+                        '"no"], with at least one that is not blank.')
+    return list(dict.fromkeys(some))
 
 
 def answers_of(source: Source) -> list[str]:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from albef_jax.data.fields.base import Field
-from albef_jax.data.images.pillow import WHOLE, PillowEngine, draw_train
+from albef_jax.data.images.pillow import MAX_PIXELS, WHOLE, PillowEngine, draw_train
 from albef_jax.data.prefetch import num_workers
 from albef_jax.data.sources.base import of_views
 from albef_jax.errors import UserError
@@ -25,8 +25,9 @@ class ImageField(Field):
     defaults = dict(
         engine="auto",  # 'tf' or 'pillow'; 'auto': tf if TensorFlow is installed
         crop_scale=(0.2, 1.0), flip=0.5, randaugment=(2, 7),
+        max_pixels=MAX_PIXELS,  # of an image; what has more counts as broken
         blind=False)  # black images: what the rest alone gives away
-    limits = dict(flip=(0.0, 1.0), crop_scale=(0.0, 1.0), randaugment=(0, 10))
+    limits = dict(max_pixels=(1, None), flip=(0.0, 1.0), crop_scale=(0.0, 1.0), randaugment=(0, 10))
     light = False
 
     def __init__(self, data, size: int, views: int = 1):
@@ -108,7 +109,7 @@ def engine_name(name: str) -> str:
 def make_engine(data, size: int):
     """The image engine of a config's `data` block; see `engine_name`."""
     if engine_name(data.engine) == "pillow":
-        return PillowEngine(size)
+        return PillowEngine(size, data.max_pixels)
     from albef_jax.data.images.tf import TfEngine  # TensorFlow is slow to import, and optional
 
-    return TfEngine(size, num_workers(data))
+    return TfEngine(size, num_workers(data), data.max_pixels)

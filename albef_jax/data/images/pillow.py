@@ -15,6 +15,7 @@ from albef_jax.data.images import randaugment
 from albef_jax.data.sources.base import Value, reason
 
 CROP_TRIES = 10
+MAX_PIXELS = 80_000_000  # of an image, by default
 ASPECT_RATIO = (3 / 4, 4 / 3)
 REDUCTIONS = (8, 4, 2)  # what a JPEG decoder can shrink by at no cost
 REDUCING_GAP = 2.0  # shrink only while this much resolution is left over for the real resize
@@ -101,8 +102,11 @@ def reduce_box(box: Box, factor: int, height: int, width: int) -> Box:
                min(round(box.width / factor), -(-width // factor) - left))
 
 
-def open_image(data: bytes | np.ndarray) -> Image.Image:
-    """Reads the header of an encoded image, or wraps pixels uint8 [h, w, 3]; raises BrokenImage."""
+def open_image(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Reads the header of an encoded image, or wraps pixels uint8 [h, w, 3]; raises BrokenImage.
+
+    So it does of one with more than `max_pixels`, which a tiny file may have.
+    """
     if isinstance(data, np.ndarray):
         return Image.fromarray(data)
     if not data:
@@ -110,11 +114,14 @@ def open_image(data: bytes | np.ndarray) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError:
         raise BrokenImage("too many pixels") from None
     except Exception:  # decoders raise anything on damaged headers
         raise BrokenImage("not an image") from None
+    if image.width * image.height > max_pixels:
+        raise BrokenImage(f"{image.width} x {image.height} pixels, more than {max_pixels:,}")
+    return image
 
 
 def is_plain_jpeg(image: Image.Image) -> bool:
@@ -123,16 +130,25 @@ def is_plain_jpeg(image: Image.Image) -> bool:
 
 
 def decode(image: Image.Image) -> Image.Image:
-    """Decodes an opened image to RGB, transparency is dropped; raises BrokenImage."""
+    """Decodes an opened image to RGB; raises BrokenImage.
+
+    Transparency is dropped, and 16 bits become 8. Of floating-point pixels nobody says the range.
+    """
+    if image.mode == "F":
+        raise BrokenImage("pixels of floating point; save it with 8 or 16 bits")
     try:
+        if image.mode.startswith("I"):
+            wide = np.clip(np.asarray(image), 0, 2**16 - 1).astype(np.float32)
+            image = Image.fromarray((wide / 257 + 0.5).astype(np.uint8))
         return image.convert("RGB")
     except Exception as error:  # decoders raise anything on damaged data
         raise BrokenImage(str(error) or type(error).__name__) from None
 
 
-def load_image(data: bytes | np.ndarray, draw: Draw, size: int) -> np.ndarray:
+def load_image(data: bytes | np.ndarray, draw: Draw, size: int,
+               max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """One image as drawn, uint8 [size, size, 3]; raises BrokenImage if it cannot be decoded."""
-    image = open_image(data)
+    image = open_image(data, max_pixels)
     width, height = image.size
     box = crop_box(draw, height, width)
     factor = reduction(box, size) if is_plain_jpeg(image) and not draw.exact else 1
@@ -158,8 +174,8 @@ def read(value: Value) -> bytes | np.ndarray:
 class PillowEngine:
     """Loads images with Pillow; runs wherever Python runs."""
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: int, max_pixels: int = MAX_PIXELS):
+        self.size, self._max_pixels = size, max_pixels
 
     def load(self, values: Sequence[Value], draws: Sequence[Draw],
              parallel_map: Callable[..., Iterable] = map) -> tuple[np.ndarray, list[str | None]]:
@@ -173,7 +189,7 @@ class PillowEngine:
 
         def load_row(row: int, value: Value, draw: Draw) -> str | None:
             try:
-                images[row] = load_image(read(value), draw, self.size)
+                images[row] = load_image(read(value), draw, self.size, self._max_pixels)
             except BrokenImage as error:
                 return str(error)
             return None

@@ -17,7 +17,8 @@ import tensorflow as tf  # noqa: E402
 
 from albef_jax.data.images import randaugment
 from albef_jax.data.images.pillow import (
-    BrokenImage, Draw, crop_box, decode, is_plain_jpeg, open_image, read, reduce_box, reduction)
+    BrokenImage, Draw, MAX_PIXELS, crop_box, decode, is_plain_jpeg, open_image, read, reduce_box,
+    reduction)
 from albef_jax.data.sources.base import Value
 
 # What a reader thread hands to the graph for one image; `k` operations.
@@ -47,9 +48,9 @@ class TfEngine:
             from an item, with the `image` of the stage before, to the next image.
     """
 
-    def __init__(self, size: int, workers: int):
+    def __init__(self, size: int, workers: int, max_pixels: int = MAX_PIXELS):
         _keep_to_cpu(workers)
-        self.size, self._workers = size, workers
+        self.size, self._workers, self._max_pixels = size, workers, max_pixels
         with _own_xla_flags():
             finish, self._operations = _compile(size)
         self.stages = {
@@ -66,7 +67,7 @@ class TfEngine:
 
         def item_of(row: int, value: Value, draw: Draw) -> dict | str:
             try:
-                return prepare(row, read(value), draw, self.size)
+                return prepare(row, read(value), draw, self.size, self._max_pixels)
             except BrokenImage as error:
                 return str(error)
 
@@ -169,12 +170,13 @@ def columns_of(items: list[dict]) -> dict[str, np.ndarray]:
             for name, (_, kind) in _SIGNATURE.items()}
 
 
-def prepare(row: int, data: bytes | np.ndarray, draw: Draw, size: int) -> dict:
+def prepare(row: int, data: bytes | np.ndarray, draw: Draw, size: int,
+            max_pixels: int = MAX_PIXELS) -> dict:
     """The item of an image, which `_SIGNATURE` describes.
 
     Everything but plain JPEG is decoded here, by Pillow; raises BrokenImage.
     """
-    image = open_image(data)
+    image = open_image(data, max_pixels)
     width, height = image.size
     is_jpeg = is_plain_jpeg(image) and _is_whole(data)
     box = crop_box(draw, height, width)

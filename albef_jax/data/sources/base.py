@@ -151,6 +151,15 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
+def readable(text: str) -> str:
+    """A text whose half characters (lone surrogates, as of a cut emoji) are replaced by U+FFFD."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def pairs(cleaning: str = "caption", views: int = 1) -> dict[str, dict]:
     """The fields of examples with an image and texts, and their facts."""
     return {"image": {"views": views}, "text": {"cleaning": cleaning}, "image_id": {}}

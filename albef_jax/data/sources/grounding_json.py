@@ -1,6 +1,7 @@
 """Phrases and the boxes they are about, listed in JSON manifests; official files load unchanged."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 
@@ -83,6 +84,8 @@ def _box_of_row(row) -> tuple[tuple, tuple, str]:
 
 def _check_box(box: tuple, size: tuple) -> None:
     x, y, w, h = box
+    if not all(map(math.isfinite, (*box, *size))):
+        raise ValueError(f"has the box {list(box)}, whose numbers are not all finite")
     over = max(-x, -y, x + w - size[0], y + h - size[1])
     if min(w, h) <= 0 or over > TOLERANCE:
         raise ValueError(f"has the box {list(box)}, which is empty or reaches out of its image of "

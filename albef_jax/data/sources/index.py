@@ -54,16 +54,20 @@ class Index(NamedTuple):
     problems: list[str]
 
 
-def open_index(files: Sequence[str], parse: Callable[[object], Row], example: str) -> Index:
-    """The columns of `Manifests`; large ones from the cache, which is made if it is not there."""
+def open_index(files: Sequence[str], parse: Callable[[object], Row], example: str,
+               keys: Sequence[str] = ()) -> Index:
+    """The columns of `Manifests`; large ones from the cache, which is made if it is not there.
+
+    `keys`: see `json_rows.read_rows`.
+    """
     try:
         size = sum(epath.Path(path).stat().length for path in files)
     except OSError:  # `read_rows` says which, and why
         size = 0
-    write = functools.partial(_write, files, parse, example, size)
+    write = functools.partial(_write, files, parse, example, keys, size)
     if size < CACHED_FROM:
         return _build_for_now(write)
-    folder = cache_folder("manifests") / _key(files)
+    folder = cache_folder("manifests") / _key(files, keys)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder, "indexing the same manifests"):
@@ -74,9 +78,9 @@ def open_index(files: Sequence[str], parse: Callable[[object], Row], example: st
         return _build_for_now(write)
 
 
-def _key(files: Sequence[str]) -> str:
+def _key(files: Sequence[str], keys: Sequence[str]) -> str:
     """Of paths, sizes, times, and the first and last bytes: quick however large they are."""
-    digest = hashlib.blake2b(b"%d" % VERSION, digest_size=16)
+    digest = hashlib.blake2b(f"{VERSION} {keys}".encode(), digest_size=16)
     for path in files:
         length = epath.Path(path).stat().length
         time = os.stat(path).st_mtime_ns if os.path.exists(path) else epath.Path(path).stat().mtime
@@ -139,7 +143,7 @@ def _build(folder: Path, size: int, write: Callable[[Path], Index]) -> Index:
     return index
 
 
-def _write(files, parse, example: str, size: int, folder: Path) -> Index:
+def _write(files, parse, example: str, keys, size: int, folder: Path) -> Index:
     """Writes the columns."""
     hashes = [hashed(())]
     with (
@@ -147,7 +151,7 @@ def _write(files, parse, example: str, size: int, folder: Path) -> Index:
         tqdm(total=size, desc="index", unit="B", unit_scale=True,
              disable=None if size >= CACHED_FROM else True) as bar,
     ):
-        manifests = Manifests(files, parse, example, bar.update)
+        manifests = Manifests(files, parse, example, bar.update, keys)
         rows = iter(manifests)
         while batch := list(itertools.islice(rows, BATCH)):
             columns = list(zip(*batch))

@@ -1,5 +1,6 @@
-"""Image-text pairs listed in JSON manifests, the format of the public ALBEF code."""
+"""Image-text pairs listed in manifests, the format of the public ALBEF code and those like it."""
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,11 @@ from albef_jax.data.sources.base import pairs
 from albef_jax.data.sources.index import Row, open_index
 from albef_jax.data.sources.manifest import ManifestSource
 
+# What people call the columns; the first that a row has is taken.
+IMAGE = ("image", "file_name", "filename", "filepath", "image_path", "path", "img", "url",
+         "image_id")
+CAPTION = ("caption", "captions", "text", "sentence", "sentences", "title")
+
 
 class JsonSource(ManifestSource):
     """Rows `{"image": name, "caption": text or [texts]}` of one or several manifests.
@@ -15,20 +21,25 @@ class JsonSource(ManifestSource):
     Made for millions of rows: names and captions are columns in files, see `index`.
 
     Args:
-        files, image_roots: see `ManifestSource`.
+        files: JSON lists, lines of JSON, captions files of COCO, CSV or TSV (see `ManifestSource`).
+        image_roots: see `ManifestSource`.
         merge_images: make one example of all rows with the same image name.
+        image, caption: names of the columns; '': the first of `IMAGE` and of `CAPTION` that a row
+            has.
     """
 
     row_format = '{"image": ..., "caption": ...}'
     fields = pairs()
 
     def __init__(self, files: Sequence[str], image_roots: Sequence[str] = (),
-                 merge_images: bool = False):
+                 merge_images: bool = False, image: str = "", caption: str = ""):
         self._merge_images = merge_images
-        super().__init__(files, image_roots, f"json merge={bool(merge_images)}")
+        self._columns = Columns(image, caption)
+        named = f" {image} {caption}" if image or caption else ""
+        super().__init__(files, image_roots, f"json merge={bool(merge_images)}{named}")
 
     def read_manifests(self, files: list[str]) -> tuple[dict[str, bytes], list[str]]:
-        self._index = open_index(files, _parse, self.row_format)
+        self._index = open_index(files, self._columns, self.row_format, self._columns.keys)
         # The rows of example i are _order[_starts[i] : _starts[i + 1]].
         self._image_ids = image_ids = self._index.image_ids
         self._order = self._starts = range(len(image_ids) + 1)
@@ -49,16 +60,37 @@ class JsonSource(ManifestSource):
         return [text for row in rows for text in self._index.captions[int(row)].as_py()]
 
 
-def _parse(row) -> Row:
-    """Name and captions of a row; raises ValueError."""
-    if isinstance(row, dict):
-        name, caption = row.get("image"), row.get("caption")
-        if caption == []:
-            raise ValueError("has an empty caption list; give it a caption or remove the row")
-        if isinstance(name, str) and isinstance(caption, str):
-            return name, [caption]
-        if isinstance(name, str) and isinstance(caption, list) and all(
-                isinstance(text, str) for text in caption):
-            return name, caption
-    raise ValueError('must be an object with "image" (a text) and "caption" (a text or a list of '
-                     f"texts), but is {str(row)[:100]}")
+class Columns:
+    """Makes an image name and captions of a row, and says once what is taken for them.
+
+    `image`, `caption`: as of `JsonSource`.
+    """
+
+    def __init__(self, image: str, caption: str):
+        self._image, self._caption = ((image,) if image else IMAGE,
+                                      (caption,) if caption else CAPTION)
+        self.keys = (*self._image, *self._caption)
+        self._told = {("image", "caption")}
+
+    def __call__(self, row) -> Row:
+        """Name and captions of a row; raises ValueError."""
+        if isinstance(row, dict):
+            image, caption = (next((key for key in keys if key in row), keys[0])
+                              for keys in (self._image, self._caption))
+            name, texts = row.get(image), row.get(caption)
+            if texts == []:
+                raise ValueError("has an empty caption list; give it a caption or remove the row")
+            texts = [texts] if isinstance(texts, str) else texts
+            if isinstance(name, str) and isinstance(texts, list) and all(
+                    isinstance(text, str) for text in texts):
+                self._tell(image, caption)
+                return name, texts
+        raise ValueError(f'must be an object with "{self._image[0]}" (a text) and '
+                         f'"{self._caption[0]}" (a text or a list of texts), but is '
+                         f"{str(row)[:100]}")
+
+    def _tell(self, image: str, caption: str) -> None:
+        if (image, caption) not in self._told:
+            self._told.add((image, caption))
+            print(f"{image!r} is taken for the image and {caption!r} for the caption",
+                  file=sys.stderr)

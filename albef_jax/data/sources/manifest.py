@@ -2,9 +2,11 @@
 
 import collections
 import hashlib
+import itertools
 import os
 import posixpath
 import tarfile
+import unicodedata
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -14,6 +16,12 @@ from albef_jax.data.sources.json_rows import Manifests
 from albef_jax.data.sources.numbering import NumberedSource, hashed, number
 from albef_jax.errors import UserError
 from albef_jax.files import is_remote, local_copy, read_bytes
+
+
+WORDS = {str: "a text", list: "a list", dict: "an object", int: "a whole number", float: "a number",
+         bool: "true or false"}  # of the types that a value may have
+LINKS = 8  # that follow each other in a tar
+URLS = ("http://", "https://", "ftp://")
 
 
 class WrongManifest(UserError):
@@ -130,11 +138,15 @@ class ManifestSource(NumberedSource):
 
     def read(self, name: str) -> bytes:
         """The file of an image; raises OSError."""
-        for read in self._roots:
+        if name.startswith(URLS):
+            raise OSError("a url; images are not downloaded, so save them and name the files")
+        for read, form in itertools.product(self._roots, forms(name)):
             try:
-                return read(name)
+                return read(form)
             except FileNotFoundError:
                 continue
+        if "\\" in name:
+            raise OSError("missing; it looks like a path of Windows: write / between folders")
         raise FileNotFoundError("not found in any image root")
 
 
@@ -150,8 +162,9 @@ class TarFolder:
         try:
             local = local_copy(path)
             with tarfile.open(local, "r:") as tar:
-                self._members = {posixpath.normpath(member.name): (member.offset_data, member.size)
-                                 for member in tar if member.isreg()}
+                members = {posixpath.normpath(member.name): member for member in tar}
+                self._members = {name: (real.offset_data, real.size)
+                                 for name in members if (real := _behind_links(members, name))}
         except (tarfile.TarError, EOFError) as error:
             raise UserError(f"{path} is not a readable, uncompressed tar file; give a folder or a "
                             "plain .tar (unpack a compressed one first).") from error
@@ -169,6 +182,25 @@ class TarFolder:
         return data
 
 
+def _behind_links(members: dict[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo | None:
+    """The file that a member of a tar is, or leads to; None where it leads nowhere."""
+    for _ in range(LINKS):
+        member = members.get(name)
+        if member is None or member.isreg():
+            return member
+        if not (member.islnk() or member.issym()):
+            return None
+        beside = posixpath.dirname(name) if member.issym() else ""
+        name = posixpath.normpath(posixpath.join(beside, member.linkname))
+    return None
+
+
+def forms(name: str) -> list[str]:
+    """A name as it is, and in both of Unicode's normal forms, where these differ."""
+    return [name] if name.isascii() else list(dict.fromkeys(
+        [name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]))
+
+
 def fields_of(row, **types: type | tuple[type, ...]) -> list:
     """The values of a row under these names.
 
@@ -177,7 +209,8 @@ def fields_of(row, **types: type | tuple[type, ...]) -> list:
     """
     for name, kind in types.items():
         if not isinstance(row, dict) or not isinstance(row.get(name), kind):
-            wanted = {str: "a text", list: "a list", dict: "an object"}.get(kind, "usable")
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            wanted = " or ".join(dict.fromkeys(WORDS[one] for one in kinds))
             raise ValueError(f'must be an object whose "{name}" is {wanted}, but is '
                              f"{str(row)[:100]}")
     return [row[name] for name in types]

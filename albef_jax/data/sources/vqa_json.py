@@ -48,14 +48,17 @@ def _answers(row: dict) -> list[str]:
     dataset = row.get("dataset", "vqa")
     if dataset not in ("vqa", "vg"):
         raise ValueError(f"is of the dataset {dataset!r}; use 'vqa' or 'vg'")
+    if "answer" not in row and "answers" in row:
+        raise ValueError('has "answers"; rename it "answer"')
     if "answer" not in row:
         return []
     given = row["answer"]
     given = [given] if isinstance(given, str) else given
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise ValueError(f'has the "answer" {str(given)[:100]}; give a text or a list of texts')
-    if not any(text.strip() for text in given):
-        raise ValueError("has an empty answer list; give it an answer or remove the row")
+    given = [text for text in given if text.strip()]
+    if not given:
+        raise ValueError("has no answer but blank ones; give it an answer or remove the row")
     if dataset == "vg" and len(given) > 1:
         raise ValueError(f"is of the dataset 'vg' and has {len(given)} answers; give it one")
     return given
