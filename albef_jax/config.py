@@ -314,6 +314,8 @@ def check_config(config):
     Raises:
       UserError: naming the key and what it may be.
     """
+    if config.stages:  # what every stage says itself, too
+        check_keys(config)
     for name, own in stages_of(config):
         try:
             _check(own)

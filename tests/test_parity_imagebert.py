@@ -134,6 +134,7 @@ def other_case(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_case_of_other_sizes(other_case, capsys):
     report = parity.run_case(other_case)
     assert report.missed == 0, capsys.readouterr().out

@@ -35,6 +35,7 @@ def test_fine_tuning_starts_from_a_pre_training(pretrained, tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_in_python_and_evaluated(pretrained):
     """Raw values go in by field name; the numbers are those of the evaluator."""
     model, config = albef_jax.load(pretrained), load_config(CONFIG)

@@ -37,6 +37,7 @@ def stopped_at(albef, workdir, line):
         process.kill()
 
 
+@pytest.mark.slow
 def test_stopped_in_each_stage(albef, straight, read_run, tmp_path):
     stopped_at(albef, tmp_path, "step 5/20")
     _, _, first = read_run(tmp_path)

@@ -39,6 +39,7 @@ def model(run):
     return albef_jax.load(run, batch_size=2)
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_task_with_the_rest_withheld(model):
     given = [{**product, "image": REGIONS} for product in PRODUCTS]
     arrays = {}

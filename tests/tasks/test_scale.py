@@ -101,6 +101,7 @@ def without(*letters):
     return change
 
 
+@pytest.mark.slow
 def test_missing_values_that_count_or_not():
     """With everything there the policies agree; with zeros they do not, and no one gives NaN."""
     policies = [tiny(model__missing_policy=name) for name in ("zero_attend", "zero_mask")]
@@ -178,6 +179,7 @@ def test_words_are_predicted_where_they_are_masked():
     assert logits["title"].shape == (4, 6, 100) and logits["table"].shape == (4, 8, 100)
 
 
+@pytest.mark.slow
 def test_modes_of_scores_change_the_losses():
     totals = {loss_and_gradient(tiny(**{f"objective__{key}": value}))[0] for key, value in (
         ("simcl_mode", "logit"), ("simcl_mode", "loss"), ("simcl_mode", "off"),
