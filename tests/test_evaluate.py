@@ -230,7 +230,7 @@ def test_what_is_missing_is_named(trained, tmp_path):
 
     fails_with("config.json does not exist; give the work directory of a training run")
     (tmp_path / "config.json").write_text("{")
-    fails_with("is not valid JSON")
+    fails_with("is not the config of a run")
     without = config.copy_and_resolve_references()
     without.evals = {}
     (tmp_path / "config.json").write_text(to_json(without))

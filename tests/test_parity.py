@@ -67,8 +67,10 @@ def test_golden_cases(monkeypatch, capsys, name, least):
 
 def test_every_recording_is_compared():
     golden = Path(__file__).parent / "golden"
+    formats = "imagebert/formats"  # files of regions: tests/data/test_region_formats.py
     assert FAST.keys() | SLOW.keys() == {
-        str(file.parent.relative_to(golden)) for file in golden.rglob("*") if file.is_file()}
+        folder for file in golden.rglob("*") if file.is_file()
+        and not (folder := str(file.parent.relative_to(golden))).startswith(formats)}
 
 
 def save_arrays(folder, name, **arrays):
