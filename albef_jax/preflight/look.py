@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from albef_jax.data.images.pillow import BrokenImage, decode, open_image, read
+from albef_jax.data.images.pillow import BrokenImage, decode, is_turned, open_image, read
 from albef_jax.data.sources.base import Source, Value, reason
 from albef_jax.data.sources.regions import Regions, clipped
 from albef_jax.data.text import clean
@@ -35,6 +35,7 @@ class Images(NamedTuple):
     sides: np.ndarray  # the shorter ones in pixels, int32 [n]; 0 of what cannot be read
     digests: np.ndarray  # hash of the pixels, 16 bytes [n]
     broken: dict[int, str]  # number -> reason
+    turned: list[int]  # numbers of those with an EXIF orientation
 
     @property
     def count(self) -> int:
@@ -63,7 +64,7 @@ def images_of(source: Source, title: str, workers: int) -> Images:
         return source.views(row)[view]
 
     found = Images(lambda number: image(number)[0], np.zeros(len(places), np.int32),
-                   np.zeros(len(places), "V16"), {})
+                   np.zeros(len(places), "V16"), {}, [])
     def look(number: int):
         return _look(image(number)[1])
 
@@ -71,7 +72,8 @@ def images_of(source: Source, title: str, workers: int) -> Images:
         if isinstance(seen, str):
             found.broken[number] = sys.intern(seen)
         else:
-            found.sides[number], found.digests[number] = seen
+            found.sides[number], found.digests[number], turned = seen
+            found.turned.extend([number] * turned)
     return found
 
 
@@ -127,6 +129,8 @@ def print_images(images: Images) -> None:
     again = _equal(images)
     _print_count("missing images", len(missing), missing)
     _print_count("broken images", len(damaged), reasons(damaged))
+    _print_count("images with an EXIF orientation, which data.exif=False ignores",
+                 len(images.turned), map(images.name, images.turned))
     _print_count(f"images with a side below {SMALL_SIDE} pixels", len(small),
                  map(images.name, small))
     _print_count("images again under another name, by equal pixels",
@@ -205,14 +209,17 @@ def _places(source: Source) -> np.ndarray:
     return np.array([*firsts.values()])
 
 
-def _look(value: Value) -> tuple[int, bytes] | str:
-    """The shorter side, and a hash of the pixels; or what is wrong with the image."""
+def _look(value: Value) -> tuple[int, bytes, bool] | str:
+    """The shorter side, a hash of the pixels, and whether there is an EXIF orientation; or what is
+    wrong with the image."""
     try:
-        image = decode(open_image(read(value)))
+        opened = open_image(read(value))
+        turned, image = is_turned(opened), decode(opened)
     except BrokenImage as error:
         return str(error)
     width = b"%d" % image.width  # other shapes can have the same bytes
-    return min(image.size), hashlib.blake2b(image.tobytes(), digest_size=16, person=width).digest()
+    digest = hashlib.blake2b(image.tobytes(), digest_size=16, person=width).digest()
+    return min(image.size), digest, turned
 
 
 def _thing(value):

@@ -1,5 +1,6 @@
 """Manifests in every form and encoding that people have them in, and what is said of the others."""
 
+import functools
 import io
 import json
 import os
@@ -11,6 +12,7 @@ from PIL import Image
 import pytest
 
 from albef_jax.cli import main
+from albef_jax.data.fields.image import make_engine
 from albef_jax.data.images.pillow import BrokenImage, decode, load_image, open_image, WHOLE
 from albef_jax.data.sources.json_source import JsonSource
 from albef_jax.data.text import train_tokenizer
@@ -178,8 +180,32 @@ def test_16_bits_are_8_and_floats_are_refused():
 def test_a_picture_of_too_many_pixels_is_broken():
     data = picture(size=(200, 100))
     with pytest.raises(BrokenImage, match="200 x 100 pixels, more than 19,999"):
-        load_image(data, WHOLE, 8, max_pixels=19_999)
-    assert load_image(data, WHOLE, 8, max_pixels=20_000).shape == (8, 8, 3)
+        load_image(data, WHOLE, 8, functools.partial(open_image, max_pixels=19_999))
+    opened = functools.partial(open_image, max_pixels=20_000)
+    assert load_image(data, WHOLE, 8, opened).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("engine", ["pillow", "tf"])
+def test_exif_orientation_is_ignored_counted_or_followed(tmp_path, engine, data_config, capsys):
+    if engine == "tf":
+        pytest.importorskip("tensorflow")
+    pixels, exif = np.zeros((16, 16, 3), np.uint8), Image.Exif()
+    pixels[:8] = 255
+    exif[0x0112] = 6  # the top is at the left: turn it by 90 degrees to the right
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    path = written(tmp_path, "x.json", '[{"image": "a.jpg", "caption": "x"}]')
+    shown = []
+    for follow in (False, True):
+        data_config.update(exif=follow, engine=engine, workers=1)
+        loader = make_engine(data_config, 16)
+        (image,), (problem,) = loader.load([(tmp_path / "a.jpg").read_bytes], [WHOLE])
+        assert problem is None
+        shown.append(image > 127)
+    np.testing.assert_array_equal(shown[0], pixels > 127)
+    np.testing.assert_array_equal(shown[1], np.rot90(pixels, -1) > 127)
+    assert main(["data", "check", path]) == 0
+    assert "images with an EXIF orientation, which data.exif=False ignores: 1 (a.jpg)" in (
+        capsys.readouterr().out)
 
 
 def test_folders_that_lead_back_and_files_that_are_skipped(tmp_path, capsys):

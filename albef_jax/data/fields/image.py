@@ -1,5 +1,6 @@
 """Images as uint8 pixels; the only field that knows engines and augmentation."""
 
+import functools
 import importlib.util
 from collections.abc import Sequence
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 
 from albef_jax.data.fields.base import Field
-from albef_jax.data.images.pillow import MAX_PIXELS, WHOLE, PillowEngine, draw_train
+from albef_jax.data.images.pillow import MAX_PIXELS, WHOLE, PillowEngine, draw_train, open_image
 from albef_jax.data.prefetch import num_workers
 from albef_jax.data.sources.base import of_views
 from albef_jax.errors import UserError
@@ -26,6 +27,7 @@ class ImageField(Field):
         engine="auto",  # 'tf' or 'pillow'; 'auto': tf if TensorFlow is installed
         crop_scale=(0.2, 1.0), flip=0.5, randaugment=(2, 7),
         max_pixels=MAX_PIXELS,  # of an image; what has more counts as broken
+        exif=False,  # turn images as their EXIF orientation says; the public code does not
         blind=False)  # black images: what the rest alone gives away
     limits = dict(max_pixels=(1, None), flip=(0.0, 1.0), crop_scale=(0.0, 1.0), randaugment=(0, 10))
     light = False
@@ -108,8 +110,9 @@ def engine_name(name: str) -> str:
 
 def make_engine(data, size: int):
     """The image engine of a config's `data` block; see `engine_name`."""
+    opened = functools.partial(open_image, max_pixels=data.max_pixels, exif=data.exif)
     if engine_name(data.engine) == "pillow":
-        return PillowEngine(size, data.max_pixels)
+        return PillowEngine(size, opened)
     from albef_jax.data.images.tf import TfEngine  # TensorFlow is slow to import, and optional
 
-    return TfEngine(size, num_workers(data), data.max_pixels)
+    return TfEngine(size, num_workers(data), opened)

@@ -15,6 +15,7 @@ from albef_jax.data.images import randaugment
 from albef_jax.data.sources.base import Value, reason
 
 CROP_TRIES = 10
+ORIENTATION = 0x0112  # EXIF's tag
 MAX_PIXELS = 80_000_000  # of an image, by default
 ASPECT_RATIO = (3 / 4, 4 / 3)
 REDUCTIONS = (8, 4, 2)  # what a JPEG decoder can shrink by at no cost
@@ -102,10 +103,13 @@ def reduce_box(box: Box, factor: int, height: int, width: int) -> Box:
                min(round(box.width / factor), -(-width // factor) - left))
 
 
-def open_image(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS,
+               exif: bool = False) -> Image.Image:
     """Reads the header of an encoded image, or wraps pixels uint8 [h, w, 3]; raises BrokenImage.
 
-    So it does of one with more than `max_pixels`, which a tiny file may have.
+    Args:
+        data: the image. max_pixels: more are an error; a tiny file may have them.
+        exif: turn it as its EXIF orientation says, which decodes it.
     """
     if isinstance(data, np.ndarray):
         return Image.fromarray(data)
@@ -121,7 +125,23 @@ def open_image(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Image.
         raise BrokenImage("not an image") from None
     if image.width * image.height > max_pixels:
         raise BrokenImage(f"{image.width} x {image.height} pixels, more than {max_pixels:,}")
-    return image
+    return turned(image) if exif and is_turned(image) else image
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether an opened image is to be shown turned or mirrored, by its EXIF orientation."""
+    try:
+        return image.getexif().get(ORIENTATION, 1) not in (0, 1)
+    except Exception:  # damaged metadata; the picture may be whole
+        return False
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """An opened image as its EXIF orientation says; raises BrokenImage."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # decoders raise anything on damaged data
+        raise BrokenImage(str(error) or type(error).__name__) from None
 
 
 def is_plain_jpeg(image: Image.Image) -> bool:
@@ -146,9 +166,12 @@ def decode(image: Image.Image) -> Image.Image:
 
 
 def load_image(data: bytes | np.ndarray, draw: Draw, size: int,
-               max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """One image as drawn, uint8 [size, size, 3]; raises BrokenImage if it cannot be decoded."""
-    image = open_image(data, max_pixels)
+               opened: Callable[..., Image.Image] = open_image) -> np.ndarray:
+    """One image as drawn, uint8 [size, size, 3]; raises BrokenImage if it cannot be decoded.
+
+    `opened`: `open_image` with its options.
+    """
+    image = opened(data)
     width, height = image.size
     box = crop_box(draw, height, width)
     factor = reduction(box, size) if is_plain_jpeg(image) and not draw.exact else 1
@@ -172,10 +195,14 @@ def read(value: Value) -> bytes | np.ndarray:
 
 
 class PillowEngine:
-    """Loads images with Pillow; runs wherever Python runs."""
+    """Loads images with Pillow; runs wherever Python runs.
 
-    def __init__(self, size: int, max_pixels: int = MAX_PIXELS):
-        self.size, self._max_pixels = size, max_pixels
+    Args:
+        size: side of the images. opened: `open_image` with its options.
+    """
+
+    def __init__(self, size: int, opened: Callable[..., Image.Image] = open_image):
+        self.size, self._opened = size, opened
 
     def load(self, values: Sequence[Value], draws: Sequence[Draw],
              parallel_map: Callable[..., Iterable] = map) -> tuple[np.ndarray, list[str | None]]:
@@ -189,7 +216,7 @@ class PillowEngine:
 
         def load_row(row: int, value: Value, draw: Draw) -> str | None:
             try:
-                images[row] = load_image(read(value), draw, self.size, self._max_pixels)
+                images[row] = load_image(read(value), draw, self.size, self._opened)
             except BrokenImage as error:
                 return str(error)
             return None

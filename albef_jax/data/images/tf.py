@@ -17,7 +17,7 @@ import tensorflow as tf  # noqa: E402
 
 from albef_jax.data.images import randaugment
 from albef_jax.data.images.pillow import (
-    BrokenImage, Draw, MAX_PIXELS, crop_box, decode, is_plain_jpeg, open_image, read, reduce_box,
+    BrokenImage, Draw, crop_box, decode, is_plain_jpeg, open_image, read, reduce_box,
     reduction)
 from albef_jax.data.sources.base import Value
 
@@ -41,16 +41,17 @@ class TfEngine:
     """Loads images with tf.data on at most `workers` threads, and never on a GPU.
 
     Args:
-        size: side of the images. workers: threads for decoding.
+        size: side of the images. workers: threads for decoding. opened: `open_image` with its
+            options.
 
     Attributes:
         stages: what the graph does with the item of an image, see `prepare`: name -> a function
             from an item, with the `image` of the stage before, to the next image.
     """
 
-    def __init__(self, size: int, workers: int, max_pixels: int = MAX_PIXELS):
+    def __init__(self, size: int, workers: int, opened: Callable = open_image):
         _keep_to_cpu(workers)
-        self.size, self._workers, self._max_pixels = size, workers, max_pixels
+        self.size, self._workers, self._opened = size, workers, opened
         with _own_xla_flags():
             finish, self._operations = _compile(size)
         self.stages = {
@@ -67,7 +68,7 @@ class TfEngine:
 
         def item_of(row: int, value: Value, draw: Draw) -> dict | str:
             try:
-                return prepare(row, read(value), draw, self.size, self._max_pixels)
+                return prepare(row, read(value), draw, self.size, self._opened)
             except BrokenImage as error:
                 return str(error)
 
@@ -171,12 +172,12 @@ def columns_of(items: list[dict]) -> dict[str, np.ndarray]:
 
 
 def prepare(row: int, data: bytes | np.ndarray, draw: Draw, size: int,
-            max_pixels: int = MAX_PIXELS) -> dict:
+            opened: Callable = open_image) -> dict:
     """The item of an image, which `_SIGNATURE` describes.
 
     Everything but plain JPEG is decoded here, by Pillow; raises BrokenImage.
     """
-    image = open_image(data, max_pixels)
+    image = opened(data)
     width, height = image.size
     is_jpeg = is_plain_jpeg(image) and _is_whole(data)
     box = crop_box(draw, height, width)
