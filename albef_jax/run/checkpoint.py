@@ -28,6 +28,7 @@ from albef_jax.run.checksums import checksums
 MAX_NAMED = 3  # leaves named in the sentence about a checkpoint of another config
 # Orbax renames `60.orbax-checkpoint-tmp` to `60` when complete; in object stores it marks `60`.
 HALF_WRITTEN = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")
+RECORD = "record/metadata"  # in the folder of a checkpoint, as orbax has it
 READ_ONLY = SimpleNamespace(best_metric="", keep_latest=1, keep_every=0, best_mode="max",
                             checksums=True)
 

@@ -7,7 +7,7 @@ import sys
 from albef_jax.config import STAGE_BLOCKS, differences, from_json, to_json
 from albef_jax.errors import UserError
 from albef_jax.files import read_bytes, readable_errors, write
-from albef_jax.run.checkpoint import open_to_read
+from albef_jax.run.checkpoint import RECORD
 from albef_jax.tasks import task_class
 
 OWED = "owed.json"  # evaluations that a signal kept from being made: {"step": 40, "evals": ["dev"]}
@@ -40,11 +40,18 @@ def record_of(config, workdir):
 
 
 def newest_record(workdir):
-    """What the newest checkpoint of a work directory records, see `record_of`; {} without one."""
-    if not (workdir / "checkpoints").is_dir():
-        return {}
-    with open_to_read(workdir) as checkpointer:
-        return {} if checkpointer.latest_step() is None else checkpointer.record()
+    """What the newest checkpoint of a work directory records, see `record_of`; {} without one.
+
+    Read as a file: of several processes orbax would wait for all, and one alone asks.
+    """
+    folder = workdir / "checkpoints"
+    steps = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    for path in sorted(steps, key=lambda path: -int(path.name)):
+        try:
+            return dict(json.loads(read_bytes(path / RECORD)))
+        except (OSError, ValueError, TypeError):  # half-written on an object store, or damaged
+            continue
+    return {}
 
 
 def mend(workdir, is_writer):
