@@ -17,7 +17,7 @@ A case folder is known by what it holds, whatever its name and sizes:
 | `imagebert.json`, `metrics.json` | ImageBERT: tensors, recalls | `parity_imagebert` |
 | `features.npz` | SCALE: ranked lists of products and their scores | `parity_scale_metrics` |
 | `vocab.txt`, raw products | SCALE: the fields, and masking | `parity_scale` |
-| `outputs_*.npz` | SCALE: variants of outputs, losses, gradients, steps | `parity_scale` |
+| `outputs_released.npz`, `outputs_seed.npz` and others | SCALE: variants of outputs, losses, gradients, steps | `parity_scale` |
 | `*.info.json` | SCALE: tensors of checkpoints, and which nothing reads | `parity_scale` |
 
 All is under the official names and layouts. Recorded random draws are injected; model, objectives,
@@ -52,7 +52,8 @@ RUNNERS = (("variants.npz", "parity_imagebert.run_forward"),
            ("hidden_states.npz", "parity_weights.run_bert"),
            ("arrays.npz", "parity_data.run_arrays"), ("cases.json", "parity_data.run_cases"),
            ("schedules.json", "parity_data.run_schedules"),
-           ("vocab.txt", "parity_scale.run_masking"), ("outputs_*.npz", "parity_scale.run"),
+           ("vocab.txt", "parity_scale.run_masking"),
+           ("outputs_released*.npz", "parity_scale.run"), ("outputs_seed*.npz", "parity_scale.run"),
            ("*.info.json", "parity_scale.run_manifests"),
            ("inputs.npz", "parity_case.run"))
 
