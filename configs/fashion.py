@@ -10,7 +10,7 @@
 Data: Fashion Product Images (P. Aggarwal, 2019); model: Dong et al.,
 https://arxiv.org/abs/2109.04275. FOLDER holds train.json, dev.json and images.tar, with "category" as
 [master, sub, article]. The letters are what the model knows of products: t title, i image, p table.
-Hardware: sized for two CPU cores. Expected: docs/results.md, by docs/fashion_experiment.py.
+Hardware: sized for two CPU cores. Expected: the table that docs/fashion_experiment.py writes.
 """
 
 from albef_jax.config import default_config

@@ -5,6 +5,7 @@
 FOLDER holds the data and their features, see configs/fashion.py; RUNS gets a work directory for each
 run, `LETTERS_SEED` and `LETTERS_SEED_classes`. Models that know titles or images alone are trained
 likewise; TF-IDF needs no training but a logistic regression for classes. Started again, it goes on.
+With `--write` the table replaces what stands between `<!-- fashion -->` and `<!-- /fashion -->`.
 """
 
 import argparse

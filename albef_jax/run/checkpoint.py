@@ -12,7 +12,6 @@ import dataclasses
 import math
 import os
 import re
-from types import SimpleNamespace
 from typing import Any
 
 from absl import logging
@@ -29,8 +28,6 @@ MAX_NAMED = 3  # leaves named in the sentence about a checkpoint of another conf
 # Orbax renames `60.orbax-checkpoint-tmp` to `60` when complete; in object stores it marks `60`.
 HALF_WRITTEN = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")
 RECORD = "record/metadata"  # in the folder of a checkpoint, as orbax has it
-READ_ONLY = SimpleNamespace(best_metric="", keep_latest=1, keep_every=0, best_mode="max",
-                            checksums=True)
 
 
 @dataclasses.dataclass
@@ -70,12 +67,12 @@ class Checkpointer:
     Opening it changes nothing that is there, so a finished or a running run can be read.
     """
 
-    def __init__(self, workdir, options=READ_ONLY, record: Mapping[str, Any] | None = None):
+    def __init__(self, workdir, options, record: Mapping[str, Any] | None = None):
         """Opens the checkpoints of a work directory, which may be empty.
 
         Args:
           workdir: path of the run; local or any that `epath` knows, such as gs://.
-          options: `config.checkpoint`; left out, checkpoints are only read.
+          options: `config.checkpoint`.
           record: plain values that every checkpoint holds, such as the whole config.
         """
         logging.get_absl_logger().addFilter(_is_not_from_orbax)  # twice changes nothing
@@ -291,7 +288,7 @@ class Checkpointer:
 
 
 @contextlib.contextmanager
-def open_to_read(workdir, options=READ_ONLY):
+def open_to_read(workdir, options):
     """Yields the `Checkpointer` of a work directory, and closes it; UserError if it has none."""
     if not (epath.Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"{workdir} has no checkpoints; train until one is saved, or give another "

@@ -105,7 +105,7 @@ def test_record_holds_step_metrics_and_what_it_is_given(tmp_path):
     checkpoints.save(4, make_state(), {"r_mean": np.float32(0.5), "loss": float("nan")}, wait=True)
     record = json.loads((tmp_path / "checkpoints/4/record/metadata").read_text())
     assert record == {"step": 4, "metrics": {"r_mean": 0.5}} | given
-    assert Checkpointer(tmp_path).record() == record
+    assert Checkpointer(tmp_path, options()).record() == record
 
 
 @pytest.mark.parametrize("partial", [False, True])
