@@ -160,6 +160,7 @@ def test_a_wrong_value_is_a_miss(tmp_path, capsys, case, file, name, missed):
     assert report.missed == 1 and line.startswith(missed)
 
 
+@pytest.mark.slow
 def test_a_wrong_gradient_of_a_variant_is_a_miss(tmp_path, other_case, capsys):
     report = parity.run_case(spoiled(other_case, tmp_path, "grads_all.npz", "mrfr_head.bias"))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "MISS" in line]

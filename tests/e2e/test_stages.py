@@ -10,6 +10,7 @@ import pytest
 from albef_jax.config import load_config
 from albef_jax.train import train
 
+pytestmark = pytest.mark.slow
 CONFIG = Path(__file__).parents[1] / "tiny_imagebert.py"
 STAGES = f"{CONFIG}:stages"
 

@@ -40,6 +40,7 @@ def test_states_are_the_recorded_ones(variant):
         np.testing.assert_allclose(found.unimodal[m], case.outputs[f"uni_{m}"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_is_of_the_own_product_or_mixed():
     """A product alone is itself with its own mask, and not with the release's in a batch."""
     for variant, same in (("released_maskfix", True), ("released", False)):

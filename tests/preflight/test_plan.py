@@ -210,6 +210,7 @@ def test_a_task_of_which_little_is_known(outside_config, capsys):
     assert "No switch is left to try" in without  # one group is one micro-step
 
 
+@pytest.mark.slow
 def test_activations_follow_the_switches():
     def kept(*overrides):
         return kept_bytes(on_gpus(1, "batch_size=64", *overrides))
