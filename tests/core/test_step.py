@@ -283,6 +283,7 @@ def test_scan_and_remat_change_no_value(tiny_run, fixed, switches):
         a, b, atol=1e-5 * np.abs(a).max()), plain.opt_state, changed.opt_state)
 
 
+@pytest.mark.slow
 def test_without_itc(tiny_run):
     """The ablation's first row: no queues, random negatives, ITM and MLM still learn."""
     run = tiny_run("objective.itc=False", "objective.negatives=random")

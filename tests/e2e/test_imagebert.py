@@ -23,6 +23,7 @@ def pretrained(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_a_pre_training(pretrained, tmp_path):
     config = load_config(f"{CONFIG}:retrieval", ["--config.steps=4"])
     assert train(config, tmp_path / "run", init=pretrained)

@@ -103,6 +103,7 @@ def test_work_of_the_compiled_step(on_tpu):
     assert on_tpu["prediction"].expected > on_tpu["prediction"].bound > 0
 
 
+@pytest.mark.slow
 def test_this_cpu(capsys):
     result = plan(tiny("model.scan=True"), "cpu")
     assert result["flops"] == pytest.approx(step_flops("model.scan=True"), rel=0.01)
