@@ -65,6 +65,7 @@ class Tokenizer:
                             "BERT word piece vocabulary.")
         pieces.no_padding()
         pieces.no_truncation()
+        pieces.encode_special_tokens = True  # a "[MASK]" in a text is text, whoever wrote it
         self._pieces = pieces
         self.pad_id, _, self.cls_id, self.sep_id, self.mask_id = self.special_ids
 
@@ -226,7 +227,6 @@ def _word_pieces(vocab: dict[str, int], lower_case: bool = True, strip_accents: 
     pieces.normalizer = normalizers.BertNormalizer(
         lowercase=lower_case, strip_accents=strip_accents, handle_chinese_chars=chinese)
     pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    # Registered special tokens are found in the text: "yes[SEP]" ends with the [SEP] id.
     pieces.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocab])
     return pieces
 

@@ -11,7 +11,7 @@ from albef_jax.data.fields.answers import encode_answers, read_answer_list
 from albef_jax.data.fields.image import ImageField
 from albef_jax.data.fields.text import TextField
 from albef_jax.errors import UserError
-from albef_jax.inference.inputs import as_images, as_texts, only
+from albef_jax.inference.inputs import as_images, as_texts, not_blank, only
 from albef_jax.inference.model import Model
 
 
@@ -48,7 +48,8 @@ class AnswerModel(Model):
             several images or questions.
         """
         image = self._load("image", only(as_images(image), "images"))
-        text = self._load("text", only(as_texts(question), "questions"))
+        (question,) = only(as_texts(question), "questions")
+        text = self._load("text", [not_blank(question, "question")])
         states, mask = self._call(self.forward["encode"], **image, **text), text["text_mask"]
         length = self.config.data.answer_length
         if answers is None:

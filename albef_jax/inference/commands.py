@@ -17,6 +17,7 @@ from albef_jax.files import check_out, completed, read_bytes
 from albef_jax.inference.api import load
 from albef_jax.inference.collection import Features, open_collection
 from albef_jax.inference.features import check_query
+from albef_jax.inference.inputs import not_blank
 from albef_jax.parallel.mesh import use_compile_cache
 
 PROJECTIONS = ("vision_proj", "text_proj")  # of parameters
@@ -85,6 +86,8 @@ def search_products(model, source, title, name, modalities, k):
     """
     if (title is None) == (name is None):
         raise UserError("A search among products needs one query: give a title, or --product ID.")
+    if title is not None:
+        not_blank(title, "title")
     given, trained = parse_source(source), model.config.data.source
     products = make_source({**trained, **given} if trained.kind == given["kind"] else given)
     rows = {products.name(row): row for row in range(len(products))}

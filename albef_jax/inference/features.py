@@ -13,7 +13,7 @@ from albef_jax.data.fields.text import TextField
 from albef_jax.errors import UserError
 from albef_jax.evaluators.heat import explainer, explanation
 from albef_jax.evaluators.pairs import score_pairs
-from albef_jax.inference.inputs import as_images, as_texts, name_of
+from albef_jax.inference.inputs import as_images, as_texts, name_of, not_blank
 from albef_jax.inference.model import Model, NotOffered
 
 MODES = ("itm", "itc")  # of heat maps
@@ -221,10 +221,12 @@ def probability(match):
 def check_query(kind, text, image, rerank):
     """UserError where an index of this kind, 'image' or 'text', cannot be asked so.
 
-    That is no query or two, or re-ranking of two images or two texts.
+    That is no query, a blank one or two, or re-ranking of two images or two texts.
     """
     if (text is None) == (image is None):
         raise UserError("A search needs one query: give a text or an image.")
+    for query in as_texts(text) if text is not None else ():
+        not_blank(query, "query")
     if rerank and kind == ("image" if text is None else "text"):
         raise UserError(f"Re-ranking compares an image with a text, but query and index are both "
                         f"{kind}s; rank by similarity alone, without rerank.")

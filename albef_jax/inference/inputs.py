@@ -40,6 +40,13 @@ def as_texts(texts):
     return texts
 
 
+def not_blank(text, what):
+    """A query or a question; UserError if it is blank: a model would answer that too."""
+    if not text.strip():
+        raise UserError(f"The {what} is blank; write what you want to know.")
+    return text
+
+
 def only(values, what):
     """A list that must have one element; UserError if it has several."""
     if len(values) != 1:

@@ -67,6 +67,8 @@ def source_block(name: str, image_roots: Sequence[str]) -> Mapping | str:
     """The source that an argument of the command names."""
     if name.partition(":")[0] in KINDS and not os.path.exists(name):
         return name
+    if name.endswith(".tar"):
+        return {"kind": "webdataset", "files": (name,)}
     return {"kind": "json", "files": (name,), "image_roots": tuple(image_roots)}
 
 
@@ -97,16 +99,16 @@ def _look_at(part: Part, data_config) -> tuple[look.Images | None, list[str]]:
     """Reads and prints a part; what was seen of its images, and why a run would stop."""
     source, fields, workers = part.source, part.source.fields, num_workers(data_config)
     images = look.images_of(source, part.name, workers) if "image" in fields else None
-    words = look.words_of(source) if "text" in fields else None
+    texts = look.texts_of(source) if "text" in fields else None
     others = {name: look.values_of(source, name, part.name, workers)
               for name in fields if name not in PAIR}
     print(f"{part.name}: {len(source)} rows"
           + (f", {images.count} images" if images else "")
-          + (f", {len(words)} captions" if words is not None else ""))
+          + (f", {len(texts.words)} captions" if texts else ""))
     if images:
         look.print_images(images)
-    if words is not None:
-        look.print_words(words, data_config.get("max_words", TextField.defaults["max_words"]))
+    if texts:
+        look.print_texts(texts, data_config.get("max_words", TextField.defaults["max_words"]))
     if images:
         look.print_sides(images)
     if any(facts.get("optional") for facts in fields.values()):

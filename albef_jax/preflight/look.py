@@ -16,7 +16,7 @@ from tqdm import tqdm
 from albef_jax.data.images.pillow import BrokenImage, decode, is_turned, open_image, read
 from albef_jax.data.sources.base import Source, Value, reason
 from albef_jax.data.sources.regions import Regions, clipped
-from albef_jax.data.text import clean
+from albef_jax.data.text import SPECIAL_TOKENS, clean
 from albef_jax.errors import listed
 
 SMALL_SIDE = 16  # pixels; the side of one patch: hardly anything can be seen
@@ -45,6 +45,14 @@ class Images(NamedTuple):
     def broken_names(self) -> dict[str, str]:
         """Name -> reason."""
         return {self.name(number): why for number, why in self.broken.items()}
+
+
+class Texts(NamedTuple):
+    """What was seen of the texts of a source."""
+
+    words: np.ndarray  # how many each has when it is cleaned, int64 [m]
+    letterless: Counter  # texts that keep words, but no letter
+    special: Counter  # texts that hold what looks like a special token
 
 
 class Values(NamedTuple):
@@ -77,12 +85,17 @@ def images_of(source: Source, title: str, workers: int) -> Images:
     return found
 
 
-def words_of(source: Source) -> np.ndarray:
-    """The number of words of each text, cleaned, int [m]."""
+def texts_of(source: Source) -> Texts:
+    """Reads every text."""
     cleaning = source.fields["text"].get("cleaning", "caption")
-    return np.fromiter(
-        (len(clean(text, cleaning, sys.maxsize).split())
-         for row in range(len(source)) for text in source.get(row, "text")), np.int64)
+    words, letterless, special = [], Counter(), Counter()
+    for row in range(len(source)):
+        for text in source.get(row, "text"):
+            cleaned = clean(text, cleaning, sys.maxsize)
+            words.append(len(cleaned.split()))
+            letterless[text] += bool(words[-1]) and not any(map(str.isalpha, cleaned))
+            special[text] += any(token in text for token in SPECIAL_TOKENS)
+    return Texts(np.array(words, np.int64), +letterless, +special)
 
 
 def values_of(source: Source, field: str, title: str, workers: int) -> Values:
@@ -138,12 +151,16 @@ def print_images(images: Images) -> None:
                  (" = ".join(map(images.name, numbers)) for numbers in again))
 
 
-def print_words(words: np.ndarray, most: int) -> None:
-    """How long texts are, and how many have no or more than `most` words."""
-    _print_count("captions without a word", np.sum(words == 0))
-    _print_count(f"captions cut to {most} words", np.sum(words > most))
+def print_texts(texts: Texts, most: int) -> None:
+    """How long texts are, how many have no or more than `most` words, and which are none."""
+    _print_count("captions without a word once they are cleaned", np.sum(texts.words == 0))
+    _print_count("captions without a letter", texts.letterless.total(),
+                 map(repr, texts.letterless))
+    _print_count(f"captions with {listed(SPECIAL_TOKENS, len(SPECIAL_TOKENS))}, which are read as "
+                 "text", texts.special.total(), map(repr, texts.special))
+    _print_count(f"captions cut to {most} words", np.sum(texts.words > most))
     print("  words per caption")
-    _print_bars(words, WORD_BINS)
+    _print_bars(texts.words, WORD_BINS)
 
 
 def print_sides(images: Images) -> None:

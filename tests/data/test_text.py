@@ -108,6 +108,19 @@ def test_a_hub_name_is_found_in_the_hubs_cache(tmp_path):
     assert ids[0] == ids[1] != ""
 
 
+def test_special_words_in_a_text_are_text(tmp_path):
+    """Whether the vocabulary was trained, loaded from its file, or saved and loaded."""
+    text = "a [MASK] dog[SEP] [pad] [CLS]"
+    tokenizer = train_tokenizer([*CAPTIONS, "[mask] sep pad cls"], 100)
+    tokenizer.save(str(tmp_path))
+    loaded = load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").unlink()
+    for one in (tokenizer, loaded, load_tokenizer(str(tmp_path))):
+        (ids,) = one.pieces([text])
+        assert not {one.pad_id, one.cls_id, one.sep_id, one.mask_id} & {*ids}
+        assert one.decode(ids) == "a [ mask ] dog [ sep ] [ pad ] [ cls ]"
+
+
 HARD = ["Möchte schön", "naïve CAFÉ Zürich", "中文 text 日本語かな", "한국어 ÅNGSTRÖM", "e\u0301 \u00e9 İstanbul",
         "tab\there\u00a0nbsp", "ﬁne ﬂag ½ ²", "a\u200bb", "🙂 smile", "ΑΒΓ ß ẞ", "don't-stop/it", ""]
 

@@ -214,6 +214,7 @@ def test_images_that_cannot_be_read_are_named(model, paths, tmp_path):
     (lambda m: m.encode_text(None), "The texts are a NoneType; give one or a list"),
     (lambda m: m.encode_image(None), "The images are a NoneType"),
     (lambda m: m.encode_image(np.zeros((0, 0, 3), np.uint8)), "has no pixels"),
+    (lambda m: m.search(m.index_texts("a"), text=" \n"), "The query is blank; write what"),
     (lambda m: m.search(m.index_texts("a"), text="a", k=-1), "k=-1; ask for 1 or more"),
     (lambda m: m.index_images(np.zeros((2, 8, 8, 3), np.uint8), names=["a"]),
      "1 names of 2 images"),

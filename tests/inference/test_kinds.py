@@ -76,6 +76,8 @@ def test_what_a_task_does_not_offer(vqa_run, scenes):
     with pytest.raises(UserError, match="task 'vqa' has no encode_image; it has answer, "
                                         "predict, so load"):
         model.encode_image([image])
+    with pytest.raises(UserError, match="The question is blank"):
+        model.answer(image, " ")
     with pytest.raises(UserError, match="Got 2 questions"):
         model.answer(image, ["one?", "two?"])
     with pytest.raises(UserError, match="'circle and square circle and square' has more than"):

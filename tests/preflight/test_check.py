@@ -58,12 +58,22 @@ def test_counts_rows_captions_and_sizes(write, capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "train.json: 11 rows, 8 images, 21 captions".split()
     text = [" ".join(line) for line in lines]
-    assert "captions without a word: 2" in text and "captions cut to 30 words: 1" in text
+    assert "captions without a word once they are cleaned: 2" in text and "captions cut to 30 words: 1" in text
     words = {line[0]: line[1] for line in lines[text.index("words per caption") + 1 :]}
     assert words["0"] == "2" and words["1-4"] == "10" and words["5-9"] == "8"
     assert words["30+"] == "1"
     sides = [line[:2] for line in lines[-1:]]
     assert sides == [["32-63", "8"]]
+
+
+def test_counts_texts_that_say_nothing(write, capsys):
+    texts = ("a dog", "?!", "12 - 34", "[MASK][SEP]", "\u72d7", "...", "so [MASK] it")
+    assert check([write("train.json", pairs(range(8), *texts))]) == []
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "captions without a word once they are cleaned: 16" in lines
+    assert "captions without a letter: 8 ('12 - 34')" in lines
+    assert ("captions with [PAD], [UNK], [CLS], [SEP], [MASK], which are read as text: 16 "
+            "('[MASK][SEP]', 'so [MASK] it')") in lines
 
 
 def test_longest_bar_is_the_most_frequent(write, capsys):
