@@ -21,6 +21,7 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
     "scenes_grounding": "scenes_tasks:ScenesGroundingSource",
     "scenes_products": "scenes_products:ScenesProductsSource",
     "tfds": "tfds_source:TfdsSource",
+    "webdataset": "web_tars:WebTarsSource",
     "mixture": "mixture:Mixture",
     "grounding": "grounding_json:GroundingSource",
     "ve": "ve_json:VeJsonSource",
@@ -38,15 +39,17 @@ __all__ = ["KINDS", "Source", "check_source", "make_source", "parse_source", "re
 
 
 def parse_source(text: str) -> dict:
-    """The block of `json:FILE`, `scenes:LEVEL[:SPLIT]` or `tfds:NAME[:VERSION][:SPLIT]`.
+    """The block of a short form: `json:FILE`, `webdataset:FILES`, `scenes:LEVEL[:SPLIT]` or
+    `tfds:NAME[:VERSION][:SPLIT]`.
 
     Raises:
         UserError: the text is none of these.
     """
     kind, colon, rest = text.partition(":")
     if kind not in KINDS or not colon:
-        raise UserError(f"{text!r} is no data source; write json:FILE, scenes:LEVEL or tfds:NAME, "
-                        "where a split may follow the last two, such as tfds:coco_captions:val.")
+        raise UserError(f"{text!r} is no data source; write json:FILE, webdataset:FILES, "
+                        "scenes:LEVEL or tfds:NAME, where a split may follow the last two, such as "
+                        "tfds:coco_captions:val.")
     return {"kind": kind, **_class_of(kind).options(rest)}
 
 

@@ -1,10 +1,12 @@
-"""Names and captions of millions of manifest rows as columns in files, mapped into memory.
+"""Names and captions of millions of rows as columns in files, mapped into memory.
 
-Large manifests are parsed once; the columns are kept in the user's cache. Folder of an index:
+Large manifests, and tars, are read once; the columns are kept in the user's cache. Folder of an
+index:
 
-    rows.arrow        name (a text) and captions (a list of texts) of each row, Arrow's IPC format
+    rows.arrow        name (a text), captions (a list of texts) and whatever else of each row, in
+                      Arrow's IPC format
     image_ids.npy     int32 [n]; equal for equal names, by first appearance
-    index.json        digests of the manifests, and a checksum of both files above
+    index.json        digests of the files, and a checksum of both files above
 """
 
 import functools
@@ -25,7 +27,6 @@ import pyarrow as pa
 from etils import epath
 from tqdm import tqdm
 
-from albef_jax.data.sources.json_rows import Manifests
 from albef_jax.data.sources.numbering import hashed, number
 from albef_jax.files import cache_folder, completed, locked
 
@@ -39,48 +40,60 @@ Row = tuple[str, list[str]]
 
 
 class Index(NamedTuple):
-    """The columns of manifests.
+    """The columns of n rows.
 
-    names, captions: of n rows; `names[i].as_py()` is a text, `captions[i].as_py()` a list of texts.
+    table: of the schema; `names[i].as_py()` is a text, `captions[i].as_py()` a list of texts.
     image_ids: int32 [n].
-    digests: of the contents, of each manifest that could be read, by path.
-    problems: a sentence about each manifest and row that is wrong.
+    digests: of the contents, of each file that could be read, by path.
+    problems: a sentence about each file and row that is wrong.
     """
 
-    names: pa.ChunkedArray
-    captions: pa.ChunkedArray
+    table: pa.Table
     image_ids: np.ndarray
     digests: dict[str, bytes]
     problems: list[str]
 
+    @property
+    def names(self) -> pa.ChunkedArray:
+        return self.table["name"]
 
-def open_index(files: Sequence[str], parse: Callable[[object], Row], example: str,
-               keys: Sequence[str] = ()) -> Index:
-    """The columns of `Manifests`; large ones from the cache, which is made if it is not there.
+    @property
+    def captions(self) -> pa.ChunkedArray:
+        return self.table["captions"]
 
-    `keys`: see `json_rows.read_rows`.
+
+def open_index(files: Sequence[str], reader: Callable, told: str,
+               schema: pa.Schema = SCHEMA) -> Index:
+    """The columns of files; of large ones from the cache, which is made if it is not there.
+
+    Args:
+        files: local, or any paths that epath knows.
+        reader: called with `progress=`, as of `json_rows.Manifests`, gives what yields a tuple for
+            each row and has its attributes.
+        told: what the rows depend on beside the files.
+        schema: of the columns; the first ones are those of `SCHEMA`.
     """
     try:
         size = sum(epath.Path(path).stat().length for path in files)
-    except OSError:  # `read_rows` says which, and why
+    except OSError:  # the reader says which, and why
         size = 0
-    write = functools.partial(_write, files, parse, example, keys, size)
+    write = functools.partial(_write, reader, schema, size)
     if size < CACHED_FROM:
         return _build_for_now(write)
-    folder = cache_folder("manifests") / _key(files, keys)
+    folder = cache_folder("manifests") / _key(files, told)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder, "indexing the same manifests"):
+        with locked(folder, "indexing the same files"):
             return _open(folder) or _build(folder, size, write)
     except OSError as error:
-        print(f"the index of the manifests cannot be kept in {folder} "
-              f"({error.strerror or error}); they are parsed at every start", file=sys.stderr)
+        print(f"the index of {files[0]} cannot be kept in {folder} "
+              f"({error.strerror or error}); the files are read at every start", file=sys.stderr)
         return _build_for_now(write)
 
 
-def _key(files: Sequence[str], keys: Sequence[str]) -> str:
+def _key(files: Sequence[str], told: str) -> str:
     """Of paths, sizes, times, and the first and last bytes: quick however large they are."""
-    digest = hashlib.blake2b(f"{VERSION} {keys}".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{VERSION} {told}".encode(), digest_size=16)
     for path in files:
         length = epath.Path(path).stat().length
         time = os.stat(path).st_mtime_ns if os.path.exists(path) else epath.Path(path).stat().mtime
@@ -103,7 +116,7 @@ def _open(folder: Path) -> Index | None:
     except (OSError, ValueError, KeyError) as error:
         damaged = [str(error)]
     if damaged:
-        print(f"the index of the manifests in {folder} is damaged ({damaged[0]}); it is made anew",
+        print(f"the index in {folder} is damaged ({damaged[0]}); it is made anew",
               file=sys.stderr)
         shutil.rmtree(folder)
         return None
@@ -118,7 +131,7 @@ def _map(folder: Path, digests: dict[str, bytes], problems: list[str]) -> Index:
     """The files of a folder, which stay mapped when it is removed."""
     table = pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow"))).read_all()
     image_ids = np.load(folder / "image_ids.npy", mmap_mode="r").view(np.ndarray)
-    return Index(table["name"], table["captions"], image_ids, digests, problems)
+    return Index(table, image_ids, digests, problems)
 
 
 def _build_for_now(write: Callable[[Path], Index]) -> Index:
@@ -128,7 +141,7 @@ def _build_for_now(write: Callable[[Path], Index]) -> Index:
 
 def _build(folder: Path, size: int, write: Callable[[Path], Index]) -> Index:
     """Makes the index of a folder, complete or not at all; with problems only for now."""
-    print(f"indexing {size / 1e9:.2f} GB of manifests, once; the index is {folder}",
+    print(f"indexing {size / 1e9:.2f} GB, once; the index is {folder}",
           file=sys.stderr, flush=True)
     with completed(folder) as unfinished:
         unfinished = Path(unfinished)
@@ -143,19 +156,19 @@ def _build(folder: Path, size: int, write: Callable[[Path], Index]) -> Index:
     return index
 
 
-def _write(files, parse, example: str, keys, size: int, folder: Path) -> Index:
+def _write(reader: Callable, schema: pa.Schema, size: int, folder: Path) -> Index:
     """Writes the columns."""
     hashes = [hashed(())]
     with (
-        pa.ipc.new_file(str(folder / "rows.arrow"), SCHEMA) as table,
+        pa.ipc.new_file(str(folder / "rows.arrow"), schema) as table,
         tqdm(total=size, desc="index", unit="B", unit_scale=True,
              disable=None if size >= CACHED_FROM else True) as bar,
     ):
-        manifests = Manifests(files, parse, example, bar.update, keys)
-        rows = iter(manifests)
+        files = reader(progress=bar.update)
+        rows = iter(files)
         while batch := list(itertools.islice(rows, BATCH)):
             columns = list(zip(*batch))
             hashes.append(hashed(columns[0]))
-            table.write(pa.record_batch(columns, SCHEMA))
+            table.write(pa.record_batch(columns, schema))
     np.save(folder / "image_ids.npy", number(np.concatenate(hashes)))
-    return _map(folder, manifests.digests, manifests.problems)
+    return _map(folder, files.digests, files.problems)

@@ -1,5 +1,6 @@
 """Image-text pairs listed in manifests, the format of the public ALBEF code and those like it."""
 
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from albef_jax.data.sources.base import pairs
 from albef_jax.data.sources.index import Row, open_index
+from albef_jax.data.sources.json_rows import Manifests
 from albef_jax.data.sources.manifest import ManifestSource
 
 # What people call the columns; the first that a row has is taken.
@@ -39,7 +41,9 @@ class JsonSource(ManifestSource):
         super().__init__(files, image_roots, f"json merge={bool(merge_images)}{named}")
 
     def read_manifests(self, files: list[str]) -> tuple[dict[str, bytes], list[str]]:
-        self._index = open_index(files, self._columns, self.row_format, self._columns.keys)
+        keys = self._columns.keys
+        self._index = open_index(files, functools.partial(
+            Manifests, files, self._columns, self.row_format, keys=keys), str(keys))
         # The rows of example i are _order[_starts[i] : _starts[i + 1]].
         self._image_ids = image_ids = self._index.image_ids
         self._order = self._starts = range(len(image_ids) + 1)
