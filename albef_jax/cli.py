@@ -129,7 +129,7 @@ def run_evaluate(args, overrides):
 
 
 def add_inference(commands):
-    """embed, search, explain, answer, features."""
+    """embed, search, score, explain, answer, features."""
     place = "albef_jax.inference.commands"
     embed = command(commands, "embed", calling(f"{place}:embed"),
                     "features of a folder of images or a manifest")
@@ -147,6 +147,13 @@ def add_inference(commands):
     search.add_argument("-k", type=whole(1), default=5, help="results (%(default)s)")
     search.add_argument("--rerank", type=whole(1), default=0, metavar="N",
                         help="let the matching head reorder the N most similar")
+
+    score = command(commands, "score", calling("albef_jax.inference.score:score"),
+                    "how well each text of a manifest fits its image; goes on where it stopped")
+    add_model(score, "a manifest, a .tar of pairs, or a short form such as scenes:demo:heldout")
+    score.add_argument("--out", required=True, metavar="FILE.jsonl")
+    score.add_argument("--regions", nargs="+", default=(), metavar="PATH",
+                       help="files and folders with the regions of the images, for ImageBERT")
 
     explain = command(commands, "explain", calling(f"{place}:explain"),
                       "a picture of where a model looks for a text")
@@ -174,8 +181,9 @@ def add_inference(commands):
     add_text_length(answer)
 
     features = command(commands, "features", calling("albef_jax.inference.extract:extract"),
-                       "features of images, videos or sounds of products; goes on where it stopped")
-    features.add_argument("kind", choices=["image", "video", "audio"])
+                       "features of images, videos or sounds of products, or regions of images "
+                       "of pairs; goes on where it stopped")
+    features.add_argument("kind", choices=["image", "regions", "video", "audio"])
     features.add_argument("source", metavar="DATA", help="a folder of files, or a manifest")
     features.add_argument("--out", required=True, metavar="DIR",
                           help="a file for each product, named after it")
@@ -183,9 +191,12 @@ def add_inference(commands):
                           help="whose ViT encodes images and frames (pixels)")
     for name, default, what in (("grid", 6, "regions of an image, a side"),
                                 ("patch", 16, "pixels of a region or of a frame, a side"),
-                                ("frames", 16, "of a clip")):
+                                ("frames", 16, "of a clip"),
+                                ("classes", 1600, "clusters that are classes of 'regions'")):
         features.add_argument(f"--{name}", type=whole(1), default=default, metavar="N",
                               help=f"{what} (%(default)s)")
+    features.add_argument("--merge", type=whole(0), default=0, metavar="N",
+                          help="how many 'regions' are left when the likest neighbours become one")
     features.add_argument("--image-roots", nargs="+", default=(), metavar="PATH",
                           help="folders and .tar files of a manifest (its own folder)")
 
@@ -297,8 +308,7 @@ def run_data_shard(args, rest):
     """`albef data shard`."""
     nothing_left(rest)
     from albef_jax.data.shard import shard
-    from albef_jax.data.sources import make_source
-    from albef_jax.preflight.check import source_block
+    from albef_jax.data.sources import make_source, source_block
 
     source = make_source(source_block(args.source, args.image_roots))
     print(shard(source, args.out, args.short_side))

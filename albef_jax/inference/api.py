@@ -6,6 +6,7 @@
 | `encode`, `rank`, `generate` | `answer` |
 | `classify`, of images and texts | `classify` |
 | `encode`, of products | `encode`, `index_products`, `search` |
+| `embed_image`, `match`, of regions and texts | `match` |
 | any | `predict` |
 """
 
@@ -20,6 +21,7 @@ from albef_jax.inference.answers import AnswerModel, ClassModel
 from albef_jax.inference.features import FeatureModel
 from albef_jax.inference.model import Model
 from albef_jax.inference.products import ProductModel
+from albef_jax.inference.regions import RegionModel
 from albef_jax.run.restore import read_tokenizer
 from albef_jax.run.workdir import read_config
 from albef_jax.tasks import make_task, task_class
@@ -28,7 +30,7 @@ from albef_jax.weights.stored import is_export, read_export, read_parts
 
 WEIGHTS = ("online", "momentum")
 # The first that a task has all for.
-MODELS = (FeatureModel, AnswerModel, ClassModel, ProductModel, Model)
+MODELS = (FeatureModel, AnswerModel, ClassModel, ProductModel, RegionModel, Model)
 
 
 def load(path, weights="online", dtype="float32", batch_size=32, facts=None, text_length=None):

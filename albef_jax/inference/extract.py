@@ -1,9 +1,11 @@
-"""`albef features`: images, videos and sounds of one's own as features that products have."""
+"""`albef features`: images, videos and sounds of one's own as features that products have, and
+images of pairs as regions, where there is no detector."""
 
 import functools
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,39 +16,49 @@ from tqdm import tqdm
 from albef_jax.data.images.pillow import decode, open_image
 from albef_jax.data.media import FRAMES, read_frames, read_sound, sound_features
 from albef_jax.data.sources.base import reason
+from albef_jax.data.sources.json_source import JsonSource
 from albef_jax.data.sources.products import ProductSource
-from albef_jax.errors import UserError
+from albef_jax.data.sources.region_files import files_under
+from albef_jax.errors import MISSING, UserError, listed
 from albef_jax.files import completed, local_copy, read_bytes
 from albef_jax.inference.api import load
-from albef_jax.inference.collection import IMAGE_SUFFIXES
+from albef_jax.inference.collection import IMAGE_SUFFIXES, open_collection
 from albef_jax.parallel.mesh import use_compile_cache
 
 RECIPE = "features.json"  # beside the features: how they were made
-ENDINGS = {"image": ".npz", "video": ".npy", "audio": ".npy"}
+ENDINGS = {"image": ".npz", "regions": ".npz", "video": ".npy", "audio": ".npy"}
+IMAGES = ("image", "regions")
 MIDDLE, SPREAD = 0.5, 0.25  # of pixels in 0..1
+BLOCK = 32  # files that are handed on at once
+SAMPLED = 2000  # images that classes of regions are found in
 MAX_NAMED = 10
 
 
 class Media(NamedTuple):
-    """A file of a product. name: of the product. path: of the file or folder. read: its bytes."""
+    """A file. name: of its product, or of the image. path: of the file or folder. read: its bytes."""
 
     name: str
     path: str
     read: Callable[[], bytes]
 
 
-def extract(kind, source, out, model=None, grid=6, patch=16, frames=16, image_roots=()):
+def extract(kind, source, out, model=None, grid=6, patch=16, frames=16, merge=0, classes=1600,
+            image_roots=()):
     """Writes a file of features for each image, video or sound; goes on where it stopped.
 
     Images become grid x grid regions, videos a row per clip: the tokens of a trained ViT of this
-    project, or pixels. Sounds become the mel spectrogram of M5Product.
+    project, or pixels. Sounds become the mel spectrogram of M5Product. 'regions' are those of
+    images of pairs, for ImageBERT: with classes, which are clusters of features.
 
     Args:
-      kind: 'image', 'video' or 'audio'. source: a folder of files, or a manifest of products.
+      kind: 'image', 'regions', 'video' or 'audio'. source: a folder of files, or a manifest of
+        products; of 'regions', of pairs.
       out: folder of the features, NAME.npz for images and NAME.npy else.
       model: work directory or export whose `encode_image` makes features; None: pixels.
       grid: regions of an image, a side. patch: pixels of a region of an image, or of a frame of a
         video, a side. frames: of a clip.
+      merge: of 'regions': how many are left when those beside each other that are alike become
+        one; 0: as many as there are. classes: of 'regions': how many there are.
       image_roots: folders and .tar files with the files of a manifest; by default its own folder.
 
     Raises:
@@ -55,23 +67,62 @@ def extract(kind, source, out, model=None, grid=6, patch=16, frames=16, image_ro
     use_compile_cache()
     media = list(find_media(kind, source, image_roots))
     if not media:
-        raise UserError(f"{source} names no {kind}; give a folder of files, or a manifest of "
-                        "products that names some.")
+        raise UserError(f"{source} names no {kind}; give a folder of files, or a manifest that "
+                        "names some.")
     tokens = {"model": model} if model else {"patch": patch}
+    cells = tokens | {"grid": grid}
     recipe = {"kind": kind} | {
-        "image": tokens | {"grid": grid}, "video": tokens | {"frames": frames}, "audio": {}}[kind]
+        "image": cells, "regions": cells | {"merge": merge, "classes": classes},
+        "video": tokens | {"frames": frames}, "audio": {}}[kind]
     folder = epath.Path(out)
     check_recipe(folder, recipe)
-    done = {file.name for file in folder.iterdir()}
-    waiting = [one for one in media if f"{one.name}{ENDINGS[kind]}" not in done]
-    make, broken = maker(kind, model, grid, patch, frames), {}
-    for one in tqdm(waiting, f"features of {kind}", unit="file", initial=len(media) - len(waiting),
-                    total=len(media), disable=None):
-        try:
-            save(folder / f"{one.name}{ENDINGS[kind]}", make(one))
-        except OSError as error:
-            broken[one.path] = reason(error)
+    make = maker(kind, model, grid, patch, frames)
+    if kind == "regions":
+        make = with_clusters(make, folder, media, grid, merge, classes)
+    done = {name.removesuffix(ENDINGS[kind]) for name in files_under(folder, ENDINGS[kind])}
+    waiting, broken = [one for one in media if one.name not in done], {}
+    with tqdm(desc=f"features of {kind}", unit="file", initial=len(media) - len(waiting),
+              total=len(media), disable=None) as bar:
+        for some in blocks_of(waiting):
+            for one, features in zip(some, make(some)):
+                if isinstance(features, OSError):
+                    broken[one.path] = reason(features)
+                else:
+                    save(folder / f"{one.name}{ENDINGS[kind]}", features)
+                bar.update()
     return summary(kind, out, len(media), len(media) - len(waiting), broken)
+
+
+def with_clusters(make, folder, media, grid, merge, classes) -> Callable:
+    """As `make`, a function of `maker`, with cells merged and classes; see `extract`."""
+    try:
+        from albef_jax.inference import clusters  # an extra
+    except ImportError:
+        raise UserError(MISSING.format("A region without a detector", "scikit-learn", "cluster")
+                        ) from None
+
+    def regions(some):
+        return [clusters.merged(one, grid, merge) if merge and not isinstance(one, OSError) else one
+                for one in make(some)]
+
+    def examples():
+        chosen = media[::-(-len(media) // SAMPLED)]
+        with tqdm(desc="regions for classes", unit="file", total=len(chosen), disable=None) as bar:
+            for some in blocks_of(chosen):
+                yield from (one["features"] for one in regions(some)
+                            if not isinstance(one, OSError))
+                bar.update(len(some))
+
+    centres = clusters.fit_classes(folder, classes, examples())
+    return lambda some: [one if isinstance(one, OSError) else clusters.with_classes(one, centres)
+                         for one in regions(some)]
+
+
+def blocks_of(media) -> Iterator[list[Media]]:
+    """Media in lists of `BLOCK`."""
+    media = iter(media)
+    while some := list(itertools.islice(media, BLOCK)):
+        yield some
 
 
 def find_media(kind, source, image_roots=()) -> Iterator[Media]:
@@ -80,6 +131,9 @@ def find_media(kind, source, image_roots=()) -> Iterator[Media]:
     A video may be a folder of frames; it must be a file of its own, not part of a .tar.
     """
     source = os.fspath(source)
+    if kind == "regions":
+        yield from images_of_pairs(source, image_roots)
+        return
     if os.path.isdir(source):
         for name in sorted(os.listdir(source)):
             path = os.path.join(source, name)
@@ -129,6 +183,7 @@ def save(path, features):
       UserError: the disk does not take them.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with completed(path) as unfinished, open(unfinished, "wb") as file:
             np.savez(file, **features) if isinstance(features, dict) else np.save(file, features)
     except OSError as error:
@@ -136,25 +191,62 @@ def save(path, features):
                         "and run the same command again: it goes on.") from None
 
 
+def images_of_pairs(source, image_roots=()) -> Iterator[Media]:
+    """The images of a folder, at any depth, or of a manifest of pairs; each once."""
+    if os.path.isdir(source):
+        found = open_collection(source)
+        for name, path in zip(found.names, found.images):
+            yield Media(os.path.splitext(name)[0], path, functools.partial(read_bytes, path))
+        return
+    pairs, problems = JsonSource.checked(files=source, image_roots=image_roots, merge_images=True)
+    if not len(pairs):
+        raise UserError(problems[0])
+    for index in range(len(pairs)):
+        name = pairs.name(index)
+        inside = not os.path.isabs(name) and ".." not in name.split("/")  # the folder --out
+        yield Media(os.path.splitext(name if inside else os.path.basename(name))[0], name,
+                    functools.partial(pairs.image, index))
+
+
 def maker(kind, model, grid, patch, frames) -> Callable:
-    """A function from a `Media` to features of this kind; see `extract`."""
+    """A function from a list of `Media` to that of their features, an OSError where there are none.
+
+    See `extract`.
+    """
     if kind == "audio":
-        return lambda one: sound_features(*read_sound(one.read()))
-    side = grid * patch if kind == "image" else patch
+        return lambda some: [attempt(lambda: sound_features(*read_sound(one.read())))
+                             for one in some]
+    side = grid * patch if kind in IMAGES else patch
     tokens = pixel_tokens(side, patch) if model is None else model_tokens(load(model), kind, grid)
-    if kind == "image":
-        return functools.partial(image_features, tokens=tokens, grid=grid)
-    return functools.partial(video_features, tokens=tokens, frames=frames)
+    if kind == "video":
+        return lambda some: [attempt(lambda: video_features(one, tokens, frames)) for one in some]
+    return functools.partial(image_features, tokens=tokens, grid=grid)
 
 
-def image_features(one, tokens, grid):
-    """The regions of an image by name, as `Regions` has them: its grid, row by row."""
-    image = decode(open_image(one.read()))
-    width, height = image.size
+def attempt(make: Callable):
+    """What it returns, or the OSError that it raises."""
+    try:
+        return make()
+    except OSError as error:
+        return error
+
+
+def image_features(some: Sequence[Media], tokens, grid) -> list:
+    """The regions of images by name, as `Regions` has them, a grid row by row; or the OSError."""
+    images = [attempt(lambda: decode(open_image(one.read()))) for one in some]
+    read = [image for image in images if not isinstance(image, OSError)]
+    features = iter(tokens(read) if read else ())
+    return [image if isinstance(image, OSError) else cells(image.size, next(features), grid)
+            for image in images]
+
+
+def cells(size, features, grid) -> dict[str, np.ndarray]:
+    """The cells of an image of this width and height, with their features."""
+    width, height = size
     y, x = np.divmod(np.arange(grid * grid), grid)
     boxes = np.stack([x * width, y * height, (x + 1) * width, (y + 1) * height], axis=1) / grid
-    return {"features": tokens([image])[0].astype(np.float32), "boxes": boxes.astype(np.float32),
-            "size": np.array(image.size)}
+    return {"features": features.astype(np.float32), "boxes": boxes.astype(np.float32),
+            "size": np.array(size)}
 
 
 def video_features(one, tokens, frames):
@@ -204,7 +296,7 @@ def model_tokens(model, kind, grid):
 
 def summary(kind, out, count, before, broken):
     """What was done; raises UserError where nothing could be read."""
-    named = ", ".join(f"{path} ({why})" for path, why in list(broken.items())[:MAX_NAMED])
+    named = listed((f"{path} ({why})" for path, why in broken.items()), MAX_NAMED)
     if len(broken) == count:
         raise UserError(f"No {kind} can be read: {named}.")
     told = f"{count - len(broken)} features of {kind} in {out}"

@@ -98,8 +98,19 @@ class FeatureModel(Model):
         else:
             raise UserError(f"match got {n} images and {m} texts; give as many of both, or set "
                             "all_pairs=True for each image with each text.")
-        scores_p = self._match_pairs(images, texts, image_p, text_p, progress)
+        scores_p = self._score(images, texts, image_p, text_p, progress)["itm"]
         return scores_p.reshape(n, m) if all_pairs else scores_p
+
+    def pair_scores(self, images, texts, image_m, broken=None):
+        """How well texts fit their images: float32 `[m]` by name, see `score.COLUMNS`.
+
+        Args:
+          images, broken: see `encode_image`. texts: m of them. image_m: int, the row of the image
+            of each text.
+        """
+        texts = as_texts(texts)
+        return self._score(as_images(images), texts, np.asarray(image_m), np.arange(len(texts)),
+                           progress=False, broken=broken)
 
     def explain(self, image, text, mode="itm", layer=-1):
         """Where the model looks for a text and its words, an `evaluators.heat.Explanation`.
@@ -179,32 +190,38 @@ class FeatureModel(Model):
         arrays = self._load("image", images[rows], rows.start, broken)
         return self._call(self.forward["encode_image"], **self._padded(arrays))
 
-    def _encode_texts(self, text, part, progress=False):
-        """Embeddings (`part` 0) or features (1) of texts, given as arrays `[n, l]` by name."""
+    def _encode_texts(self, text, part=None, progress=False):
+        """Embeddings (`part` 0), features (1) or both of texts, given as arrays `[n, l]` by name.
+        """
         def encode(rows):
             arrays = {name: array[rows] for name, array in text.items()}
-            return self._call(self.forward["encode_text"], **self._padded(arrays))[part]
+            both = self._call(self.forward["encode_text"], **self._padded(arrays))
+            return both if part is None else both[part]
 
         return self._in_blocks(encode, len(text["text_ids"]), "texts", progress)
 
-    def _match_pairs(self, images, texts, image_p, text_p, progress):
-        """Probabilities `[p]` of pairs; each image and each text is encoded once."""
+    def _score(self, images, texts, image_p, text_p, progress, broken=None):
+        """Scores `[p]` of pairs by name; each image and each text is encoded once."""
         text = self._load("text", texts)
-        tables = {"text_embeds": self._encode_texts(text, 0), "real_mask": text["text_mask"]}
+        text_embeds, text_features = self._encode_texts(text)
+        tables = {"text_embeds": text_embeds, "real_mask": text["text_mask"]}
         tables = jax.device_put(self._padded(tables))
         # As if all were equally long: texts that are cut are compiled anew for every length.
         tables["text_mask"] = np.ones(tables["real_mask"].shape, np.int32)
         batch_size = 1 if len(image_p) == 1 else self.batch_size
         per_image = TEXTS_PER_IMAGE if len(image_p) >= TEXTS_PER_IMAGE * len(images) else 1
-        scores_p = np.empty(len(image_p), np.float32)
+        scores = {name: np.empty(len(image_p), np.float32) for name in ("itc", "itm")}
         for rows in self._blocks(len(images), "match", progress):
             here = np.flatnonzero((rows.start <= image_p) & (image_p < rows.stop))
-            image_embeds, _ = self._image_batch(images, rows)
+            image_embeds, image_features = self._image_batch(images, rows, broken)
+            scores["itc"][here] = np.einsum(
+                "pe,pe->p", np.asarray(image_features)[image_p[here] - rows.start],
+                text_features[text_p[here]])
             with jax.default_matmul_precision(self.config.matmul_precision):
-                scores_p[here] = score_pairs(
+                scores["itm"][here] = score_pairs(
                     self.forward, probability(self.forward["match"]), image_embeds, tables,
                     image_p[here] - rows.start, text_p[here], batch_size, per_image)
-        return scores_p
+        return scores
 
 
 @functools.lru_cache(maxsize=64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from albef_jax.data.fields import check_fields, open_fields
 from albef_jax.data.fields.text import TextField
 from albef_jax.data.pipeline import LISTED_BAD, Broken, TrainPipeline
 from albef_jax.data.prefetch import num_workers
-from albef_jax.data.sources import KINDS, Source, resolve_source
+from albef_jax.data.sources import Source, resolve_source, source_block
 from albef_jax.data.sources.manifest import ManifestSource
 from albef_jax.data.text import make_tokenizer
 from albef_jax.errors import UserError, listed
@@ -61,15 +60,6 @@ def check(manifests: Sequence[str], image_roots: Sequence[str] = (), config=None
             images |= {part.name: seen} if seen else {}
     look.print_shared(images)
     return problems + (_refusals(config, own) if config else [])
-
-
-def source_block(name: str, image_roots: Sequence[str]) -> Mapping | str:
-    """The source that an argument of the command names."""
-    if name.partition(":")[0] in KINDS and not os.path.exists(name):
-        return name
-    if name.endswith(".tar"):
-        return {"kind": "webdataset", "files": (name,)}
-    return {"kind": "json", "files": (name,), "image_roots": tuple(image_roots)}
 
 
 def _open(name: str, block: Mapping | str, held_out: bool = False) -> Part:

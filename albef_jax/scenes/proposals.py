@@ -19,12 +19,12 @@ def propose(graph: dict, target: int, rng: Generator) -> list[Box]:
     side, boxes = graph["side"], [item["box"] for item in graph["objects"]]
     truth = boxes[target]
     while True:
-        near = _shake(truth, side, rng)
+        near = shaken(truth, side, rng)
         if iou(near, truth) >= RIGHT:
             break
-    others = [_shake(box, side, rng) for i, box in enumerate(boxes) if i != target]
+    others = [shaken(box, side, rng) for i, box in enumerate(boxes) if i != target]
     while len(others) < PROPOSALS - 1:
-        loose = _loose(boxes[int(rng.random() * len(boxes))], side, rng)
+        loose = loose_box(boxes[int(rng.random() * len(boxes))], side, rng)
         if iou(loose, truth) <= WRONG:
             others.append(loose)
     proposals = [near, *others[: PROPOSALS - 1]]
@@ -39,14 +39,14 @@ def iou(a, b) -> float:
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
-def _shake(box, side, rng):
+def shaken(box, side, rng):
     """The box with every edge moved by a pixel or two."""
     most = 1 if min(box[2] - box[0], box[3] - box[1]) < WIDE else 2
     moved = [edge + int((2 * most + 1) * draw) - most for edge, draw in zip(box, rng.random(4))]
     return [min(max(edge, 0), side) for edge in moved]
 
 
-def _loose(box, side, rng):
+def loose_box(box, side, rng):
     """A box of about an object's size or up to twice that, anywhere or beside an object."""
     scale, beside, *draws = rng.random(5).tolist()
     width, height = ((high - low) * (0.8 + 1.2 * scale) for low, high in zip(box[:2], box[2:]))

@@ -120,3 +120,61 @@ def test_nothing_to_read(albef, tmp_path, make, sentence):
     (tmp_path / "in").mkdir()
     code, _, err = albef("features", "image", make(tmp_path / "in"), "--out", tmp_path / "f")
     assert code == 2 and sentence in err
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A manifest of pairs whose images are halves of two colours each, and a broken one."""
+    rows, colours = [], np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]], np.uint8)
+    (tmp_path / "deep").mkdir()
+    for number in range(6):
+        pixels = np.empty((16, 32, 3), np.uint8)
+        pixels[:, :16], pixels[:, 16:] = colours[number % 4], colours[(number + 1) % 4]
+        name = f"deep/{number}.png" if number % 2 else f"{number}.png"
+        Image.fromarray(pixels).save(tmp_path / name)
+        rows += [{"image": name, "caption": f"photo {number}"}] * 2
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    rows.append({"image": "broken.png", "caption": "none"})
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    return tmp_path / "pairs.json"
+
+
+def test_regions_without_a_detector(albef, photos, tmp_path):
+    """Neighbours that are alike become one, classes are colours, and the source reads them."""
+    arguments = ("features", "regions", photos, "--out", tmp_path / "r", "--grid", 4, "--patch", 2,
+                 "--merge", 2, "--classes", 4)
+    code, out, _ = albef(*arguments)
+    assert code == 0 and "6 features of regions in" in out and "broken.png (not an image)" in out
+    source = make_source(dict(kind="regions", files=str(photos), regions=str(tmp_path / "r"),
+                              merge_images=True))
+    seen = {}
+    for index in range(6):
+        regions = source.regions(index)
+        np.testing.assert_array_equal(regions.boxes, [[0, 0, 16, 16], [16, 0, 32, 16]])
+        assert regions.size == (32, 16) and regions.features.shape == (2, 12)
+        for side in (0, 1):
+            seen.setdefault((index + side) % 4, set()).add(int(regions.classes[side]))
+    assert sorted(map(sorted, seen.values())) == [[0], [1], [2], [3]]
+    # What is there stays, and so do the classes.
+    (tmp_path / "r" / "deep" / "1.npz").unlink()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*")
+              if path.is_file()}
+    code, out, _ = albef(*arguments)
+    assert code == 0 and "5 of them from before" in out
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert source.regions(1).classes.tolist() == [seen[1].copy().pop(), seen[2].copy().pop()]
+
+
+def test_regions_of_a_folder_and_what_cannot_be(albef, photos, tmp_path):
+    (tmp_path / "broken.png").unlink()
+    code, out, _ = albef("features", "regions", tmp_path, "--out", tmp_path / "r", "--grid", 2,
+                         "--patch", 2, "--classes", 3)
+    assert code == 0 and (tmp_path / "r" / "deep" / "1.npz").exists()
+    for wrong, words in ((("--classes", 99), "only 24 regions were found; give fewer classes"),
+                         (("--merge", 5), "a grid of 2 x 2 has 4 regions")):
+        code, _, err = albef("features", "regions", photos, "--out", tmp_path / f"r{wrong[1]}",
+                             "--grid", 2, "--patch", 2, *wrong)
+        assert code == 2 and words in err
+    code, _, err = albef("features", "regions", photos, "--out", tmp_path / "r", "--grid", 2,
+                         "--patch", 2, "--classes", 4)
+    assert code == 2 and "holds features made with" in err

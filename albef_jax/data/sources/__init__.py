@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -19,6 +19,7 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
     "scenes_nlvr": "scenes_tasks:ScenesNlvrSource",
     "scenes_ve": "scenes_tasks:ScenesVeSource",
     "scenes_grounding": "scenes_tasks:ScenesGroundingSource",
+    "scenes_regions": "scenes_regions:ScenesRegionsSource",
     "scenes_products": "scenes_products:ScenesProductsSource",
     "tfds": "tfds_source:TfdsSource",
     "webdataset": "web_tars:WebTarsSource",
@@ -35,7 +36,8 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
 LIKE = {"int": 0, "float": 0.0, "bool": False, "str": "", "Sequence[str]": ("",),
         "Sequence[float]": (0.0,)}
 
-__all__ = ["KINDS", "Source", "check_source", "make_source", "parse_source", "resolve_source"]
+__all__ = ["KINDS", "Source", "check_source", "make_source", "parse_source", "resolve_source",
+           "source_block"]
 
 
 def parse_source(text: str) -> dict:
@@ -51,6 +53,22 @@ def parse_source(text: str) -> dict:
                         "scenes:LEVEL or tfds:NAME, where a split may follow the last two, such as "
                         "tfds:coco_captions:val.")
     return {"kind": kind, **_class_of(kind).options(rest)}
+
+
+def source_block(name: str, image_roots: Sequence[str] = (), regions: Sequence[str] = ()):
+    """The block, or the short form, of what an argument of a command names.
+
+    Args:
+        name: a manifest, a tar of pairs, or a short form. image_roots: of a manifest.
+        regions: files and folders with those of a manifest's images.
+    """
+    if name.partition(":")[0] in KINDS and not os.path.exists(name):
+        return name
+    if name.endswith(".tar"):
+        return {"kind": "webdataset", "files": (name,)}
+    manifest = {"files": (name,), "image_roots": tuple(image_roots)}
+    return ({"kind": "regions", **manifest, "regions": tuple(regions)} if regions else
+            {"kind": "json", **manifest})
 
 
 def resolve_source(config: Mapping | str, where: str = "The data source") -> tuple[

@@ -289,7 +289,7 @@ class FeatureFolder:
         if not folder.is_dir():
             raise UserError(f"The folder of features {path} does not exist; give one with files "
                             f"NAME{ending}, such as `albef features` writes.")
-        self._names = {name.removesuffix(ending) for name in _files_under(folder, ending)}
+        self._names = {name.removesuffix(ending) for name in files_under(folder, ending)}
 
     def names(self) -> list[str]:
         """The names of all examples, sorted."""
@@ -303,13 +303,13 @@ class FeatureFolder:
         return parse_features(read_bytes(epath.Path(self.path) / f"{name}{self._ending}"))
 
 
-def _files_under(folder: epath.Path, ending: str, within: str = "") -> Iterator[str]:
+def files_under(folder: epath.Path, ending: str, within: str = "") -> Iterator[str]:
     """The files with an ending in a folder and in its folders, as paths inside it."""
     for entry in folder.iterdir():
         if entry.name.endswith(ending):
             yield within + entry.name
         elif entry.is_dir():
-            yield from _files_under(entry, ending, f"{within}{entry.name}/")
+            yield from files_under(entry, ending, f"{within}{entry.name}/")
 
 
 def parse_features(contents: bytes) -> np.ndarray | Regions:

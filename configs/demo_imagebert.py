@@ -1,0 +1,49 @@
+"""ImageBERT on rendered scenes with detected regions, from nothing to retrieval: `make demo-imagebert`.
+
+    albef train --config configs/demo_imagebert.py --workdir runs/imagebert/stages
+    albef train --config configs/demo_imagebert.py:retrieval --init runs/imagebert/stages \
+      --workdir runs/imagebert/retrieval
+
+Model: Qi et al., https://arxiv.org/abs/2001.07966, made tiny; data: `albef_jax/scenes`, with what a
+simulated detector finds in them. Two stages: many scenes of whose captions 40% are wrong, then few
+whose captions are right. Held-out scenes hold kinds of objects that training never shows.
+Hardware: sized for two CPU cores. Expected: docs/results.md.
+"""
+
+from albef_jax.config import default_config
+from albef_jax.scenes.detector import WIDTH
+from albef_jax.scenes.levels import DEMO
+
+VARIANTS = ("retrieval",)
+MANY, FEW = 20_000, 4_000  # scenes of the two stages
+
+
+def get_config(variant=None):
+    """`variant`: None to pre-train, or 'retrieval'."""
+    config = default_config(f"imagebert_{variant or 'pretrain'}")
+    config.batch_size = config.group_size = 32
+    config.log_every = 20
+    config.model.update(
+        text_width=128, text_layers=3, text_heads=4, text_mlp_width=256, max_positions=32,
+        dropout=0.0, attention_dropout=0.0, dtype="float32", init_std=0.05,
+        classes=len(DEMO.shapes))
+    config.data.update(text_length=DEMO.max_words + 2, max_words=DEMO.max_words, vocab_size=400,
+                       regions_length=10, regions_width=WIDTH)
+    config.optimizer.update(peak_lr=3e-3, b2=0.98)
+
+    def scenes(split, size, **noise):
+        return dict(kind="scenes_regions", level="demo", split=split, size=size, **noise)
+
+    noise = dict(swapped=0.2, damaged=0.2)
+    config.evals.retrieval = dict(kind="pair_retrieval", source=scenes("heldout", 128), every=0)
+    if variant:
+        config.steps = 500
+        config.data.source = scenes("train", FEW)
+        config.objective.update(binary=1.0, multiclass=0.0, triplet=0.0, negatives_per_pair=3)
+    else:
+        config.objective.mask_rate = 0.25
+        config.data.source = scenes("train", MANY, **noise)
+        config.stages = (
+            dict(name="many, noisy", steps=2500),
+            dict(name="few, clean", steps=1000, data=dict(source=scenes("train", FEW))))
+    return config
