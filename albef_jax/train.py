@@ -97,7 +97,37 @@ def _train(config, workdir, mesh, sources, profile, init):
     write_config(config, workdir, is_writer)
     say(describe(stages, state, sources, start))
 
-    # ---- loop ------------------------------------------------------------------------------
+    # ---- loop -------------------------------------------------------------------------------
+    with stop_signals() as stop:
+        step, state, forward = run_steps(config, workdir, mesh, stages, state, start, checkpointer,
+                                         evaluators, late, stop, profile)
+        for stage in stages:
+            for note in stage.pipeline.notes():
+                say(note)
+        if step == config.steps:
+            try:
+                with stop.interrupting():
+                    report_at_end(workdir, config, evaluators, forward, state.teacher)
+            except Stopped:
+                say(f"no report was written, as a signal came; `albef report {workdir}` makes it")
+    say(f"finished {step} of {config.steps} steps; the run is in {workdir}"
+        + ("" if step == config.steps else ", start the same command again to go on"))
+    return step == config.steps
+
+
+def run_steps(config, workdir, mesh, stages, state, start, checkpointer, evaluators, late, stop,
+              profile):
+    """The loop; closes the checkpointer.
+
+    Args:
+      stages: see `make_stages`. state: after step `start`; it is donated. evaluators: by name.
+      late: those of them that are owed at `start`. stop: a `StopFlag`. profile: see `train`.
+
+    Returns:
+      The last step that was made, the state after it, and the `Forward` of the last evaluation or
+      None.
+    """
+    is_writer = jax.process_index() == 0
     task = stages[-1].parts.task
     throughput = Throughput(config.batch_size, mesh.size, sum(task.flops(config).values()),
                             peak_flops(mesh.devices.flat[0]))
@@ -112,7 +142,6 @@ def _train(config, workdir, mesh, sources, profile, init):
     with contextlib.ExitStack() as stack:
         stack.callback(checkpointer.close)
         stack.callback(writer.close)
-        stop = stack.enter_context(stop_signals())
         data = stack.enter_context(contextlib.closing(batches(stages, start)))
         trace = stack.enter_context(tracing(profile if is_writer else None, workdir))
         stack.enter_context(readable_out_of_memory(config))
@@ -172,14 +201,7 @@ def _train(config, workdir, mesh, sources, profile, init):
             if stopping:
                 break
         log(writer, checkpointer, finite, pending.flush())
-    for stage in stages:
-        for note in stage.pipeline.notes():
-            say(note)
-    if step == config.steps:
-        report_at_end(workdir, config, evaluators, forward, state.teacher)
-    say(f"finished {step} of {config.steps} steps; the run is in {workdir}"
-        + ("" if step == config.steps else ", start the same command again to go on"))
-    return step == config.steps
+    return step, state, forward
 
 
 def open_sources(config):

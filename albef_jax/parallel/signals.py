@@ -41,7 +41,7 @@ class StopFlag:
     def may_stop(self):
         """Raises `Stopped` if all processes stop here."""
         if self.is_set():
-            raise Stopped
+            raise Stopped("a signal came")
 
     def handle(self, number, _):
         """The signal handler."""
@@ -50,7 +50,7 @@ class StopFlag:
         self._set = True
         if self._interrupting and not processes.several():
             self._interrupting = False  # a second signal must not disturb the cleaning up
-            raise Stopped
+            raise Stopped("a signal came")
 
 
 _interrupted = None  # the flag that is `interrupting`

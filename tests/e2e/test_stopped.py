@@ -26,6 +26,11 @@ class Mean(Evaluator):
             os.kill(os.getpid(), self.comes.pop())
         yield "count", float(len(self.source))
 
+    def examples(self, forward, teacher):
+        if self.comes:
+            os.kill(os.getpid(), self.comes.pop())
+        return {}
+
 
 @pytest.fixture
 def config():
@@ -58,6 +63,16 @@ def test_an_evaluation_that_a_signal_ended_is_made_later(config, tmp_path, capsy
     assert "nothing is left to train" not in capsys.readouterr().err
     assert train(config, tmp_path) and "nothing is left to train" in capsys.readouterr().err
     assert evaluations(workdir) == [2, 4]
+
+
+def test_a_signal_while_the_report_is_made_loses_nothing(config, tmp_path, capsys):
+    """The run is complete; a signal ends neither the process nor anything but the page."""
+    Mean.comes[:] = [signal.SIGTERM, 0, 0]  # none in the two evaluations
+    assert train(config, tmp_path)
+    assert "no report was written (a signal came); `albef report" in capsys.readouterr().err
+    assert not Mean.comes and not (tmp_path / "report.html").exists()
+    assert evaluations(epath.Path(tmp_path)) == [2, 4]
+    assert train(config, tmp_path) and "nothing is left to train" in capsys.readouterr().err
 
 
 def test_another_training_in_the_same_place_is_refused(config, tmp_path):
