@@ -6,7 +6,8 @@
 
 Model: Qi et al., https://arxiv.org/abs/2001.07966, made tiny; data: `albef_jax/scenes`, with what a
 simulated detector finds in them. Two stages: many scenes of whose captions 40% are wrong, then few
-whose captions are right. Held-out scenes hold kinds of objects that training never shows.
+whose captions are right; `many`, `few` and `mixed` are as many steps of one alone, or of both at
+once in the same shares. Held-out scenes hold kinds of objects that training never shows.
 Hardware: sized for two CPU cores. Expected: docs/results.md.
 """
 
@@ -14,13 +15,14 @@ from albef_jax.config import default_config
 from albef_jax.scenes.detector import WIDTH
 from albef_jax.scenes.levels import DEMO
 
-VARIANTS = ("retrieval",)
-MANY, FEW = 20_000, 4_000  # scenes of the two stages
+VARIANTS = ("retrieval", "many", "few", "mixed")
+STEPS = {"many": 2500, "few": 1000}  # of the stages
 
 
 def get_config(variant=None):
-    """`variant`: None to pre-train, or 'retrieval'."""
-    config = default_config(f"imagebert_{variant or 'pretrain'}")
+    """`variant`: None for both stages, or one of `VARIANTS`."""
+    retrieval = variant == "retrieval"
+    config = default_config("imagebert_retrieval" if retrieval else "imagebert_pretrain")
     config.batch_size = config.group_size = 32
     config.log_every = 20
     config.model.update(
@@ -31,19 +33,24 @@ def get_config(variant=None):
                        regions_length=10, regions_width=WIDTH)
     config.optimizer.update(peak_lr=3e-3, b2=0.98)
 
-    def scenes(split, size, **noise):
-        return dict(kind="scenes_regions", level="demo", split=split, size=size, **noise)
+    def scenes(split, size, seed=0, **noise):
+        return dict(kind="scenes_regions", level="demo", split=split, size=size, seed=seed, **noise)
 
-    noise = dict(swapped=0.2, damaged=0.2)
+    sources = {"many": scenes("train", 20_000, swapped=0.2, damaged=0.2),
+               "few": scenes("train", 4_000, seed=1)}
     config.evals.retrieval = dict(kind="pair_retrieval", source=scenes("heldout", 128), every=0)
-    if variant:
-        config.steps = 500
-        config.data.source = scenes("train", FEW)
+    if retrieval:
+        config.steps, config.optimizer.peak_lr = 500, 1e-3
+        config.data.source = sources["few"]
         config.objective.update(binary=1.0, multiclass=0.0, triplet=0.0, negatives_per_pair=3)
-    else:
-        config.objective.mask_rate = 0.25
-        config.data.source = scenes("train", MANY, **noise)
-        config.stages = (
-            dict(name="many, noisy", steps=2500),
-            dict(name="few, clean", steps=1000, data=dict(source=scenes("train", FEW))))
+        return config
+    config.objective.update(mask_rate=0.25, mrfr=1.0)
+    config.steps = sum(STEPS.values())
+    config.data.source = dict(kind="mixture", parts=tuple(
+        dict(source=sources[name], weight=steps) for name, steps in STEPS.items()))
+    if variant in sources:
+        config.data.source = sources[variant]
+    if variant is None:
+        config.stages = tuple(dict(name=name, steps=steps, data=dict(source=sources[name]))
+                              for name, steps in STEPS.items())
     return config
