@@ -31,8 +31,12 @@ class ScenesRegionsSource(ScenesSource):
         super().__init__(level, split, size, seed, swapped, damaged, data_dir)
         self._detector = dict(count=regions, missed=missed, confused=confused)
         self.regions = functools.lru_cache(None)(self._regions)
-        self.fields = pairs() | {"regions": {"width": WIDTH, "class_names": self._level.shapes}}
         self.fingerprint += f" regions={regions} missed={missed} confused={confused}"
+
+    @functools.cached_property
+    def fields(self):
+        """See `Source`."""
+        return pairs() | {"regions": {"width": WIDTH, "class_names": self._level.shapes}}
 
     @classmethod
     def check(cls, regions=10, missed=0.05, confused=0.1, **others):
