@@ -1,6 +1,7 @@
 # make demo: trains on rendered scenes and shows what was learned; make demo-tasks: fine-tunes that
 # model on five tasks; make demo-scale: SCALE on rendered products, a table of modalities;
-# make results-tasks, make results-scale: what these are compared with, into docs/results.md;
+# make demo-imagebert: ImageBERT in two stages and its retrieval; make results-tasks, results-scale,
+# results-imagebert: what these are compared with, into docs/results.md;
 # make test: the fast tests; make test-slow: the rest; make env: the environment that these need.
 
 PYTHON ?= python3
@@ -8,14 +9,16 @@ VENV ?= .venv
 DEMO ?= runs/demo
 TASKS ?= runs/tasks
 SCALE ?= runs/scale
+IMAGEBERT ?= runs/imagebert
 # Compiled programs are kept between test runs.
 test test-slow: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/jax
 test test-slow: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
 # The tests' TPU compiler would look for a TPU, and say at length that it found none.
-demo demo-tasks demo-scale results-tasks results-scale: export JAX_PLATFORMS ?= cpu
+demo demo-tasks demo-scale demo-imagebert results-tasks results-scale results-imagebert: export JAX_PLATFORMS ?= cpu
 
-.PHONY: env demo demo-tasks demo-scale results-tasks results-scale test test-slow clean
+.PHONY: env demo demo-tasks demo-scale demo-imagebert results-tasks results-scale results-imagebert \
+  test test-slow clean
 
 env: $(VENV)/.installed
 
@@ -48,6 +51,14 @@ demo-scale: env
 
 results-scale: env
 	$(VENV)/bin/python docs/scale_experiment.py "$(SCALE)" --write docs/results.md
+
+demo-imagebert: env
+	$(VENV)/bin/albef train --config configs/demo_imagebert.py --workdir "$(IMAGEBERT)/stages"
+	$(VENV)/bin/albef train --config configs/demo_imagebert.py:retrieval \
+	  --init "$(IMAGEBERT)/stages" --workdir "$(IMAGEBERT)/retrieval"
+
+results-imagebert: env
+	$(VENV)/bin/python docs/imagebert_experiment.py "$(IMAGEBERT)" --write docs/results.md
 
 test: env
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"

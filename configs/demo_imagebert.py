@@ -44,6 +44,7 @@ def get_config(variant=None):
         config.data.source = sources["few"]
         config.objective.update(binary=1.0, multiclass=0.0, triplet=0.0, negatives_per_pair=3)
         return config
+    config.evals.masked = dict(kind="masked_regions", source=scenes("heldout", 128), every=0)
     config.objective.update(mask_rate=0.25, mrfr=1.0)
     config.steps = sum(STEPS.values())
     config.data.source = dict(kind="mixture", parts=tuple(

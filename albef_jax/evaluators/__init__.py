@@ -22,6 +22,7 @@ KINDS = {  # in the order of the page about a run; of a section that two have it
     "product_retrieval": "albef_jax.evaluators.products:ProductRetrieval",
     "product_classification": "albef_jax.evaluators.products:ProductClassification",
     "product_clustering": "albef_jax.evaluators.products:ProductClustering",
+    "masked_regions": "albef_jax.evaluators.masked_regions:MaskedRegionsEvaluator",
     "pair_retrieval": "albef_jax.evaluators.pair_retrieval:PairRetrievalEvaluator",
 }
 # Options of every block, see `Evaluator.options`; `every` is for the training loop.
