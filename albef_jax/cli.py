@@ -290,6 +290,9 @@ def add_data(commands):
                       "--RULE=VALUE sets the threshold of a rule, or leaves it out with 'off'")
     cleaned.add_argument("manifest", metavar="MANIFEST", help="may have columns of `albef score`")
     cleaned.add_argument("--out", required=True, metavar="FILE.json")
+    for parser in (look, shards):
+        parser.add_argument("--regions", nargs="+", default=(), metavar="PATH",
+                            help="files and folders with the regions of the images")
     for parser in (look, shards, cleaned):
         parser.add_argument("--image-roots", nargs="+", default=(), metavar="PATH",
                             help="folders and .tar files with the images (the manifest's own "
@@ -301,7 +304,7 @@ def run_data_check(args, overrides):
     config = config_of(args, overrides)
     from albef_jax.preflight.check import check
 
-    problems = check(args.manifests, args.image_roots, config)
+    problems = check(args.manifests, args.image_roots, config, args.regions)
     for problem in problems:
         print(f"albef: {problem}", file=sys.stderr)
     if not problems:
@@ -323,7 +326,7 @@ def run_data_shard(args, rest):
     from albef_jax.data.shard import shard
     from albef_jax.data.sources import make_source, source_block
 
-    source = make_source(source_block(args.source, args.image_roots))
+    source = make_source(source_block(args.source, args.image_roots, args.regions))
     print(shard(source, args.out, args.short_side))
 
 

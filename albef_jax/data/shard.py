@@ -1,4 +1,7 @@
-"""`albef data shard`: a data source as ArrayRecord shards with small images, read by `tfds:`."""
+"""`albef data shard`: a data source as ArrayRecord shards with small images, read by `tfds:`.
+
+Regions of images come along, whatever the files were that they were in.
+"""
 
 import contextlib
 import functools
@@ -14,10 +17,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from albef_jax.data.images.pillow import BrokenImage, decode, is_plain_jpeg, open_image, read
-from albef_jax.data.sources.base import Source, pairs
+from albef_jax.data.sources.base import Source, pairs, reason
 from albef_jax.data.sources.tfds_convert import write_records
-from albef_jax.data.sources.tfds_source import IMAGE_IDS, SHARD_PLAN
-from albef_jax.errors import UserError
+from albef_jax.data.sources.tfds_source import IMAGE_IDS, REGION_FACTS, REGIONS, SHARD_PLAN
+from albef_jax.errors import UserError, listed
 from albef_jax.files import completed, write
 
 NAME, SPLIT, VERSION = "pairs", "train", "1.0.0"
@@ -32,10 +35,11 @@ def shard(source: Source, out: str, short_side: int = 288, workers: int = 0) -> 
     """Writes the pairs of a source, in its order, and returns a sentence about them.
 
     A folder without `dataset_info.json` is unfinished: the same call goes on after its last
-    complete shard. A pair whose image is broken is left out; `broken.json` lists them.
+    complete shard. A pair whose image is broken is left out; `broken.json` lists them. Where there
+    are regions, a pair is left out if these are, and a small grey picture stands for a broken image.
 
     Args:
-        source: image-text pairs, one image each. out: a new folder, any that epath knows.
+        source: image-text pairs, one image each, maybe with regions. out: a new folder, any that epath knows.
         short_side: larger images are resized to this short side, in pixels.
         workers: threads; 0: one per core.
 
@@ -44,10 +48,11 @@ def shard(source: Source, out: str, short_side: int = 288, workers: int = 0) -> 
             holds shards of another source, or cannot be written; no image can be read.
     """
     folder, plain = epath.Path(out), pairs()
-    fields = {name: {**plain.get(name, {}), **facts} for name, facts in source.fields.items()}
+    fields = {name: {**plain.get(name, {}), **facts} for name, facts in source.fields.items()
+              if name != REGIONS}
     if unlike := [name for name in fields | plain if fields.get(name) != plain.get(name)]:
-        raise UserError("Only image-text pairs, an image and its captions, can be written as "
-                        f"shards; this source is unlike them in {', '.join(unlike)}.")
+        raise UserError("Only image-text pairs, an image, its captions and maybe its regions, can "
+                        f"be written as shards; this source is unlike them in {', '.join(unlike)}.")
     if (folder / "dataset_info.json").exists():
         raise UserError(f"{folder} holds a complete data set; give another --out.")
     try:
@@ -95,17 +100,35 @@ def _part(folder, source: Source, part: int, parts: int, short_side: int, pool, 
 
 def _records(source: Source, rows: range, short_side: int, pool, broken: dict, bar):
     """The good examples of some rows; adds the others to `broken`."""
-    features = _features()
+    features, has_regions = _features(source), REGIONS in source.fields
     for start in range(0, len(rows), AHEAD):
         chunk = rows[start : start + AHEAD]
-        for row, image in zip(chunk, pool.map(lambda r: _small(source, r, short_side), chunk)):
+        images = pool.map(lambda r: _small(source, r, short_side), chunk)
+        regions = pool.map(lambda r: _regions(source, r), chunk) if has_regions else [None] * ROWS
+        for row, image, found in zip(chunk, images, regions):
             bar.update()
-            if isinstance(image, str):
-                broken[str(row)] = [source.name(row), image]
+            wrong = found if isinstance(found, str) else image if found is None else None
+            if isinstance(wrong, str):
+                broken[str(row)] = [source.name(row), wrong]
                 continue
+            image = NO_PICTURE if isinstance(image, str) else image
             yield features.serialize_example(features.encode_example({
                 "image": io.BytesIO(image), "captions": source.get(row, "text"),
-                "filename": source.name(row), "image_id": source.get(row, "image_id")}))
+                "filename": source.name(row), "image_id": source.get(row, "image_id"),
+                **({REGIONS: found} if has_regions else {})}))
+
+
+def _regions(source: Source, row: int) -> bytes | str:
+    """The regions of a row as the contents of a .npz file; or what is wrong with them."""
+    try:
+        found = source.get(row, REGIONS)
+    except OSError as error:
+        return reason(error)
+    if found is None:
+        return "no regions"
+    file = io.BytesIO()
+    np.savez(file, **{name: value for name, value in found._asdict().items() if value is not None})
+    return file.getvalue()
 
 
 def _small(source: Source, row: int, short_side: int) -> bytes | str:
@@ -135,28 +158,40 @@ def _finish(folder: epath.Path, source: Source, done: list[dict]) -> str:
     with (folder / IMAGE_IDS).open("wb") as file:
         np.save(file, kept.astype(np.int32))
     (folder / BROKEN).write_text(json.dumps(list(broken.values()), indent=1))
+    if REGIONS in source.fields:
+        (folder / REGION_FACTS).write_text(json.dumps(dict(source.fields[REGIONS])))
     split = tfds.core.SplitInfo(
         name=SPLIT, shard_lengths=[part["length"] for part in done],
         num_bytes=sum(part["bytes"] for part in done), filename_template=_template(folder))
     tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=_features(), split_infos=[split], version=VERSION,
+        data_dir=folder, features=_features(source), split_infos=[split], version=VERSION,
         filename_template=_template(folder), check_data=False)
     for path in (*(part["told"] for part in done), folder / SHARD_PLAN):
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
-    listed = ", ".join(f"{name} ({why})" for name, why in list(broken.values())[:LISTED])
+    named = listed((f"{name} ({why})" for name, why in broken.values()), LISTED)
     return (f"{len(kept)} pairs in {len(done)} shards, to be read as tfds:{folder}"
-            + (f"; {len(broken)} left out, as their images are broken, all in {BROKEN}: {listed}"
+            + (f"; {len(broken)} left out, as they are broken, all in {BROKEN}: {named}"
                if broken else ""))
 
 
-def _features():
+def _features(source: Source):
     return tfds.features.FeaturesDict({
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
         "captions": tfds.features.Sequence(tfds.features.Text()),
         "filename": tfds.features.Text(),
         "image_id": np.int64,
+        **({REGIONS: tfds.features.Text()} if REGIONS in source.fields else {}),  # bytes, as a .npz
     })
+
+
+def _grey() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "#808080").save(file, "JPEG")
+    return file.getvalue()
+
+
+NO_PICTURE = _grey()
 
 
 def _template(folder: epath.Path):

@@ -31,13 +31,15 @@ class Part(NamedTuple):
     held_out: bool  # an evaluation reads it, and takes no broken value
 
 
-def check(manifests: Sequence[str], image_roots: Sequence[str] = (), config=None) -> list[str]:
+def check(manifests: Sequence[str], image_roots: Sequence[str] = (), config=None,
+          regions: Sequence[str] = ()) -> list[str]:
     """Prints what the data holds.
 
     Args:
         manifests: JSON manifests, or short forms of other sources such as `tfds:NAME:SPLIT`.
         image_roots: of the manifests; without any, their own folders.
         config: whose training and evaluation sources are checked too, by its own limits.
+        regions: files and folders with those of the images of the manifests.
 
     Returns:
         Why training would not start, a sentence each; empty if it would.
@@ -45,7 +47,7 @@ def check(manifests: Sequence[str], image_roots: Sequence[str] = (), config=None
     Raises:
         UserError: there is nothing to check.
     """
-    parts = [_open(name, source_block(name, image_roots)) for name in dict.fromkeys(manifests)]
+    parts = [_open(name, source_block(name, image_roots, regions)) for name in dict.fromkeys(manifests)]
     own = _parts_of(config) if config else []
     parts += own
     if not parts:

@@ -111,3 +111,31 @@ def test_only_image_text_pairs(tmp_path, kind, row, unlike):
     with pytest.raises(UserError, match=f"^Only image-text pairs.* unlike them in {unlike}.$"):
         shards.shard(make_source(f"{kind}:{tmp_path / 'rows.json'}"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_regions_come_along(tmp_path, photo_jpeg, capsys):
+    """Of files of any form, and whether the images are there; without regions a pair is left out.
+    """
+    rng, rows = np.random.default_rng(0), []
+    (tmp_path / "0.jpg").write_bytes(photo_jpeg(40, 50))
+    for number in range(4):
+        rows.append({"image": f"{number}.jpg", "caption": f"text {number}"})
+        if number != 2:
+            np.savez(tmp_path / f"{number}.npz", boxes=rng.random((3, 4)), size=(50, 40),
+                     features=rng.normal(size=(3, 6)), classes=np.arange(3))
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    source = make_source(dict(kind="regions", files=str(tmp_path / "rows.json"),
+                              regions=str(tmp_path)))
+    assert main(["data", "shard", str(tmp_path / "rows.json"), "--regions", str(tmp_path), "--out",
+                 str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "3 pairs" in said and "1 left out" in said and "2.jpg (missing)" in said
+    sharded = make_source(f"tfds:{tmp_path / 'out'}")
+    assert sharded.fields == source.fields and sharded.text(2) == ["text 3"]
+    for index, before in enumerate((0, 1, 3)):
+        one, two = source.regions(before), sharded.regions(index)
+        for name in ("features", "boxes", "classes"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+        assert one.size == two.size and two.confidences is None
+    assert Image.open(io.BytesIO(sharded.image(0))).size == (50, 40)
+    assert Image.open(io.BytesIO(sharded.image(1))).size == (16, 16)

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import hashlib
+import json
 import operator
 import os
 import re
@@ -16,16 +17,19 @@ from flax.traverse_util import unflatten_dict
 
 from albef_jax.data.sources.base import pairs
 from albef_jax.data.sources.numbering import NumberedSource
+from albef_jax.data.sources.region_files import parse_features
+from albef_jax.data.sources.regions import Regions
 from albef_jax.data.sources.tfds_convert import with_random_access
 from albef_jax.data.sources.tfds_private import builder_from_files
 from albef_jax.errors import UserError, first_line
 
 REMEMBERED = 50_000  # examples whose captions are kept once their image was read
 # Texts that go with an image and are no captions.
-NOT_CAPTIONS = {"filename", "file_name", "id", "image_id", "path", "url", "license"}
+NOT_CAPTIONS = {"filename", "file_name", "id", "image_id", "path", "url", "license", "regions"}
 
-# Files of `albef data shard`: int32 [n]; and what is there while it works.
-IMAGE_IDS, SHARD_PLAN = "image_ids.npy", "plan.json"
+# Files of `albef data shard`: int32 [n]; facts of the regions; and what is there while it works.
+IMAGE_IDS, REGION_FACTS, SHARD_PLAN = "image_ids.npy", "regions.json", "plan.json"
+REGIONS = "regions"  # the field, and its feature: the contents of a .npz file
 
 SHORT_FORM = re.compile(r"(?P<name>(\w+://)?[^:]+(:[\d*][\d.*]*)?)(:(?P<split>.+))?")
 
@@ -63,6 +67,9 @@ class TfdsSource(NumberedSource):
         _check_split(builder.info.splits, name, split)
         self._records = builder.as_data_source(split, decoders=skip)
         self._image_ids = _read_image_ids(builder, split, len(self._records))
+        facts = epath.Path(builder.data_dir) / REGION_FACTS
+        if facts.exists():
+            self.fields = pairs() | {REGIONS: json.loads(facts.read_text())}
         self._recent: dict[int, list[str]] = {}  # what a batch asks for next: see `image`
         self._lock = threading.Lock()
         # TFDS sets of one name, version and sizes have one content.
@@ -100,6 +107,10 @@ class TfdsSource(NumberedSource):
                 del self._recent[next(iter(self._recent))]
             self._recent[index] = captions
         return functools.reduce(operator.getitem, self._image, record)
+
+    def regions(self, index: int) -> Regions:
+        """Of a set that `albef data shard` made of a source with regions; raises OSError."""
+        return parse_features(self._read(index)[REGIONS])
 
     def _read(self, index: int) -> dict:
         try:
