@@ -7,10 +7,7 @@ Each line of `VARIANTS` is pre-trained by configs/demo_imagebert.py and then fin
 fine-tunes `stages`. Started again, it goes on where it was stopped.
 """
 
-import argparse
-import pathlib
-
-from runs import Run, last_values, markdown, spread, train_all, write_between_marks
+from runs import Run, experiment, last_values, markdown, spread
 
 CONFIG = "configs/demo_imagebert.py"
 # Name -> what it is called, the variant of the config, switches of the pre-training, and of both.
@@ -69,21 +66,5 @@ def losses(folder, seeds):
     return markdown(["loss of fine-tuning", *KEYS], rows)
 
 
-def main():
-    """Runs what is missing, prints the tables and writes them where wanted."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--write", type=pathlib.Path)
-    args = parser.parse_args()
-    train_all(runs_of(args.folder, args.seeds), args.jobs)
-    for name, table in (("imagebert_stages", pretrainings), ("imagebert_losses", losses)):
-        text = table(args.folder, args.seeds)
-        print(text, end="\n\n")
-        if args.write:
-            write_between_marks(args.write, name, text)
-
-
 if __name__ == "__main__":
-    main()
+    experiment(__doc__, runs_of, {"imagebert_stages": pretrainings, "imagebert_losses": losses})

@@ -1,5 +1,6 @@
 """Runs of the experiments in this folder: trains what is missing, and makes tables of the values."""
 
+import argparse
 from concurrent.futures import ThreadPoolExecutor
 import json
 import os
@@ -83,3 +84,25 @@ def write_between_marks(path, name, text):
         sys.exit(f"{path} has no lines {begin} and {end}; add them where the table shall be.")
     path.write_text(re.sub(f"({re.escape(begin)}\n).*?({re.escape(end)})",
                            lambda match: f"{match[1]}{text}\n{match[2]}", old, flags=re.S))
+
+
+def experiment(about, runs_of, tables):
+    """The command of an experiment: trains what is missing, prints tables, writes them if wanted.
+
+    Args:
+      about: its docstring. runs_of: (folder, seeds) -> work directory -> `Run`; one comes before
+        those that start from it. tables: name of the marks in the file -> function of (folder,
+        seeds) that gives the table as markdown.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--write", type=pathlib.Path)
+    args = parser.parse_args()
+    train_all(runs_of(args.folder, args.seeds), args.jobs)
+    for name, table in tables.items():
+        text = table(args.folder, args.seeds)
+        print(text, end="\n\n")
+        if args.write:
+            write_between_marks(args.write, name, text)

@@ -7,10 +7,7 @@ Each line of `VARIANTS` is pre-trained by configs/demo_scale.py and then fine-tu
 latter from random weights. Started again, it goes on where it was stopped.
 """
 
-import argparse
-import pathlib
-
-from runs import Run, last_values, markdown, spread, train_all, write_between_marks
+from runs import Run, experiment, last_values, markdown, spread
 
 SUBSETS = ("t", "ti", "tip", "tipv", "tipva")
 NOISY = "--config.data.source.wrong=0.4"
@@ -71,21 +68,5 @@ def variants(folder, seeds):
     return markdown(["training", *columns, "category, mAP@1, tipva, not fine-tuned"], rows)
 
 
-def main():
-    """Runs what is missing, prints the tables and writes them where wanted."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--write", type=pathlib.Path)
-    args = parser.parse_args()
-    train_all(runs_of(args.folder, args.seeds), args.jobs)
-    for name, table in (("scale_modalities", modalities), ("scale_variants", variants)):
-        text = table(args.folder, args.seeds)
-        print(text, end="\n\n")
-        if args.write:
-            write_between_marks(args.write, name, text)
-
-
 if __name__ == "__main__":
-    main()
+    experiment(__doc__, runs_of, {"scale_modalities": modalities, "scale_variants": variants})

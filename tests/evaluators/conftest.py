@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albef_jax.config import default_config
-from albef_jax.data.text import train_tokenizer
+from albef_jax.config import default_config, load_config
+from albef_jax.core.build import build as build_parts
+from albef_jax.data.sources import make_source
+from albef_jax.data.text import make_tokenizer, train_tokenizer
 from albef_jax.evaluators import make_evaluator
 from albef_jax.evaluators.base import Forward
 from albef_jax.parallel.mesh import make_mesh
@@ -122,4 +124,22 @@ def make_source_block(tmp_path):
     def make(images, captions_per_image=2):
         return write_source(tmp_path / f"held_out_{images}_{captions_per_image}.npz", images,
                             captions_per_image)
+    return make
+
+
+@pytest.fixture(scope="session")
+def fresh_imagebert():
+    """`fresh_imagebert(variant)` -> config of tests/tiny_imagebert.py, its tokenizer, and a fresh
+    model whose outputs differ."""
+    def make(variant=""):
+        config = load_config(f"tests/tiny_imagebert.py:{variant}").unlock()
+        tokenizer = make_tokenizer(config.data, make_source(config.data.source))
+        config.model.update(vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
+                            cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id,
+                            mask_id=tokenizer.mask_id, init_std=0.3)
+        mesh = make_mesh()
+        parts = build_parts(config.lock(), mesh)
+        return config, tokenizer, Forward(parts.create_state().params, parts.task.predict_fns(),
+                                          mesh)
+
     return make

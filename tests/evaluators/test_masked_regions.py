@@ -1,34 +1,17 @@
 """Hidden words and regions: what is counted, against a plain loop; what the page shows."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 from PIL import Image
 import pytest
 
-from albef_jax.config import load_config
-from albef_jax.core.build import build
-from albef_jax.data.sources import make_source
-from albef_jax.data.text import make_tokenizer
 from albef_jax.evaluators import make_evaluator, masked_regions
-from albef_jax.evaluators.base import Forward
-from albef_jax.parallel.mesh import make_mesh
-
-TINY = Path(__file__).parents[1] / "tiny_imagebert.py"
 
 
 @pytest.fixture(scope="module")
-def model():
-    """Config, tokenizer, and a fresh model."""
-    config = load_config(str(TINY)).unlock()
-    tokenizer = make_tokenizer(config.data, make_source(config.data.source))
-    config.model.update(vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
-                        cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id,
-                        mask_id=tokenizer.mask_id, init_std=0.3)
-    mesh = make_mesh()
-    parts = build(config.lock(), mesh)
-    return config, tokenizer, Forward(parts.create_state().params, parts.task.predict_fns(), mesh)
+def model(fresh_imagebert):
+    """Config, tokenizer and a fresh model."""
+    return fresh_imagebert()
 
 
 def evaluator(model, **options):

@@ -1,35 +1,18 @@
 """Every pair scored: against a plain double loop, by folds, and of another model's candidates."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 
-from albef_jax.config import load_config
-from albef_jax.core.build import build
-from albef_jax.data.sources import make_source
-from albef_jax.data.text import make_tokenizer
 from albef_jax.errors import UserError
 from albef_jax.evaluators import make_evaluator, pair_retrieval
-from albef_jax.evaluators.base import Forward
 from albef_jax.evaluators.recall import best_of_each, fold_recalls, ranks, recalls
-from albef_jax.parallel.mesh import make_mesh
-
-TINY = Path(__file__).parents[1] / "tiny_imagebert.py"
 
 
 @pytest.fixture(scope="module")
-def model():
-    """Config, tokenizer, and a fresh model whose scores differ."""
-    config = load_config(f"{TINY}:retrieval").unlock()
-    tokenizer = make_tokenizer(config.data, make_source(config.data.source))
-    config.model.update(vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
-                        cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id,
-                        mask_id=tokenizer.mask_id, init_std=0.3)
-    mesh = make_mesh()
-    parts = build(config.lock(), mesh)
-    return config, tokenizer, Forward(parts.create_state().params, parts.task.predict_fns(), mesh)
+def model(fresh_imagebert):
+    """Config, tokenizer and a fresh model."""
+    return fresh_imagebert("retrieval")
 
 
 def evaluator(model, **options):

@@ -8,6 +8,7 @@ from PIL import Image
 import pytest
 
 import albef_jax
+from albef_jax.cli import main
 from albef_jax.config import load_config, to_json, with_task
 from albef_jax.core.state import TrainState
 from albef_jax.data.sources import make_source
@@ -16,6 +17,16 @@ from albef_jax.run.checkpoint import Checkpointer
 from albef_jax.tasks import make_task
 
 SCENES = 16
+
+
+@pytest.fixture
+def albef(capsys):
+    """`albef(*arguments)` -> exit code, stdout, stderr."""
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -7,21 +7,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from albef_jax.cli import main
 from albef_jax.data.media import sound_features
 from albef_jax.data.sources import make_source
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture
-def albef(capsys):
-    """`albef(*arguments)` -> exit code, stdout, stderr."""
-    def run(*arguments):
-        code = main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

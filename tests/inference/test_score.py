@@ -6,21 +6,10 @@ import numpy as np
 import pytest
 
 import albef_jax
-from albef_jax.cli import main
 from albef_jax.config import load_config
 from albef_jax.data.sources import make_source
 from albef_jax.data.text import train_tokenizer
 from albef_jax.errors import UserError
-
-
-@pytest.fixture
-def albef(capsys):
-    """`albef(*arguments)` -> exit code, stdout, stderr."""
-    def run(*arguments):
-        code = main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def rows_of(path):
