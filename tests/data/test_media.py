@@ -88,6 +88,24 @@ def test_sound_files_are_read_and_broken_ones_told():
         media.read_sound(b"nothing")
 
 
+def test_videos_are_read_and_broken_ones_told(tmp_path):
+    """Whole, frame by frame, in the colours that they were written in."""
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10, width=64, height=48, pix_fmt="yuv420p")
+        for number in range(12):
+            pixels = np.full((48, 64, 3), (20 * number, 100, 200), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    frames = media.read_frames(str(tmp_path / "a.mp4"))
+    assert len(frames) == 12 and {frame.size for frame in frames} == {(64, 48)}
+    means = np.array([np.asarray(frame).mean(axis=(0, 1)) for frame in frames])
+    np.testing.assert_allclose(means, [(20 * number, 100, 200) for number in range(12)], atol=6)
+    (tmp_path / "b.mp4").write_bytes(b"no video")
+    with pytest.raises(OSError, match="no video that can be read"):
+        media.read_frames(str(tmp_path / "b.mp4"))
+
+
 @pytest.mark.parametrize("name, extra, read", [
     ("soundfile", "audio", lambda: media.read_sound(b"")),
     ("av", "video", lambda: media.read_frames("a.mp4")),
