@@ -7,7 +7,7 @@ Each line of `VARIANTS` is pre-trained by configs/demo_imagebert.py and then fin
 fine-tunes `stages`. Started again, it goes on where it was stopped.
 """
 
-from runs import Run, experiment, last_values, markdown, spread
+from runs import Run, experiment, last_values, markdown, spread, train_all
 
 CONFIG = "configs/demo_imagebert.py"
 # Name -> what it is called, the variant of the config, switches of the pre-training, and of both.
@@ -43,6 +43,11 @@ def runs_of(folder, seeds):
     return runs
 
 
+def train_missing(folder, seeds, jobs):
+    """Makes what the tables are of."""
+    train_all(runs_of(folder, seeds), jobs)
+
+
 def measured(folder, name, seeds, key):
     """A value of the runs of all seeds, as text."""
     return spread([last_values(folder / name.format(seed), key)[key] for seed in range(seeds)])
@@ -67,4 +72,4 @@ def losses(folder, seeds):
 
 
 if __name__ == "__main__":
-    experiment(__doc__, runs_of, {"imagebert_stages": pretrainings, "imagebert_losses": losses})
+    experiment(__doc__, train_missing, {"imagebert_stages": pretrainings, "imagebert_losses": losses})

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+ALBEF = pathlib.Path(sys.executable).with_name("albef")
+
 
 class Run(NamedTuple):
     """One `albef train`: the config with its variant, the run that it starts from, and overrides."""
@@ -51,7 +53,7 @@ def train_all(runs, jobs):
 
 
 def _train(workdir, run, cores):
-    command = [pathlib.Path(sys.executable).with_name("albef"), "train", "--config", run.config,
+    command = [ALBEF, "train", "--config", run.config,
                "--workdir", str(workdir), *run.switches,
                *(["--init", str(run.init)] if run.init else [])]
     with open(f"{workdir}.log", "a") as log:
@@ -86,13 +88,13 @@ def write_between_marks(path, name, text):
                            lambda match: f"{match[1]}{text}\n{match[2]}", old, flags=re.S))
 
 
-def experiment(about, runs_of, tables):
-    """The command of an experiment: trains what is missing, prints tables, writes them if wanted.
+def experiment(about, make, tables):
+    """The command of an experiment: makes what is missing, prints tables, writes them if wanted.
 
     Args:
-      about: its docstring. runs_of: (folder, seeds) -> work directory -> `Run`; one comes before
-        those that start from it. tables: name of the marks in the file -> function of (folder,
-        seeds) that gives the table as markdown.
+      about: its docstring. make: a function of folder, number of seeds, number of jobs.
+      tables: name of the marks in the file -> function of folder and number of seeds, which gives
+        the table as markdown.
     """
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("folder", type=pathlib.Path)
@@ -100,7 +102,7 @@ def experiment(about, runs_of, tables):
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--write", type=pathlib.Path)
     args = parser.parse_args()
-    train_all(runs_of(args.folder, args.seeds), args.jobs)
+    make(args.folder, args.seeds, args.jobs)
     for name, table in tables.items():
         text = table(args.folder, args.seeds)
         print(text, end="\n\n")

@@ -7,7 +7,7 @@ Each line of `VARIANTS` is pre-trained by configs/demo_scale.py and then fine-tu
 latter from random weights. Started again, it goes on where it was stopped.
 """
 
-from runs import Run, experiment, last_values, markdown, spread
+from runs import Run, experiment, last_values, markdown, spread, train_all
 
 SUBSETS = ("t", "ti", "tip", "tipv", "tipva")
 NOISY = "--config.data.source.wrong=0.4"
@@ -40,6 +40,11 @@ def runs_of(folder, seeds):
     return runs
 
 
+def train_missing(folder, seeds, jobs):
+    """Makes what the tables are of."""
+    train_all(runs_of(folder, seeds), jobs)
+
+
 def measured(folder, name, seeds, key):
     """A value of the runs of all seeds, as text."""
     return spread([last_values(folder / f"{name.format(seed)}", key)[key]
@@ -69,4 +74,4 @@ def variants(folder, seeds):
 
 
 if __name__ == "__main__":
-    experiment(__doc__, runs_of, {"scale_modalities": modalities, "scale_variants": variants})
+    experiment(__doc__, train_missing, {"scale_modalities": modalities, "scale_variants": variants})
