@@ -31,8 +31,8 @@ def score(workdir, source, out, image_root=None, regions=(), **options):
     """Writes a row for each pair of an image and a text, with `COLUMNS`; goes on where it stopped.
 
     A row is a line of JSON, `{"image": ..., "caption": ..., "itc": ..., "itm": ...}`, which is a
-    manifest too. Models that read regions have no itc. A pair whose image cannot be read has no
-    scores.
+    manifest too; the texts of an image follow each other. Models that read regions have no itc. A
+    pair whose image cannot be read has no scores.
 
     Args:
       workdir, options: see `load`. source, regions: see `data.sources.source_block`; a model that
@@ -49,8 +49,8 @@ def score(workdir, source, out, image_root=None, regions=(), **options):
     if is_remote(out):
         raise UserError(f"{out} is on an object store, where a file cannot grow; give a local "
                         "--out, and copy it.")
-    pairs = make_source(source_block(
-        source, (image_root,) if image_root else (), regions))
+    # Merged, so that an image with several texts is encoded once.
+    pairs = make_source(source_block(source, (image_root,) if image_root else (), regions, True))
     model = load(workdir, **options)
     if not isinstance(model, (FeatureModel, RegionModel)):
         raise NotOffered(f"A model of the task {model.config.task!r} scores no pairs; give one "

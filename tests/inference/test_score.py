@@ -7,9 +7,10 @@ import pytest
 
 import albef_jax
 from albef_jax.config import load_config
-from albef_jax.data.sources import make_source
+from albef_jax.data.sources import make_source, source_block
 from albef_jax.data.text import train_tokenizer
 from albef_jax.errors import UserError
+from albef_jax.inference.commands import fingerprint
 
 
 def rows_of(path):
@@ -41,9 +42,8 @@ def test_it_goes_on_where_it_stopped(albef, workdir, scenes, tmp_path):
     albef(*arguments, out)
     unfinished = tmp_path / "out.jsonl.part"
     assert not unfinished.exists()
-    from albef_jax.inference.commands import fingerprint
     head = {"model": fingerprint(albef_jax.load(workdir).params), "data": make_source(
-        f"json:{scenes / 'pairs.json'}").fingerprint}
+        source_block(str(scenes / "pairs.json"), merge_images=True)).fingerprint}
     for changed, code_wanted in (({}, 0), ({"model": "other"}, 2)):
         changed_head = json.dumps({**head, **changed}).encode() + b"\n"
         unfinished.write_bytes(changed_head + b"".join(rows[:9]) + rows[9][:20])

@@ -55,18 +55,20 @@ def parse_source(text: str) -> dict:
     return {"kind": kind, **_class_of(kind).options(rest)}
 
 
-def source_block(name: str, image_roots: Sequence[str] = (), regions: Sequence[str] = ()):
+def source_block(name: str, image_roots: Sequence[str] = (), regions: Sequence[str] = (),
+                 merge_images: bool = False):
     """The block, or the short form, of what an argument of a command names.
 
     Args:
         name: a manifest, a tar of pairs, or a short form. image_roots: of a manifest.
         regions: files and folders with those of a manifest's images.
+        merge_images: rows of a manifest with the same image are one example.
     """
     if name.partition(":")[0] in KINDS and not os.path.exists(name):
         return name
     if name.endswith(".tar"):
         return {"kind": "webdataset", "files": (name,)}
-    manifest = {"files": (name,), "image_roots": tuple(image_roots)}
+    manifest = {"files": (name,), "image_roots": tuple(image_roots), "merge_images": merge_images}
     return ({"kind": "regions", **manifest, "regions": tuple(regions)} if regions else
             {"kind": "json", **manifest})
 
