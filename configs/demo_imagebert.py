@@ -6,8 +6,8 @@
 
 Model: Qi et al., https://arxiv.org/abs/2001.07966, made tiny; data: `albef_jax/scenes`, with what a
 simulated detector finds in them. Two stages: many scenes of whose captions 40% are wrong, then few
-whose captions are right; `many`, `few` and `mixed` are as many steps of one alone, or of both at
-once in the same shares. Held-out scenes hold kinds of objects that training never shows.
+whose captions are right; `many` and `few` are one of the stages alone, `mixed` as many steps as both
+of both at once. Held-out scenes hold kinds of objects that training never shows.
 Hardware: sized for two CPU cores. Expected: docs/results.md.
 """
 
@@ -50,7 +50,7 @@ def get_config(variant=None):
     config.data.source = dict(kind="mixture", parts=tuple(
         dict(source=sources[name], weight=steps) for name, steps in STEPS.items()))
     if variant in sources:
-        config.data.source = sources[variant]
+        config.data.source, config.steps = sources[variant], STEPS[variant]
     if variant is None:
         config.stages = tuple(dict(name=name, steps=steps, data=dict(source=sources[name]))
                               for name, steps in STEPS.items())

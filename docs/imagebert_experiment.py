@@ -13,9 +13,11 @@ CONFIG = "configs/demo_imagebert.py"
 # Name -> what it is called, the variant of the config, switches of the pre-training, and of both.
 VARIANTS = {
     "stages": ("two stages: many noisy scenes, then few clean ones", "", (), ()),
-    "many": ("as many steps of the noisy scenes alone", ":many", (), ()),
-    "few": ("as many steps of the clean scenes alone", ":few", (), ()),
-    "mixed": ("as many steps of both at once", ":mixed", (), ()),
+    "many": ("the first stage alone", ":many", (), ()),
+    "few": ("the second stage alone", ":few", (), ()),
+    "few_long": ("the clean scenes alone, as many steps as both stages", ":few",
+                 ("--config.steps=3500",), ()),
+    "mixed": ("both at once, as many steps", ":mixed", (), ()),
     "no_mrfr": ("two stages without MRFR", "", ("--config.objective.mrfr=0.0",), ()),
     "four": ("two stages, 4 regions instead of 10", "", (), ("--config.data.regions_length=4",))}
 # Name -> weights of the losses of fine-tuning.
