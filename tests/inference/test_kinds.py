@@ -16,6 +16,7 @@ from albef_jax.inference.api import model_class
 from albef_jax.inference.features import FeatureModel
 from albef_jax.inference.model import Model
 from albef_jax.inference.products import ProductModel
+from albef_jax.inference.regions import RegionModel
 from albef_jax.tasks import TASKS, make_task
 
 ANSWERS = ["red", "a small circle", "blue", "circle and square"]
@@ -115,7 +116,7 @@ def test_every_task_can_be_loaded(config_of, tokenizer):
     assert classes == {"pretrain": FeatureModel, "retrieval": FeatureModel, "vqa": AnswerModel,
                        "ve": ClassModel, "nlvr": ClassModel, "nlvr_pretrain": Model,
                        "scale_pretrain": ProductModel, "scale_classify": ProductModel,
-                       "imagebert_pretrain": Model, "imagebert_retrieval": Model}
+                       "imagebert_pretrain": RegionModel, "imagebert_retrieval": RegionModel}
     model = Model(config_of("nlvr_pretrain"), {}, tokenizer)
     with pytest.raises(UserError, match="'nlvr_pretrain' has no match; it has nothing to offer"):
         model.match("a.png", "a")
