@@ -61,6 +61,7 @@ def test_the_curve_is_that_of_an_unstopped_run(albef, stopped_and_resumed, tmp_p
     assert ours == other
 
 
+@pytest.mark.slow
 def test_evaluate_report_bench_and_plan(albef, stopped_and_resumed):
     workdir, *_ = stopped_and_resumed
     done = albef.run("evaluate", workdir)

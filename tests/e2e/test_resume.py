@@ -77,6 +77,7 @@ def test_sigkill_loses_the_steps_since_the_checkpoint(albef, straight, read_run,
     assert_same_run(read_run(tmp_path), read_run(straight))
 
 
+@pytest.mark.slow
 def test_finished_runs_are_left_alone(albef, straight, read_run):
     before = read_run(straight)
     again = albef.train(straight)
