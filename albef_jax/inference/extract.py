@@ -236,11 +236,11 @@ def image_features(some: Sequence[Media], tokens, grid) -> list:
     images = [attempt(lambda: decode(open_image(one.read()))) for one in some]
     read = [image for image in images if not isinstance(image, OSError)]
     features = iter(tokens(read) if read else ())
-    return [image if isinstance(image, OSError) else cells(image.size, next(features), grid)
+    return [image if isinstance(image, OSError) else grid_cells(image.size, next(features), grid)
             for image in images]
 
 
-def cells(size, features, grid) -> dict[str, np.ndarray]:
+def grid_cells(size, features, grid) -> dict[str, np.ndarray]:
     """The cells of an image of this width and height, with their features."""
     width, height = size
     y, x = np.divmod(np.arange(grid * grid), grid)
