@@ -76,7 +76,7 @@ def train_and_clean(folder, seeds, jobs):
 
 
 def separation(folder, seeds):
-    """The table of AUROC: true captions against those of other scenes and those with wrong words."""
+    """The table of AUROC: true captions against swapped ones, and against damaged ones."""
     kinds, rows = kinds_of_captions(), []
     for name in SCORES:
         areas = {kind: [] for kind in ("swapped", "damaged")}

@@ -74,4 +74,5 @@ def losses(folder, seeds):
 
 
 if __name__ == "__main__":
-    experiment(__doc__, train_missing, {"imagebert_stages": pretrainings, "imagebert_losses": losses})
+    experiment(__doc__, train_missing, {"imagebert_stages": pretrainings,
+                                        "imagebert_losses": losses})

@@ -36,10 +36,11 @@ def shard(source: Source, out: str, short_side: int = 288, workers: int = 0) -> 
 
     A folder without `dataset_info.json` is unfinished: the same call goes on after its last
     complete shard. A pair whose image is broken is left out; `broken.json` lists them. Where there
-    are regions, a pair is left out if these are, and a small grey picture stands for a broken image.
+    are regions, a pair is left out if these are, and a grey picture stands for a broken image.
 
     Args:
-        source: image-text pairs, one image each, maybe with regions. out: a new folder, any that epath knows.
+        source: image-text pairs, one image each, maybe with regions.
+        out: a new folder, any that epath knows.
         short_side: larger images are resized to this short side, in pixels.
         workers: threads; 0: one per core.
 

@@ -136,8 +136,8 @@ def hits(words, objects, mask_id, special_ids, seed):
     """
     def count(params, **arrays):
         ids, there = arrays["text_ids"], arrays["regions_mask"] > 0
-        spread_b = jnp.sum(ids.astype(jnp.uint32) * jnp.arange(1, ids.shape[1] + 1, dtype=jnp.uint32),
-                           axis=1) * jnp.uint32(MIXED)
+        places = jnp.arange(1, ids.shape[1] + 1, dtype=jnp.uint32)
+        spread_b = jnp.sum(ids.astype(jnp.uint32) * places, axis=1) * jnp.uint32(MIXED)
         keys = jax.vmap(lambda number: jax.random.split(
             jax.random.fold_in(jax.random.key(seed), number)))(spread_b)
 

@@ -35,7 +35,7 @@ MAX_NAMED = 10
 
 
 class Media(NamedTuple):
-    """A file. name: of its product, or of the image. path: of the file or folder. read: its bytes."""
+    """A file. name: of its product or image. path: of the file or folder. read: its bytes."""
 
     name: str
     path: str

@@ -47,7 +47,8 @@ def check(manifests: Sequence[str], image_roots: Sequence[str] = (), config=None
     Raises:
         UserError: there is nothing to check.
     """
-    parts = [_open(name, source_block(name, image_roots, regions)) for name in dict.fromkeys(manifests)]
+    parts = [_open(name, source_block(name, image_roots, regions))
+             for name in dict.fromkeys(manifests)]
     own = _parts_of(config) if config else []
     parts += own
     if not parts:

@@ -1,4 +1,4 @@
-"""`albef data clean`: a manifest without the pairs that teach little, and a page about the others."""
+"""`albef data clean`: a manifest without the pairs that teach little, and a page about these."""
 
 from __future__ import annotations
 
