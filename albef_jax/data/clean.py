@@ -18,6 +18,7 @@ from albef_jax.errors import MISSING, UserError
 
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 LINK = re.compile(r"https?://|www\.|<[a-zA-Z/!]|&[a-z]{2,6};")
+SCORES = ("itm", "itc")  # columns of `albef score`, the one that tells most first
 REPEATED = re.compile(r"(.)\1{4}")  # a character five times in a row
 
 
@@ -131,7 +132,7 @@ def keep_scored(name: str) -> Callable:
 
 def keep_best(pairs: Pairs, most: int) -> np.ndarray:
     """The `most` best texts of each image: of the highest itm or itc, else the longest."""
-    scores = next((pairs.scores[name] for name in ("itm", "itc") if name in pairs.scores),
+    scores = next((pairs.scores[name] for name in SCORES if name in pairs.scores),
                   np.array([len(words) for words in pairs.words], float))
     seen, keep = Counter(), np.zeros(len(pairs.images), bool)
     for row in np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable").tolist():

@@ -13,7 +13,7 @@ from albef_jax.data.fields.text import TextField
 from albef_jax.errors import UserError
 from albef_jax.evaluators.heat import explainer, explanation
 from albef_jax.evaluators.pairs import score_pairs
-from albef_jax.inference.inputs import as_images, as_texts, name_of, not_blank
+from albef_jax.inference.inputs import as_images, as_texts, name_of, not_blank, paired
 from albef_jax.inference.model import Model, NotOffered
 
 MODES = ("itm", "itc")  # of heat maps
@@ -91,13 +91,7 @@ class FeatureModel(Model):
         """
         images, texts = as_images(images), as_texts(texts)
         n, m = len(images), len(texts)
-        if all_pairs:
-            image_p, text_p = np.divmod(np.arange(n * m), m)
-        elif n == m or 1 in (n, m):
-            image_p, text_p = np.broadcast_arrays(np.arange(n), np.arange(m))
-        else:
-            raise UserError(f"match got {n} images and {m} texts; give as many of both, or set "
-                            "all_pairs=True for each image with each text.")
+        image_p, text_p = paired(n, m, all_pairs, f"{n} images")
         scores_p = self._score(images, texts, image_p, text_p, progress)["itm"]
         return scores_p.reshape(n, m) if all_pairs else scores_p
 

@@ -47,6 +47,19 @@ def not_blank(text, what):
     return text
 
 
+def paired(n, m, all_pairs, what):
+    """Rows of images and of texts, int `[p]` each: pair by pair, or each with each.
+
+    UserError unless there are as many of both, or one of one; `what` says what the images are.
+    """
+    if all_pairs:
+        return np.divmod(np.arange(n * m), m)
+    if n == m or 1 in (n, m):
+        return np.broadcast_arrays(np.arange(n), np.arange(m))
+    raise UserError(f"match got {what} and {m} texts; give as many of both, or set all_pairs=True "
+                    "for each image with each text.")
+
+
 def only(values, what):
     """A list that must have one element; UserError if it has several."""
     if len(values) != 1:

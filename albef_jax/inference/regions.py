@@ -7,7 +7,7 @@ from albef_jax.data.fields.regions import DetectedRegionsField
 from albef_jax.data.fields.text import TextField
 from albef_jax.data.sources.regions import Regions
 from albef_jax.errors import UserError
-from albef_jax.inference.inputs import as_texts
+from albef_jax.inference.inputs import as_texts, paired
 from albef_jax.inference.model import Model
 
 
@@ -34,13 +34,9 @@ class RegionModel(Model):
         regions = [regions] if isinstance(regions, Regions) else list(regions)
         texts = as_texts(texts)
         n, m = len(regions), len(texts)
-        if not n or not (all_pairs or n == m or 1 in (n, m)):
-            raise UserError(f"match got regions of {n} images and {m} texts; give as many of both, "
-                            "or set all_pairs=True for each image with each text.")
-        if all_pairs:
-            image_p, text_p = np.divmod(np.arange(n * m), m)
-        else:
-            image_p, text_p = np.broadcast_arrays(np.arange(n), np.arange(m))
+        if not n:
+            raise UserError("The list of regions is empty; give those of at least one image.")
+        image_p, text_p = paired(n, m, all_pairs, f"regions of {n} images")
         scores_p = self.pair_scores(regions, [texts[row] for row in text_p], image_p)["itm"]
         return scores_p.reshape(n, m) if all_pairs else scores_p
 

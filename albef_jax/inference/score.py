@@ -1,5 +1,6 @@
 """`albef score`: how well each text of a manifest fits its image, by a trained model."""
 
+import functools
 import itertools
 import json
 import os
@@ -87,8 +88,8 @@ def _write_rows(path, head, model, pairs: Source, field: str) -> tuple[int, dict
         for start in tqdm(range(first, len(pairs), model.batch_size), "score", unit="batch",
                           disable=None):
             rows = range(start, min(start + model.batch_size, len(pairs)))
-            images = [StoredImage(pairs, row) if field == "image" else _value(pairs, row, field)
-                      for row in rows]
+            images = [StoredImage(pairs, row) if field == "image"
+                      else functools.partial(pairs.get, row, field) for row in rows]
             image_m = np.repeat(np.arange(len(rows)), [len(texts[row]) for row in rows])
             wrong: dict[int, str] = {}
             scores = model.pair_scores(images, [*itertools.chain(*(texts[row] for row in rows))],
@@ -104,11 +105,6 @@ def _write_rows(path, head, model, pairs: Source, field: str) -> tuple[int, dict
             file.write("".join(f"{line}\n" for line in lines).encode())
             file.flush()
     return sum(map(len, texts)), broken
-
-
-def _value(pairs: Source, row: int, field: str):
-    """A function that reads the raw value of a row."""
-    return lambda: pairs.get(row, field)
 
 
 def _first_missing(file, head: dict, counts: list[int], path: str) -> int:

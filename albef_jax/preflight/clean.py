@@ -8,20 +8,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import jinja2
 import numpy as np
 from tqdm import tqdm
 
-from albef_jax.data.clean import Dropped, Pairs, clean_pairs
+from albef_jax.data.clean import SCORES, Dropped, Pairs, clean_pairs
 from albef_jax.data.images.pillow import BrokenImage, decode, open_image, read
 from albef_jax.data.sources.json_rows import Manifests
 from albef_jax.data.sources.json_source import Columns, JsonSource
 from albef_jax.errors import UserError
+from albef_jax.evaluators.queries import spread
 from albef_jax.files import check_out, completed, write
-from albef_jax.report import TEMPLATES
+from albef_jax.report import templates
 from albef_jax.report.examples import data_uri
 
-SCORES = ("itc", "itm")
 SHOWN = 8  # dropped pairs of each rule on the page
 
 
@@ -48,7 +47,9 @@ def clean(manifest: str, out: str, image_roots: Sequence[str] = (), thresholds=N
     check_out(out)
     source = JsonSource((manifest,), image_roots, merge_images=True)
     rows = read_scored(manifest)
-    pairs = Pairs.of(rows.images, rows.texts, sides_of(source, rows.images), rows.scores)
+    places = {source.name(index): index for index in range(len(source))}
+    images = [places[name] for name in rows.images]  # the example of each row
+    pairs = Pairs.of(rows.images, rows.texts, sides_of(source)[images], rows.scores)
     left, dropped = clean_pairs(pairs, thresholds or {})
     print(f"{manifest}: {len(rows.images)} pairs")
     for one in dropped:
@@ -58,7 +59,7 @@ def clean(manifest: str, out: str, image_roots: Sequence[str] = (), thresholds=N
         raise UserError(f"No pair of {manifest} passes all rules; loosen the one that drops most.")
     try:
         write_rows(out, rows, left)
-        write(page, render(manifest, source, rows, dropped, len(left)))
+        write(page, render(manifest, source, images, rows, dropped, len(left)))
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}); give another --out, "
                         "or make room.") from None
@@ -85,9 +86,8 @@ def read_scored(manifest: str) -> Scored:
                                   if not np.all(np.isnan(array))})
 
 
-def sides_of(source: JsonSource, images: Sequence[str]) -> np.ndarray:
-    """Width and height of the image of each pair, int32 [n, 2]; 0 where it cannot be read."""
-    places = {source.name(index): index for index in range(len(source))}
+def sides_of(source: JsonSource) -> np.ndarray:
+    """Width and height of each image, int32 [n, 2]; 0 where it cannot be read."""
     sides = np.zeros((len(source), 2), np.int32)
 
     def look(index: int) -> tuple[int, int]:
@@ -100,7 +100,7 @@ def sides_of(source: JsonSource, images: Sequence[str]) -> np.ndarray:
         for index, size in enumerate(tqdm(pool.map(look, range(len(source))), "sizes",
                                           len(source), unit="image", disable=None)):
             sides[index] = size
-    return sides[[places[name] for name in images]]
+    return sides
 
 
 def write_rows(out: str, rows: Scored, left: np.ndarray) -> None:
@@ -114,15 +114,15 @@ def write_rows(out: str, rows: Scored, left: np.ndarray) -> None:
         file.write(f"{text}\n")
 
 
-def render(manifest: str, source: JsonSource, rows: Scored, dropped: list[Dropped],
-           left: int) -> str:
-    """The page: what each rule dropped, with some of it, evenly spread."""
-    places = {source.name(index): index for index in range(len(source))}
+def render(manifest: str, source: JsonSource, images: Sequence[int], rows: Scored,
+           dropped: list[Dropped], left: int) -> str:
+    """The page: what each rule dropped, with some of it, evenly spread.
 
+    `images`: the example of each row.
+    """
     def picture(row: int) -> str | None:
         try:
-            return data_uri(decode(open_image(read(
-                lambda: source.image(places[rows.images[row]])))))
+            return data_uri(decode(open_image(read(lambda: source.image(images[row])))))
         except BrokenImage:
             return None
 
@@ -131,10 +131,7 @@ def render(manifest: str, source: JsonSource, rows: Scored, dropped: list[Droppe
               "left": one.left, "examples": [
                   {"picture": picture(row), "text": rows.texts[row], "image": rows.images[row],
                    "scores": {name: array[row] for name, array in rows.scores.items()}}
-                  for row in one.rows[np.unique(np.linspace(
-                      0, len(one.rows) - 1, SHOWN, dtype=int))].tolist()] if len(one.rows) else []}
+                  for row in one.rows[spread(len(one.rows), SHOWN)].tolist()]}
              for one in dropped]
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
-                                     undefined=jinja2.StrictUndefined)
-    return environment.get_template("clean.html").render(
+    return templates().get_template("clean.html").render(
         manifest=manifest, count=len(rows.images), left=left, rules=rules)

@@ -93,9 +93,11 @@ def texts_of(source: Source) -> Texts:
         for text in source.get(row, "text"):
             cleaned = clean(text, cleaning, sys.maxsize)
             words.append(len(cleaned.split()))
-            letterless[text] += bool(words[-1]) and not any(map(str.isalpha, cleaned))
-            special[text] += any(token in text for token in SPECIAL_TOKENS)
-    return Texts(np.array(words, np.int64), +letterless, +special)
+            if words[-1] and not any(map(str.isalpha, cleaned)):
+                letterless[text] += 1
+            if any(token in text for token in SPECIAL_TOKENS):
+                special[text] += 1
+    return Texts(np.array(words, np.int64), letterless, special)
 
 
 def values_of(source: Source, field: str, title: str, workers: int) -> Values:

@@ -104,8 +104,7 @@ def write_page(workdir, config, evaluators, forward, teacher, problems=()):
     task, measured = task_class(config.task), panels.tables(rows, workdir, classes)
     momentum = forward.with_params({**forward.params, **teacher}) if forward and teacher else None
     begins = [*borders(config).items()]
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
-                                     undefined=jinja2.StrictUndefined)
+    environment = templates()
     environment.filters["short"] = lambda value: f"{value:.3g}"
     environment.filters["percent"] = lambda share: "–" if share is None else f"{share:.1f}"
     page = environment.get_template("template.html").render(
@@ -125,6 +124,12 @@ def write_page(workdir, config, evaluators, forward, teacher, problems=()):
         raise UserError(f"The report {path} cannot be written ({error.strerror}); make room or "
                         "mend the cause.") from error
     return path
+
+
+def templates():
+    """The templates of pages, for texts that nobody has checked."""
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
+                              undefined=jinja2.StrictUndefined)
 
 
 def classes_of(config, evaluators):
