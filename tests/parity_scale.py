@@ -50,6 +50,22 @@ UPDATE = Limit("update", 1e-4, "own")  # of the length of a parameter's way
 VOCABULARY = dict(pad_id=0, cls_id=2, mask_id=4)
 
 
+def set_sizes(config, c):
+    """The sizes of a case as those of a config, which is unlocked; float32, without dropout."""
+    config.model.update(
+        width=c["hidden"], layers=c["layers"], text_heads=c["text_heads"],
+        visual_heads=c["vis_heads"], jct_heads=c["jct_heads"], jct_layers=c["jct_layers"],
+        text_mlp_width=c["text_ffn"], visual_mlp_width=c["vis_ffn"],
+        jct_mlp_width=4 * c["hidden"], embed_dim=c["proj"], vocab_size=c["vocab"],
+        max_positions=c["max_pos"], max_video=c["max_video"], max_audio=c["max_audio"],
+        max_jct=c["jct_pos"], dtype="float32", dropout=0.0, attention_dropout=0.0, **VOCABULARY)
+    config.data.update(
+        text_length=c["text_len"], table_length=c["table_len"],
+        regions_length=c["regions"], regions_width=c["image_dim"],
+        video_length=c["clips"], video_width=c["video_dim"],
+        audio_length=c["audio_len"], audio_width=c["audio_dim"])
+
+
 class Case:
     """One variant of a recording: its config, and the task with the recorded weights."""
 
@@ -80,18 +96,7 @@ class Case:
     def _config(self):
         c, config = self.meta["config"], default_config(self.kind.name).unlock()
         config.batch_size = config.group_size = c["batch"]
-        config.model.update(
-            width=c["hidden"], layers=c["layers"], text_heads=c["text_heads"],
-            visual_heads=c["vis_heads"], jct_heads=c["jct_heads"], jct_layers=c["jct_layers"],
-            text_mlp_width=c["text_ffn"], visual_mlp_width=c["vis_ffn"],
-            jct_mlp_width=4 * c["hidden"], embed_dim=c["proj"], vocab_size=c["vocab"],
-            max_positions=c["max_pos"], max_video=c["max_video"], max_audio=c["max_audio"],
-            max_jct=c["jct_pos"], dtype="float32", dropout=0.0, attention_dropout=0.0, **VOCABULARY)
-        config.data.update(
-            text_length=c["text_len"], table_length=c["table_len"],
-            regions_length=c["regions"], regions_width=c["image_dim"],
-            video_length=c["clips"], video_width=c["video_dim"],
-            audio_length=c["audio_len"], audio_width=c["audio_dim"])
+        set_sizes(config, c)
         if "classes" in config.model:
             config.model.classes = c["classes"]
         if "title_budget" in config.objective:

@@ -1,14 +1,15 @@
 """SCALE in tests/parity.py: no size is built in, and a wrong value is a miss."""
 
 import json
-import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from official import write_tensors
 import parity
+from parity_scale import set_sizes
 import pytest
+from test_parity_imagebert import spoiled
 
 from albef_jax.config import default_config
 from albef_jax.models.scale import MODALITIES, Scale
@@ -53,22 +54,6 @@ def random_inputs(c, rng):
     box = rng.random((b, c["regions"], 5)).astype(np.float32)
     whole = np.broadcast_to(np.float32([0, 0, 1, 1, 1]), (b, 1, 5))
     return x | {"image_loc": np.concatenate([whole, box], axis=1)}
-
-
-def config_of(c):
-    config = default_config("scale_pretrain").unlock()
-    config.model.update(
-        width=c["hidden"], layers=c["layers"], text_heads=c["text_heads"],
-        visual_heads=c["vis_heads"], jct_heads=c["jct_heads"], jct_layers=c["jct_layers"],
-        text_mlp_width=c["text_ffn"], visual_mlp_width=c["vis_ffn"],
-        jct_mlp_width=4 * c["hidden"], embed_dim=c["proj"], vocab_size=c["vocab"],
-        max_positions=c["max_pos"], max_video=c["max_video"], max_audio=c["max_audio"],
-        max_jct=c["jct_pos"], dtype="float32", init_std=0.2, pad_id=0, cls_id=2, mask_id=4)
-    config.data.update(
-        text_length=c["text_len"], table_length=c["table_len"], regions_length=c["regions"],
-        regions_width=c["image_dim"], video_length=c["clips"], video_width=c["video_dim"],
-        audio_length=c["audio_len"], audio_width=c["audio_dim"])
-    return config.lock()
 
 
 def scores_by_hand(features):
@@ -136,8 +121,10 @@ def other_case(tmp_path_factory):
     """A case of other sizes, written from `outputs_by_hand` and `jax.grad`."""
     folder, kind = tmp_path_factory.mktemp("case") / "other", KINDS["scale_pretrain"]
     folder.mkdir()
-    config, rng = config_of(OTHER), np.random.default_rng(0)
-    task, inputs = make_task(config), random_inputs(OTHER, rng)
+    config, rng = default_config(kind.name).unlock(), np.random.default_rng(0)
+    set_sizes(config, OTHER)
+    config.model.init_std = 0.2
+    task, inputs = make_task(config.lock()), random_inputs(OTHER, rng)
     params = task.init(jax.random.key(1))
 
     def official(tree):
@@ -173,11 +160,6 @@ def test_a_case_of_other_sizes(other_case, capsys):
     ("grads_seed", "cls.audioPredictions.decoder.bias",
      "seed: grad cls.audioPredictions.decoder.bias")])
 def test_a_wrong_value_is_a_miss(tmp_path, capsys, other_case, file, name, line):
-    copy = shutil.copytree(other_case, tmp_path / other_case.name)
-    arrays = dict(np.load(copy / f"{file}.npz"))
-    arrays[name] = arrays[name].copy()
-    arrays[name].flat[0] += 1
-    np.savez(copy / f"{file}.npz", **arrays)
-    report = parity.run_case(copy)
+    report = parity.run_case(spoiled(other_case, tmp_path, f"{file}.npz", name))
     (missed,) = [line for line in capsys.readouterr().out.splitlines() if "MISS" in line]
     assert report.missed == 1 and missed.startswith(line)
