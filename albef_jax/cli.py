@@ -344,6 +344,11 @@ def add_measuring(commands):
                       help="examples in an epoch (config.data.examples)")
     plan.add_argument("--suggest", action="store_true",
                       help="if it does not fit, plan it again with what should make it fit")
+    plan.add_argument("--by-op", action="store_true",
+                      help="what each part of the model moves, multiplies and takes")
+    plan.add_argument("--json", metavar="FILE", help="write what each part takes")
+    plan.add_argument("--against", metavar="FILE",
+                      help="compare with a plan that --json wrote")
 
     bench = command(commands, "bench", run_bench, "measure the training step of a config")
     bench.add_argument("--config", required=True, metavar=CONFIG)

@@ -166,8 +166,8 @@ def is_special(path) -> bool:
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
-def check_out(path, endings=()) -> None:
-    """Checks, before minutes of work, that a file can be written where `--out` says.
+def check_out(path, endings=(), option="--out") -> None:
+    """Checks, before minutes of work, that a file can be written where an option says.
 
     Args:
       path: of a new file or an old one, which is replaced, in a folder that exists; of a pipe; of a
@@ -189,7 +189,7 @@ def check_out(path, endings=()) -> None:
     elif not os.path.isdir(os.path.dirname(os.path.realpath(path))):
         why = "its folder does not exist"
     if why:
-        raise UserError(f"{path} cannot be written, as {why}; give --out the name of a file.")
+        raise UserError(f"{path} cannot be written, as {why}; give {option} the name of a file.")
 
 
 def write(path, text: str) -> None:

@@ -97,7 +97,9 @@ def make_train_step(task, optimizer, mesh, rules, shardings, *, seed, group_size
 
     def step(state, batch, draws):
         params = task.prepare(state.params)
-        teacher = optax.incremental_update(task.teacher_of(params), state.teacher, 1 - momentum)
+        with jax.named_scope("teacher_average"):
+            teacher = optax.incremental_update(task.teacher_of(params), state.teacher,
+                                               1 - momentum)
         step_key = jax.random.fold_in(jax.random.key(seed), state.step)
         keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(jnp.arange(groups))
         with placed_on(mesh, rules, within):
@@ -106,11 +108,14 @@ def make_train_step(task, optimizer, mesh, rules, shardings, *, seed, group_size
                 task.schedule(state.step))
         # Every process needs the whole batch's features, in global order, for its queues.
         enqueue = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), enqueue)
-        updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        return TrainState(
-            step=state.step + 1, params=optax.apply_updates(params, updates), teacher=teacher,
-            opt_state=opt_state, memory=task.update_memory(state.memory, enqueue)), metrics
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, params)
+            metrics["grad_norm"] = optax.tree.norm(grads)
+            params = optax.apply_updates(params, updates)
+        with jax.named_scope("memory"):
+            memory = task.update_memory(state.memory, enqueue)
+        return TrainState(step=state.step + 1, params=params, teacher=teacher,
+                          opt_state=opt_state, memory=memory), metrics
 
     rows = sharded_batch(mesh)
     by_group = NamedSharding(mesh, PartitionSpec(along))

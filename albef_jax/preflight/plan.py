@@ -16,7 +16,8 @@ from jax.sharding import AbstractMesh, AxisType
 from albef_jax.core.build import build
 from albef_jax.errors import UserError
 from albef_jax.parallel.mesh import AXES, axis_sizes, check_groups, groups_of, make_mesh
-from albef_jax.preflight import tables
+from albef_jax.files import check_out
+from albef_jax.preflight import by_part, tables
 from albef_jax.preflight.ahead import compile_for_tpu, compile_here
 from albef_jax.preflight.assume import assumed
 from albef_jax.preflight.bench import dtype_of
@@ -27,7 +28,8 @@ from albef_jax.preflight.targets import find_target
 from albef_jax.tasks import task_class
 
 
-def plan(config, target, hbm=None, examples=0, suggest=False):
+def plan(config, target, hbm=None, examples=0, suggest=False, by_op=False, json=None,
+         against=None):
     """Plans a config for a target and prints the result.
 
     Args:
@@ -35,13 +37,19 @@ def plan(config, target, hbm=None, examples=0, suggest=False):
       hbm: bytes of memory per device, if not the target's. examples: in an epoch; 0: as the
         config states.
       suggest: where the step does not fit, plan it with the first switches that should help.
+      by_op: print what each part of the model costs. json: a file for that, or None.
+      against: a file of another plan, which is compared with this one, or None.
 
     Returns:
       The printed values by name (bytes, FLOPs, seconds), of the last config that was planned.
 
     Raises:
-      UserError: a config or target that cannot be used; a batch that the target does not divide.
+      UserError: a config, target or file that cannot be used; a batch that the target does not
+        divide.
     """
+    if json:
+        check_out(json, option="--json")
+    before = by_part.read_json(against) if against else None
     if not target.startswith(("gpu", *GPUS)):
         jax.config.update("jax_platforms", "cpu")  # leave accelerators to those who train
     config = assumed(config, examples)
@@ -54,6 +62,8 @@ def plan(config, target, hbm=None, examples=0, suggest=False):
         if suggest and lighter:
             print(f"\nwith {lighter[0].flags}:\n", flush=True)
             result = measure(changed(config, lighter[0].values), target)
+    if by_op or json or before:
+        show_parts(result.get("parts"), target, by_op, json, before)
     return result
 
 
@@ -113,8 +123,23 @@ def compile_step(parts, target, held):
         "compile_seconds": compiled.seconds, "collectives": collectives,
         "flops": sum(w.flops * w.times for w in work),
         "bytes": sum(w.moved * w.times for w in work),
+        "parts": by_part.costs(work, collectives, target.rates),
         "prediction": predict([(w.flops, w.moved) for w in work for _ in range(w.times)],
                               [c.wire for c in collectives], *target.rates)}
+
+
+def show_parts(found, target, by_op, json, before):
+    """Prints what each part costs, writes it, and compares it with `before`, as wanted."""
+    if found is None:
+        raise UserError(f"What each part costs is read from a compiled program, and for "
+                        f"{target.name} there is none; give --target a TPU slice or cpu, and a "
+                        "config that fits.")
+    if by_op:
+        print(by_part.table(found))
+    if json:
+        by_part.write_json(json, target.name, found)
+    if before:
+        print(by_part.comparison(before, found))
 
 
 def switches(config, target, result):

@@ -37,7 +37,8 @@ class Classification(Distilled):
         logits_bc = self._logits(params, group, online_key)
         record = {"logits": logits_bc}
         if self.objective.alpha:
-            record["teacher_logits"] = self._logits(teacher, group, teacher_key)
+            with jax.named_scope("teacher"):
+                record["teacher_logits"] = self._logits(teacher, group, teacher_key)
             loss_b = distillation.distilled_cross_entropy(
                 logits_bc, label_b, record["teacher_logits"], schedule["alpha"])
         else:

@@ -58,7 +58,8 @@ class Pretrain(Aligned):
                         jax.random.split(key, 6)))
         masked = self._mask(group, keys["masking"], draws)
         online = self._encode(params, group, masked["ids"], keys["encode"])
-        momentum = self._encode(teacher, group, masked["ids"], keys["teacher"])
+        with jax.named_scope("teacher"):
+            momentum = self._encode(teacher, group, masked["ids"], keys["teacher"])
         itc = self._itc(params["temp"], online, momentum, memory, group, schedule)
         negatives = self._negatives(itc, keys, draws)
         fused = self._fuse(params, group, online, masked, negatives, keys["fuse"])
@@ -112,12 +113,14 @@ class Pretrain(Aligned):
         return {"mlm_md": mlm_md, "itm_sbd": itm_sbd}
 
     def _mlm(self, params, teacher, group, momentum, masked, states_md, schedule, key):
-        momentum_md = self.apply(
-            teacher, Bert.fuse, momentum["masked"][None], group["text_mask"][None],
-            momentum["image"], select_m=masked["positions"], part="text_encoder",
-            key=jax.random.fold_in(key, 1))
         logits_mv = self.apply(params, Bert.predict_words, states_md, part="text_encoder")
-        logits_m_mv = self.apply(teacher, Bert.predict_words, momentum_md, part="text_encoder")
+        with jax.named_scope("teacher"):
+            momentum_md = self.apply(
+                teacher, Bert.fuse, momentum["masked"][None], group["text_mask"][None],
+                momentum["image"], select_m=masked["positions"], part="text_encoder",
+                key=jax.random.fold_in(key, 1))
+            logits_m_mv = self.apply(teacher, Bert.predict_words, momentum_md,
+                                     part="text_encoder")
         labels_m = masked["labels"]
         losses_m = distillation.distilled_cross_entropy(
             logits_mv, labels_m, logits_m_mv, schedule["alpha_mlm"])

@@ -39,7 +39,8 @@ class Retrieval(Aligned):
     def loss(self, params, teacher, memory, group, key, schedule, draws=None):
         keys = dict(zip(("image", "text", "encode", "fuse", "teacher"), jax.random.split(key, 5)))
         online = self._encode(params, group, keys["encode"])
-        momentum = self._encode(teacher, group, keys["teacher"])
+        with jax.named_scope("teacher"):
+            momentum = self._encode(teacher, group, keys["teacher"])
         itc = self._itc(params["temp"], online, momentum, memory, group, schedule)
         negatives = self._negatives(itc, keys, draws)
         states_sbd = self._fuse(params, group, online, negatives, keys["fuse"])

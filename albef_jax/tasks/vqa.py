@@ -70,7 +70,8 @@ class Vqa(Distilled):
         read = functools.partial(self._read, group=group, ids_abl=ids_abl, mask_abl=mask_abl)
         online, momentum = read(params, online_key), None
         if self.objective.alpha:
-            momentum = read(teacher, teacher_key)
+            with jax.named_scope("teacher"):
+                momentum = read(teacher, teacher_key)
 
         def of_one_answer(ids_bl, mask_bl, hidden_bld, hidden_m_bld):
             """Losses and hits `[b]` of one answer per question; the last state predicts nothing."""
@@ -79,8 +80,10 @@ class Vqa(Distilled):
             if hidden_m_bld is None:
                 losses = word_losses(logits, labels)
             else:
-                losses = distillation.distilled_cross_entropy(
-                    logits, labels, self._words(teacher, hidden_m_bld[:, :-1]), schedule["alpha"])
+                with jax.named_scope("teacher"):
+                    logits_m = self._words(teacher, hidden_m_bld[:, :-1])
+                losses = distillation.distilled_cross_entropy(logits, labels, logits_m,
+                                                              schedule["alpha"])
             labelled = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
             correct = (labelled >= jnp.max(logits, axis=-1)) | (counts == 0)
             return jnp.sum(losses * counts, axis=-1), jnp.all(correct, axis=-1)
