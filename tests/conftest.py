@@ -26,7 +26,18 @@ from albef_jax.config import load_config  # noqa: E402
 from albef_jax.core.build import build  # noqa: E402
 from albef_jax.core.state import TrainState  # noqa: E402
 from albef_jax.parallel.mesh import make_mesh  # noqa: E402
+from albef_jax.models.fused import CHOICES  # noqa: E402
 from albef_jax.preflight.bench import noise_batch  # noqa: E402
+from albef_jax.tasks.albef import MODEL  # noqa: E402
+
+
+def pytest_addoption(parser):
+    parser.addoption("--attention", choices=CHOICES, default=MODEL["attention"],
+                     help="model.attention of ALBEF's configs that do not say it")
+
+
+def pytest_configure(config):
+    MODEL["attention"] = config.getoption("--attention")
 
 
 @functools.cache

@@ -51,7 +51,7 @@ def image_tower(config):
     return VisionTransformer(
         image_size=c.image_size, patch_size=c.patch_size, width=c.vit_width, depth=c.vit_depth,
         heads=c.vit_heads, mlp_ratio=c.vit_mlp_ratio, dtype=jnp.dtype(c.dtype),
-        stacking=stacking(c))
+        stacking=stacking(c), attention=c.get("attention", "plain"))
 
 
 def text_tower(config, pairs=False):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from albef_jax.parallel.axes import ROWS, constrain, gathered, is_split, named
+from albef_jax.parallel.axes import ROWS, constrain, gathered, is_split, named, platform
 
 Dtype = jnp.dtype
 OFFICIAL_STD = 0.02  # BERT's and ViT's choice for width 768
@@ -58,7 +58,12 @@ def written_gradient(x):
     return x
 
 
-written_gradient.defvjp(lambda x: (x, None), lambda _, grad: (jax.lax.optimization_barrier(grad),))
+def _written(_, grad):
+    # TPUs transpose inside the product, and fuse what makes the gradient into it.
+    return (grad if platform() == "tpu" else jax.lax.optimization_barrier(grad),)
+
+
+written_gradient.defvjp(lambda x: (x, None), _written)
 
 
 def dense(x, kernel, bias, dtype):
@@ -188,11 +193,13 @@ def cheap_keep_mask(key, rate, shape):
       key: PRNG key (threefry: its draws are the same under vmap and scan).
       rate: probability of False, rounded to a multiple of 1/256. shape: of the mask.
     """
-    size = math.prod(shape)
+    # Each byte of the words serves a quarter of the first axis: bytes side by side in a last
+    # axis of four would take 32 times their size in a TPU's memory.
+    drawn = (-(-shape[0] // 4), *shape[1:])
     # The barrier keeps the generator a loop of its own, not repeated in every reader.
-    words = jax.lax.optimization_barrier(jax.random.bits(key, (-(-size // 4),), jnp.uint32))
-    as_bytes = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size]
-    return (as_bytes >= round(rate * 256)).reshape(shape)
+    words = jax.lax.optimization_barrier(jax.random.bits(key, drawn, jnp.uint32))
+    least = round(rate * 256)
+    return jnp.concatenate([(words >> 8 * byte) & 0xFF >= least for byte in range(4)])[:shape[0]]
 
 
 class Dropout(nn.Module):
@@ -234,6 +241,11 @@ def visible(module, probs):
     return probs
 
 
+def is_looked_into(module):
+    """Whether somebody may want the attention maps of a module; see `visible`."""
+    return module.is_mutable_collection(MAPS) or module.has_variable(OFFSETS, "probs")
+
+
 def padding_bias(mask_bl, padded=-10000.0):
     """Additive self-attention mask `[b, 1, 1, l]`: 0 for real tokens, `padded` for padding."""
     return (1.0 - mask_bl.astype(jnp.float32))[:, None, None, :] * padded
@@ -268,11 +280,13 @@ class HeadsDense(nn.Module):
     kernel_init: nn.initializers.Initializer = NORMAL
 
     @nn.compact
-    def __call__(self, x):
-        projected = Dense(self.parts * self.width, self.dtype, self.kernel_init,
-                          axes=("embed", "heads"), name="dense")(x, self.parts)
-        if self.parts == 1:
-            projected = [projected]
+    def __call__(self, x, joined=False):
+        """With `joined`, all parts as the product writes them, `[..., parts * d]`."""
+        dense = Dense(self.parts * self.width, self.dtype, self.kernel_init,
+                      axes=("embed", "heads"), name="dense")
+        if joined:
+            return checkpoint_name(dense(x), "qkv")
+        projected = dense(x, self.parts) if self.parts > 1 else [dense(x)]
         heads = [y.reshape(*y.shape[:-1], self.heads, -1) for y in projected]
         return tuple(checkpoint_name(
             constrain(y, *[None] * (y.ndim - 4), ROWS, None, "heads", None), "qkv")

@@ -6,8 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from albef_jax.models.fused import fused_attention, fuses
 from albef_jax.models.layers import (
-    OFFICIAL_STD, Dense, Dtype, HeadsDense, LayerNorm, Mlp, attention_probs, gelu, scaled, visible,
+    OFFICIAL_STD, Dense, Dtype, HeadsDense, LayerNorm, Mlp, attention_probs, gelu, is_looked_into,
+    scaled, visible,
 )
 from albef_jax.models.stack import Stacking
 
@@ -24,19 +26,24 @@ def patchify(image_bhwc, patch_size):
 
 
 class VitAttention(nn.Module):
-    """Self-attention of all tokens: `[b, n, d] -> [b, n, d]`."""
+    """Self-attention of all tokens: `[b, n, d] -> [b, n, d]`; `attention`: see `fused.fuses`."""
 
     heads: int
     dtype: Dtype
     kernel_init: nn.initializers.Initializer = TRUNCATED
     qkv_init: nn.initializers.Initializer = TRUNCATED
+    attention: str = "plain"
 
     @nn.compact
     def __call__(self, x_bnd, bias=None):
         width = x_bnd.shape[-1]
-        q, k, v = HeadsDense(3, width, self.heads, self.dtype, self.qkv_init, name="qkv")(x_bnd)
-        probs = visible(self, attention_probs(q, k, bias)).astype(v.dtype)
-        x = jnp.einsum("bhqn,bnhk->bqhk", probs, v).reshape(x_bnd.shape)
+        qkv = HeadsDense(3, width, self.heads, self.dtype, self.qkv_init, name="qkv")
+        if bias is None and fuses(self.attention) and not is_looked_into(self):
+            x = fused_attention(qkv(x_bnd, joined=True), self.heads)
+        else:
+            q, k, v = qkv(x_bnd)
+            probs = visible(self, attention_probs(q, k, bias)).astype(v.dtype)
+            x = jnp.einsum("bhqn,bnhk->bqhk", probs, v).reshape(x_bnd.shape)
         x = checkpoint_name(x, "attention")
         return Dense(width, self.dtype, self.kernel_init, axes=("heads", "embed"), name="proj")(x)
 
@@ -47,7 +54,7 @@ class VitBlock(nn.Module):
     Attributes:
       heads, mlp_width: sizes. dtype: of the matrix products.
       kernel_init: of all kernels but those of queries, keys and values, which have `qkv_init`.
-      activation: of the MLP. epsilon: of both norms.
+      activation: of the MLP. epsilon: of both norms. attention: see `fused.fuses`.
     """
 
     heads: int
@@ -57,12 +64,13 @@ class VitBlock(nn.Module):
     qkv_init: nn.initializers.Initializer = TRUNCATED
     activation: Callable = gelu
     epsilon: float = LAYER_NORM_EPS
+    attention: str = "plain"
 
     @nn.compact
     def __call__(self, x_bnd, bias=None):
         y = LayerNorm(self.epsilon, self.dtype, name="norm1")(x_bnd)
         x = x_bnd + VitAttention(self.heads, self.dtype, self.kernel_init, self.qkv_init,
-                                 name="attn")(y, bias)
+                                 self.attention, name="attn")(y, bias)
         y = LayerNorm(self.epsilon, self.dtype, name="norm2")(x)
         return x + Mlp(self.mlp_width, self.dtype, self.kernel_init, self.activation,
                        name="mlp")(y)
@@ -74,7 +82,8 @@ class VisionTransformer(nn.Module):
     Attributes:
       image_size, patch_size: sides in pixels of the square input and of a patch, which divides it.
       width: channels d. depth: blocks. heads: attention heads. mlp_ratio: MLP width / d.
-      dtype: of the matrix products. stacking: how the blocks are run.
+      dtype: of the matrix products. stacking: how the blocks are run. attention: see
+        `fused.fuses`.
     """
 
     image_size: int
@@ -85,6 +94,7 @@ class VisionTransformer(nn.Module):
     mlp_ratio: float
     dtype: Dtype = jnp.float32
     stacking: Stacking = Stacking()
+    attention: str = "plain"
 
     @nn.compact
     def __call__(self, image_bhwc):
@@ -98,6 +108,7 @@ class VisionTransformer(nn.Module):
         cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
         x = (jnp.concatenate([cls, x], axis=1) + pos).astype(self.dtype)
         blocks = [VitBlock(self.heads, int(self.width * self.mlp_ratio), self.dtype,
-                           name=f"block_{i}") for i in range(self.depth)]
+                           attention=self.attention, name=f"block_{i}")
+                  for i in range(self.depth)]
         x = self.stacking.run(blocks, x, lambda block, x: block(x))
         return LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm")(x)

@@ -21,6 +21,7 @@ BATCH_AXES = ("data", "span", "fsdp")
 
 ROWS = "rows"  # logical axis: of an activation, the rows of the own group
 _LAYOUT = contextvars.ContextVar("layout", default=None)
+_DEVICES = contextvars.ContextVar("devices", default=None)
 
 
 @contextlib.contextmanager
@@ -31,10 +32,37 @@ def placed_on(mesh, rules, rows=()):
     """
     sharded = any(mesh.shape[axis] > 1 for axis in mesh.axis_names if axis != "data")
     token = _LAYOUT.set((mesh, (*rules, (ROWS, rows or None))) if sharded else None)
+    devices = _DEVICES.set((mesh, rows or None))
     try:
         yield
     finally:
         _LAYOUT.reset(token)
+        _DEVICES.reset(devices)
+
+
+def platform():
+    """Of the devices that the step is traced for: 'tpu', 'gpu' or 'cpu'.
+
+    None where it is not known or several devices share an array in a way that is not.
+    """
+    if _DEVICES.get() is not None:
+        mesh, _ = _DEVICES.get()
+        return None if mesh.empty or not hasattr(mesh, "devices") else (
+            mesh.devices.flat[0].platform)
+    return jax.default_backend() if jax.device_count() == 1 else None
+
+
+def over_rows(function, *arrays):
+    """`function(*arrays)` on every device for its own rows, `[rows, ...] -> [rows, ...]`.
+
+    For kernels, which the compiler cannot divide.
+    """
+    if _DEVICES.get() is None:
+        return function(*arrays)
+    mesh, rows = _DEVICES.get()
+    spec = PartitionSpec(rows)
+    return jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec,
+                         check_vma=False)(*arrays)
 
 
 def named(init, *names):

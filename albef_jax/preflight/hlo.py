@@ -170,7 +170,7 @@ class Program:
             if leaf.opcode.removesuffix("-start") in COLLECTIVES or leaf.opcode.endswith("-done"):
                 continue
             flops = sum(map(_flops, self._inside(leaf)))
-            moved = 0 if leaf.opcode in _FREE else self._moved(leaf)
+            moved = 0 if _is_free(leaf) else self._moved(leaf)
             if flops or moved:
                 yield Work(leaf, times, flops, moved)
 
@@ -183,6 +183,10 @@ class Program:
         if leaf.opcode == "dynamic-update-slice":
             return 2 * _bytes(leaf.operand(1))
         written = leaf.arrays[:1] if leaf.opcode.endswith("-start") else leaf.arrays
+        if _is_kernel(leaf):  # may get an array several times, to read another part of it each time
+            return _bytes(written) + _bytes(
+                array for name in dict.fromkeys(leaf.operands)
+                for array in leaf.operand(leaf.operands.index(name)))
         return _bytes(written) + _bytes(leaf.reads())
 
     def _moved_by_fusion(self, leaf):
@@ -270,8 +274,19 @@ def _group_size(attributes):
     return 2  # a permutation has pairs
 
 
+def _is_kernel(instruction):
+    """Whether it is a kernel of Pallas."""
+    return instruction.opcode == "custom-call" and "tpu_custom_call" in instruction.rest
+
+
+def _is_free(instruction):
+    return instruction.opcode in _FREE and not _is_kernel(instruction)
+
+
 def _flops(instruction):
-    """FLOPs of a product or convolution, 2 per multiply-add; 0 for everything else."""
+    """FLOPs of a product or convolution, 2 per multiply-add, and what a kernel says; else 0."""
+    if _is_kernel(instruction):
+        return float(instruction.attribute(r'"cost_estimate":\{"flops":"?(\d+)') or 0)
     if instruction.opcode == "convolution":
         return _convolution_flops(instruction)
     if instruction.opcode != "dot":

@@ -6,6 +6,7 @@ from albef_jax.data.fields.image import ImageField
 from albef_jax.data.fields.number import NumberField
 from albef_jax.data.fields.text import TextField
 from albef_jax.errors import UserError
+from albef_jax.models.fused import CHOICES
 from albef_jax.models.layers import initial_std
 from albef_jax.models.stack import REMAT_POINTS
 from albef_jax.objectives import distillation
@@ -19,6 +20,7 @@ MODEL = dict(
     scan=False,  # layers as a loop: compiles sooner
     remat=False,  # less memory: activations inside a layer are computed twice
     remat_save=(),  # but not these of REMAT_POINTS
+    attention="auto",  # of the image encoder, see `models.fused`; 'plain', 'fused'
     # Set from the tokenizer when training starts.
     vocab_size=30522, pad_id=0, cls_id=101, mask_id=103)
 INIT = dict(  # weights that a fresh run starts from; a resumed one has its own
@@ -57,9 +59,10 @@ class AlbefTask(Task):
             "objective.alpha_itc", "objective.alpha_mlm", "objective.mask_rate")},
         "objective.queue_size": (0, None), "objective.mlm_budget": (0, None)}
     choices = {"model.dtype": ("float32", "bfloat16"), "model.remat_save": REMAT_POINTS,
-               "objective.negatives": ("hard", "random"),
+               "model.attention": CHOICES, "objective.negatives": ("hard", "random"),
                "objective.positives": ("pair", "image")}
-    free_keys = ("model.scan", "model.remat", "model.remat_save")  # how the same is computed
+    # How the same is computed.
+    free_keys = ("model.scan", "model.remat", "model.remat_save", "model.attention")
     lighter = (
         {"model.remat": True, "model.remat_save": ("qkv", "attention")},
         REMAT,

@@ -170,3 +170,18 @@ ENTRY %main (p: f32[8]) -> f32[2] {
     (found,) = program.collectives()
     assert (found.kind, found.times, found.group, found.payload) == ("reduce-scatter", 1, 4, 32)
     assert max(times for _, times in program.leaves()) == 11  # from 1 to below 12
+
+
+def test_kernels_count_with_what_they_say_and_what_they_touch():
+    """As a TPU's program has them; an operand that is given twice is read once."""
+    text = """HloModule m
+
+ENTRY %main (p: bf16[4,8,96], g: bf16[4,8,32]) -> bf16[4,8,96] {
+  %p = bf16[4,8,96]{2,1,0} parameter(0)
+  %g = bf16[4,8,32]{2,1,0} parameter(1)
+  %other = bf16[4,8,96]{2,1,0} custom-call(%p), custom_call_target="Sharding"
+  ROOT %k = bf16[4,8,96]{2,1,0} custom-call(%p, %p, %p, %g), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"cost_estimate":{"flops":12345,"transcendentals":8,"bytes_accessed":9}}}
+}
+"""
+    (work,) = Program(text).work()
+    assert work.flops == 12345 and work.moved == 2 * (96 + 32 + 96) * 32

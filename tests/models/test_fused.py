@@ -1,0 +1,134 @@
+"""Fused attention against the plain one: kernels run by Pallas' interpreter on the CPU."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from albef_jax.models.fused import _heads_held, fused_attention, fuses
+from albef_jax.models.layers import MAPS, attention_probs
+from albef_jax.models.vit import VitAttention
+
+TESTS = pathlib.Path(__file__).parents[1]
+
+
+def plain_attention(qkv_bn3d, heads):
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in jnp.split(qkv_bn3d, 3, axis=-1))
+    y = jnp.einsum("bhqn,bnhk->bqhk", attention_probs(q, k).astype(v.dtype), v)
+    return y.reshape(*y.shape[:2], -1)
+
+
+@pytest.mark.parametrize("n, width, heads", [(5, 32, 4), (17, 256, 4), (9, 640, 8), (6, 12, 3)])
+@pytest.mark.parametrize("dtype, limit", [("float32", 2e-6), ("bfloat16", 2e-2)])
+def test_values_and_gradients_are_those_of_plain_attention(n, width, heads, dtype, limit):
+    """Of several blocks of heads (256 channels: two heads fill the lanes), and of one."""
+    key, other = jax.random.split(jax.random.key(n))
+    qkv = 2 * jax.random.normal(key, (2, n, 3 * width), dtype)
+    grad = jax.random.normal(other, (2, n, width), dtype)
+    with jax.default_matmul_precision("highest"):
+        wanted, wanted_back = jax.vjp(lambda x: plain_attention(x, heads), qkv)
+        found, back = jax.vjp(lambda x: fused_attention(x, heads), qkv)
+        wanted_grad, found_grad = wanted_back(grad)[0], back(grad)[0]
+    assert found.dtype == found_grad.dtype == qkv.dtype
+    for one, two in ((wanted, found), (wanted_grad, found_grad)):
+        one, two = np.asarray(one, np.float32), np.asarray(two, np.float32)
+        np.testing.assert_allclose(two, one, atol=limit * np.abs(one).max())
+
+
+def test_heads_are_held_on_whole_lanes_as_many_as_there_is_room_for():
+    tokens = {name: 2 * 7 * n * 2 for name, n in (("256 px", 257), ("384 px", 577))}
+    assert _heads_held(12, 64, tokens["256 px"]) == 12  # of ViT-B on the way back
+    assert _heads_held(12, 64, tokens["384 px"]) == 6
+    assert _heads_held(16, 80, tokens["384 px"]) == 8  # of ViT-H: 8 heads are 5 x 128 channels
+    assert _heads_held(3, 16, tokens["256 px"]) == 3  # never on whole lanes, so all at once
+    assert _heads_held(12, 64, 1e9) == 2  # no room: as few as fill the lanes
+
+
+def test_who_looks_at_maps_gets_the_plain_ones():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 16))
+    module = VitAttention(2, jnp.float32, attention="fused")
+    params = module.init(jax.random.key(1), x)["params"]
+    fused = module.apply({"params": params}, x)
+    seen, maps = module.apply({"params": params}, x, mutable=[MAPS])
+    np.testing.assert_allclose(fused, seen, atol=1e-6)
+    np.testing.assert_allclose(maps[MAPS]["probs"][0].sum(-1), 1, rtol=1e-5)
+    text = str(jax.make_jaxpr(lambda x: module.apply({"params": params}, x))(x))
+    assert "pallas_call" in text
+
+
+def test_where_it_is_used():
+    assert fuses("fused") and not fuses("plain")
+    assert not fuses("auto")  # on this CPU
+
+
+def test_a_step_with_dropout_is_that_of_plain_attention(tiny_run):
+    """Losses, gradient and draws of one training step."""
+    results = []
+    for attention in ("plain", "fused"):
+        task, _, state, batch = tiny_run(f"model.attention={attention}")
+        (_, aux), grads = jax.value_and_grad(
+            lambda params: task.loss(params, state.teacher, state.memory, batch,
+                                     jax.random.key(3), task.schedule(0)),
+            has_aux=True)(state.params)
+        results.append((aux.metrics, grads))
+    (metrics, grads), (others, other_grads) = results
+    for name, value in metrics.items():
+        assert float(others[name]) == pytest.approx(float(value), rel=1e-5), name
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * largest), grads,
+                 other_grads)
+
+
+EIGHT = """
+import re, sys
+import jax
+from albef_jax.config import load_config
+from albef_jax.core.build import build
+from albef_jax.parallel.mesh import groups_of, make_mesh, shard_batch
+from albef_jax.preflight.bench import noise_batch
+
+for attention in ("plain", "fused"):
+    config = load_config(sys.argv[1], ["--config.batch_size=32", f"--config.group_size={sys.argv[2]}",
+                         f"--config.model.attention={attention}", *sys.argv[3:]])
+    mesh = make_mesh(config.mesh, jax.devices(), groups_of(config))
+    parts = build(config, mesh)
+    state, batch = parts.create_state(), shard_batch(noise_batch(config), mesh)
+    compiled = parts.step.lower(state, batch, None).compile()
+    kinds = sorted(re.findall(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+                              r"(?:-start)?\\(", compiled.as_text()))
+    for _ in range(2):
+        state, metrics = compiled(state, batch, None)
+    print({kind: kinds.count(kind) for kind in kinds}, float(metrics["loss"]),
+          float(metrics["grad_norm"]), sep="|")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group, switches", [
+    (4, ()), (16, ()), (4, ("--config.mesh.fsdp=2",))], ids=["groups", "one over four", "fsdp"])
+def test_over_eight_devices(group, switches):
+    """Groups that are spread over devices: the same losses, and nothing more is sent."""
+    environment = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"]
+                   + " --xla_force_host_platform_device_count=8"}
+    run = subprocess.run([sys.executable, "-c", EIGHT, TESTS / "tiny.py", str(group), *switches],
+                         env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    (sent, *values), (sent_fused, *fused) = (line.split("|") for line in
+                                             run.stdout.strip().splitlines())
+    assert sent_fused == sent
+    np.testing.assert_allclose(list(map(float, fused)), list(map(float, values)), rtol=2e-5)
+
+
+@pytest.mark.slow
+def test_recordings_of_the_public_code():
+    """All cases of ALBEF's models and steps, within the limits of plain attention."""
+    names = ("models/test_golden_forward.py", "tasks/test_pretrain.py", "tasks/test_retrieval.py",
+             "test_parity.py")
+    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "--attention=fused",
+                          *(TESTS / name for name in names)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:]
