@@ -16,7 +16,7 @@ VARIANTS = {
     "many": ("the first stage alone", ":many", (), ()),
     "few": ("the second stage alone", ":few", (), ()),
     "few_long": ("the clean scenes alone, as many steps as both stages", ":few",
-                 ("--config.steps=3500",), ()),
+                 ("--config.steps=3000",), ()),
     "mixed": ("both at once, as many steps", ":mixed", (), ()),
     "no_mrfr": ("two stages without MRFR", "", ("--config.objective.mrfr=0.0",), ()),
     "four": ("two stages, 4 regions instead of 10", "", (), ("--config.data.regions_length=4",))}

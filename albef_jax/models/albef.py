@@ -62,7 +62,7 @@ def text_tower(config, pairs=False):
         text_layers=c.text_layers, fusion_layers=c.fusion_layers * (2 if pairs else 1),
         heads=c.text_heads, mlp_width=c.text_mlp_width, dropout=c.dropout,
         attention_dropout=c.attention_dropout, dtype=jnp.dtype(c.dtype), stacking=stacking(c),
-        pad_id=c.pad_id)
+        pad_id=c.pad_id, cross_attention=c.get("attention", "plain"))
 
 
 class Albef(nn.Module):

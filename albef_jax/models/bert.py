@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from albef_jax.models.fused import fused_attention, fuses
 from albef_jax.models.layers import (
-    NORMAL, Dense, Dropout, Dtype, HeadsDense, LayerNorm, Mlp, attention_probs, gelu, padding_bias,
-    visible,
+    NORMAL, Dense, Dropout, Dtype, HeadsDense, LayerNorm, Mlp, attention_probs, gelu,
+    is_looked_into, padding_bias, visible,
 )
 from albef_jax.models.stack import Stacking
 from albef_jax.parallel.axes import gathered, named
@@ -88,13 +89,14 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Cross-attention sub-layer from texts to image tokens."""
+    """Cross-attention sub-layer from texts to image tokens; `attention`: see `fused.fuses`."""
 
     width: int
     heads: int
     dropout: float
     attention_dropout: float
     dtype: Dtype
+    attention: str = "plain"
 
     def setup(self):
         self.query = HeadsDense(1, self.width, self.heads, self.dtype)
@@ -104,32 +106,50 @@ class CrossAttention(nn.Module):
         self.drop = Dropout(self.dropout)
         self.drop_probs = Dropout(self.attention_dropout)
 
+    def project(self, image_bnd):
+        """Keys and values of images: `[b, n, h, k]` each, or side by side in one `[b, n, 2d]`."""
+        fused = (fuses(self.attention, self.dtype, self.attention_dropout)
+                 and not is_looked_into(self))
+        return (self.key_value(image_bnd, joined=True),) if fused else self.key_value(image_bnd)
+
     def __call__(self, x_sbld, image_kv, swap_b, deterministic, bias=None):
         """Every text set attends to image tokens: `[s, b, l, d] -> [s, b, l, d]`.
 
         Args:
-          image_kv: keys and values of the images, each `[b, n, h, k]` (`key_value`).
+          image_kv: keys and values of the images (`project`).
           swap_b: int32 `[b]` or None: the last set reads the images `swap_b`.
           bias: additive mask `[b, 1, 1, n]` of what is read, or None; only without `swap_b`.
         """
-        k, v = image_kv
-        (q,) = self.query(x_sbld)
+        q = self.query(x_sbld, joined=True)
         if swap_b is None:
-            y = self._read(q, k, v, deterministic, bias)
+            y = self._read(q, image_kv, deterministic, bias)
         else:
-            own = [self._read(q[:-1], k, v, deterministic)] if len(q) > 1 else []
-            y = jnp.concatenate([*own, self._read(q[-1:], k[swap_b], v[swap_b], deterministic)])
+            own = [self._read(q[:-1], image_kv, deterministic)] if len(q) > 1 else []
+            swapped = [x[swap_b] for x in image_kv]
+            y = jnp.concatenate([*own, self._read(q[-1:], swapped, deterministic)])
         y = self.drop(self.output(checkpoint_name(y, "attention")), deterministic)
         return self.norm(x_sbld + y)
 
-    def _read(self, q_sblhk, k_bnhk, v_bnhk, deterministic, bias=None):
+    def _read(self, q_sbld, image_kv, deterministic, bias=None):
         """Attends with the sets side by side along the query axis; returns `[s, b, l, d]`."""
-        s, b, l, h, k = q_sblhk.shape
-        q_bqhk = q_sblhk.swapaxes(0, 1).reshape(b, s * l, h, k)
-        probs = visible(self, attention_probs(q_bqhk, k_bnhk, bias))
-        probs = self.drop_probs(probs, deterministic)
-        y = jnp.einsum("bhqn,bnhk->bqhk", probs.astype(v_bnhk.dtype), v_bnhk)
-        return y.reshape(b, s, l, h * k).swapaxes(0, 1)
+        s, b, l, d = q_sbld.shape
+        q_bmd = q_sbld.swapaxes(0, 1).reshape(b, s * l, d)
+        attend = self._attend_fused if len(image_kv) == 1 and bias is None else self._attend
+        y_bmd = attend(q_bmd, image_kv, deterministic, bias)
+        return y_bmd.reshape(b, s, l, d).swapaxes(0, 1)
+
+    def _attend(self, q_bmd, image_kv, deterministic, bias):
+        if len(image_kv) == 1:
+            image_kv = jnp.split(image_kv[0], 2, axis=-1)
+        q, k, v = (x.reshape(*x.shape[:2], self.heads, -1) for x in (q_bmd, *image_kv))
+        probs = visible(self, attention_probs(q, k, bias))
+        probs = self.drop_probs(probs, deterministic).astype(v.dtype)
+        return jnp.einsum("bhqn,bnhk->bqhk", probs, v).reshape(q_bmd.shape)
+
+    def _attend_fused(self, q_bmd, image_kv, deterministic, _):
+        b, m, _ = q_bmd.shape
+        keep = self.drop_probs.keep((b, self.heads, m, image_kv[0].shape[1]), deterministic)
+        return fused_attention([q_bmd, *image_kv], keep, self.heads, self.drop_probs.share)
 
 
 class FeedForward(nn.Module):
@@ -170,16 +190,18 @@ class FusionLayer(nn.Module):
     dropout: float
     attention_dropout: float
     dtype: Dtype
+    cross_attention: str = "plain"  # see `fused.fuses`
 
     def setup(self):
         rates = (self.dropout, self.attention_dropout)
         self.attention = SelfAttention(self.heads, *rates, self.dtype)
-        self.cross = CrossAttention(self.width, self.heads, *rates, self.dtype)
+        self.cross = CrossAttention(self.width, self.heads, *rates, self.dtype,
+                                    self.cross_attention)
         self.ffn = FeedForward(self.mlp_width, self.dropout, self.dtype)
 
     def project_image(self, image_bnd):
-        """Keys and values that this layer's texts read: two `[b, n, h, k]`."""
-        return self.cross.key_value(image_bnd)
+        """Keys and values that this layer's texts read; see `CrossAttention.project`."""
+        return self.cross.project(image_bnd)
 
     def __call__(self, x_sbld, bias, image_kv, swap_b, deterministic, query_len=None,
                  select_m=None, cross_bias=None):
@@ -218,7 +240,7 @@ class MlmHead(nn.Module):
 class Bert(nn.Module):
     """Text encoder, fusion encoder and MLM head over one set of word embeddings.
 
-    `width` is d, `dtype` that of the matrix products.
+    `width` is d, `dtype` that of the matrix products, `cross_attention` as in `fused.fuses`.
     """
 
     vocab_size: int
@@ -233,13 +255,15 @@ class Bert(nn.Module):
     dtype: Dtype = jnp.float32
     stacking: Stacking = Stacking()  # of the layers of each encoder
     pad_id: int = 0
+    cross_attention: str = "plain"
 
     def setup(self):
         layer = (self.heads, self.mlp_width, self.dropout, self.attention_dropout, self.dtype)
         self.embeddings = BertEmbeddings(self.vocab_size, self.max_positions, self.width,
                                          self.dropout, self.dtype, self.pad_id)
         self.text = [TextLayer(*layer) for _ in range(self.text_layers)]
-        self.fusion = [FusionLayer(self.width, *layer) for _ in range(self.fusion_layers)]
+        self.fusion = [FusionLayer(self.width, *layer, self.cross_attention)
+                       for _ in range(self.fusion_layers)]
         self.head = MlmHead(self.vocab_size, self.dtype)
 
     def encode(self, ids_bl, mask_bl, deterministic=True):

@@ -1,90 +1,159 @@
-"""Self-attention whose scores never reach main memory: kernels for TPU and GPU, exact.
+"""Attention whose scores never reach main memory: our kernels on TPUs, cuDNN's on GPUs; exact.
 
-Plain attention writes scores and probabilities `[b, h, n, n]` to memory and reads them again, and
+Plain attention writes scores and probabilities `[b, h, m, n]` to memory and reads them again, and
 copies queries, keys and values apart; at 257 tokens that is nine tenths of the bytes of a ViT's
-attention. The TPU kernel holds some heads of an image at a time, reads the projection `[b, n, 3d]`
-as it was written, and computes the scores again on the way back. It is not FlashAttention: a row
-of scores is short enough to be held whole, so there is no running softmax.
+attention. The kernels hold some heads of an image at a time, read projections as they were written
+(`[b, n, 3d]`), and compute the scores again on the way back. This is not FlashAttention: a row of
+scores is short enough to be held whole, so there is no running softmax.
 """
 
 import functools
+import sys
 
 import jax
 import jax.experimental.pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
+from albef_jax.errors import first_line
 from albef_jax.parallel.axes import is_split, over_rows, platform
 
 CHOICES = ("auto", "plain", "fused")
 LANES = 128  # of a TPU's vectors: where a block of columns has to begin
-BLOCK_BYTES = 8 * 2**20  # of the blocks that a TPU kernel reads and writes, two of each
+BLOCK_BYTES = 8 * 2**20  # of the columns that a kernel reads and writes, two blocks of each
 
 
-def fuses(choice: str) -> bool:
-    """Whether self-attention without a mask is computed by `fused_attention`.
+def fuses(choice: str, dtype, dropout: float = 0.0) -> bool:
+    """Whether attention is computed by `fused_attention`.
 
     Args:
-      choice: of `CHOICES`. 'auto': inside a training step for TPUs, whose heads are not split.
+      choice: of `CHOICES`. 'auto': in a training step on accelerators whose heads are not split.
+      dtype: of the products. dropout: of probabilities. cuDNN has neither float32 nor ours.
     """
-    if choice == "fused":
-        return True
-    return choice == "auto" and platform() == "tpu" and not is_split("heads")
+    where = platform()
+    if choice == "plain" or (choice == "auto" and is_split("heads")):
+        return False
+    if where == "gpu":
+        return dtype == jnp.bfloat16 and dropout == 0.0 and cudnn_differentiates()
+    return choice == "fused" or where == "tpu"
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def fused_attention(qkv_bn3d, heads):
-    """Softmax attention of every token to all: queries, keys, values `[b, n, 3d]` -> `[b, n, d]`.
+@functools.cache
+def cudnn_differentiates() -> bool:
+    """Whether cuDNN's attention has gradients over groups on this machine; says so if not.
+
+    JAX before a fix (jax-ml/jax#38495) fails there, and so do old GPUs and missing libraries.
+    """
+    def loss(qkv_bn3d):
+        return jnp.sum(_cudnn((qkv_bn3d,), 1).astype(jnp.float32))
+
+    try:
+        jax.block_until_ready(jax.jit(jax.vmap(jax.grad(loss)))(
+            jnp.zeros((2, 1, 5, 3 * 64), jnp.bfloat16)))
+    except Exception as error:  # of any library in between
+        print("attention: plain, as cuDNN's does not run here "
+              f"({type(error).__name__}: {first_line(error)})", file=sys.stderr)
+        return False
+    return True
+
+
+def fused_attention(sources, keep_bhmn, heads, rate=0.0):
+    """Softmax attention of queries to keys, `heads` of them side by side in the last axis.
 
     Products have the dtype of the input, scores and softmax are float32, as in
-    `layers.attention_probs`. Only the rows may be spread over devices. `heads`: how many.
+    `layers.attention_probs`. Only the rows may be spread over devices.
+
+    Args:
+      sources: what queries, keys and values stand in side by side: `[b, n, 3d]` alone, or queries
+        `[b, m, d]` and the other two `[b, n, 2d]`.
+      keep_bhmn: bool, which probabilities stay, or None. rate: share of those that do not.
+
+    Returns:
+      `[b, m, d]`.
     """
-    return over_rows(functools.partial(_call, _forward_kernel, heads, 1), qkv_bn3d)
+    if platform() == "gpu":
+        return over_rows(lambda *sources: _cudnn(sources, heads), *sources)
+    if keep_bhmn is not None:
+        keep_bhmn = keep_bhmn.astype(jnp.int8)
+    return _attention(tuple(sources), keep_bhmn, heads, rate)
 
 
-def _attention_forward(qkv_bn3d, heads):
-    return fused_attention(qkv_bn3d, heads), qkv_bn3d
+def _cudnn(sources, heads):
+    """What stands side by side in `sources`, through cuDNN: `[b, m, d]`."""
+    parts = [part for source, count in zip(sources, (3,) if len(sources) == 1 else (1, 2))
+             for part in jnp.split(source, count, axis=-1)]
+    q, k, v = (part.reshape(*part.shape[:2], heads, -1) for part in parts)
+    y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    return y.reshape(*y.shape[:2], -1)
 
 
-def _attention_backward(heads, qkv_bn3d, grad_bnd):
-    call = functools.partial(_call, _backward_kernel, heads, 3)
-    return (over_rows(call, qkv_bn3d, grad_bnd),)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _attention(sources, keep_bhmn, heads, rate):
+    return _call(_forward_kernel, sources, (), keep_bhmn, heads, rate)[0]
 
 
-fused_attention.defvjp(_attention_forward, _attention_backward)
+def _attention_forward(sources, keep_bhmn, heads, rate):
+    return _attention(sources, keep_bhmn, heads, rate), (sources, keep_bhmn)
 
 
-def _call(kernel, heads, outputs, qkv_bn3d, *grad_bnd):
-    """Runs a kernel over images and blocks of heads; the result is `[b, n, outputs * d]`."""
-    b, n, columns = qkv_bn3d.shape
-    width, size = columns // 3, qkv_bn3d.dtype.itemsize
-    # Queries, keys, values and the result, and on the way back the gradients of all.
-    blocks = 4 if outputs == 1 else 7
-    held = _heads_held(heads, width // heads, 2 * blocks * n * size)
+def _attention_backward(heads, rate, saved, grad_bmd):
+    sources, keep_bhmn = saved
+    return _call(_backward_kernel, sources, (grad_bmd,), keep_bhmn, heads, rate), None
+
+
+_attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _call(kernel, sources, grad, keep_bhmn, heads, rate):
+    """Runs a kernel on every device for its rows; a tuple of results."""
+    keep = () if keep_bhmn is None else (keep_bhmn,)
+    call = functools.partial(_kernel_call, kernel, len(sources), len(grad), heads, rate)
+    return over_rows(call, *sources, *grad, *keep)
+
+
+def _kernel_call(kernel, count, backward, heads, rate, *arrays):
+    """A kernel over images and blocks of heads.
+
+    Args:
+      count, backward: how many of `arrays` are sources, and gradients of the result; what is left
+        says which probabilities stay.
+    """
+    sources, grad, keep = arrays[:count], arrays[count:count + backward], arrays[count + backward:]
+    b, m, n = len(sources[0]), sources[0].shape[1], sources[-1].shape[1]
+    width = sum(source.shape[-1] for source in sources) // 3
+    channels, dtype = width // heads, sources[0].dtype
+    # Rows of queries and of the result, of keys and of values; on the way back of all gradients.
+    rows = 2 * m + 2 * n if not backward else 3 * m + 4 * n
+    held = _heads_held(heads, channels, 2 * rows * dtype.itemsize)
     places = heads // held
-    block = (1, n, held * width // heads)
-    products = 2 if outputs == 1 else 5
-    kernel = functools.partial(kernel, heads=held)
 
-    def columns_from(start):
-        return pl.BlockSpec(block, lambda i, j, *_: (i, 0, start + j))
+    def columns(length, part=0):
+        """A block of columns of a part of an array, or of the part that the grid is at."""
+        return pl.BlockSpec((1, length, held * channels), lambda i, j, *turn: (
+            i, 0, (turn[0] if part is None else part) * places + j))
 
-    # The three gradients go to three places of one array, so that a block of them is visited
-    # three times; it is computed at the first.
-    grid = (b, places, *((3,) if outputs == 3 else ()))
-    return pl.pallas_call(
-        kernel, grid=grid,
-        in_specs=[*(columns_from(part * places) for part in range(3)),
-                  *(columns_from(0) for _ in grad_bnd)],
-        out_specs=pl.BlockSpec(block, lambda i, j, part=0: (i, 0, part * places + j)),
-        out_shape=jax.ShapeDtypeStruct((b, n, outputs * width), qkv_bn3d.dtype),
-        scratch_shapes=[pltpu.VMEM((2, *block[1:]), qkv_bn3d.dtype)] if outputs == 3 else [],
+    parts = [(0, 0), (0, 1), (0, 2)] if count == 1 else [(0, 0), (1, 0), (1, 1)]
+    read = [sources[source] for source, _ in parts]
+    specs = [columns(array.shape[1], part) for array, (_, part) in zip(read, parts)]
+    specs += [columns(m) for _ in grad]
+    specs += [pl.BlockSpec((1, held, m, n), lambda i, j, *_: (i, j, 0, 0)) for _ in keep]
+    # The gradients of what stands side by side go to several places of one array, so that its
+    # blocks take turns; all are computed in the first.
+    waiting = 3 - count if backward else 0
+    outs = [*map(columns, [m] * (count - 1)), columns(n, None)] if backward else [columns(m)]
+    shapes = [source.shape for source in sources] if backward else [(b, m, width)]
+    products = 5 if backward else 2
+    return tuple(pl.pallas_call(
+        functools.partial(kernel, heads=held, rate=rate),
+        grid=(b, places, *([1 + waiting] if backward else ())),
+        in_specs=specs, out_specs=outs,
+        out_shape=[jax.ShapeDtypeStruct(shape, dtype) for shape in shapes],
+        scratch_shapes=[pltpu.VMEM((waiting, n, held * channels), dtype)] if backward else [],
         cost_estimate=pl.CostEstimate(
-            flops=products * 2 * b * n * n * width, transcendentals=b * heads * n * n,
-            bytes_accessed=size * b * n * width * blocks),
-        interpret=platform() != "tpu",
-        name=kernel.func.__name__.strip("_"),
-    )(qkv_bn3d, qkv_bn3d, qkv_bn3d, *grad_bnd)
+            flops=products * 2 * b * m * n * width, transcendentals=b * heads * m * n,
+            bytes_accessed=b * (rows * width * dtype.itemsize + len(keep) * heads * m * n)),
+        interpret=platform() != "tpu", name=kernel.__name__.strip("_"),
+    )(*read, *grad, *keep))
 
 
 def _heads_held(heads, channels, column_bytes):
@@ -102,47 +171,62 @@ def _dot(a, b, contracted):
     return jax.lax.dot_general(a, b, axes, precision=exact, preferred_element_type=jnp.float32)
 
 
-def _probs(q_nk, k_nk):
-    """Softmax of the scores, float32 `[n, n]`."""
-    scores = _dot(q_nk, k_nk, (1, 1))
+def _probs(q_mk, k_nk):
+    """Softmax of the scores, float32 `[m, n]`."""
+    scores = _dot(q_mk, k_nk, (1, 1))
     scores = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     return scores / jnp.sum(scores, axis=-1, keepdims=True)
 
 
 def _channels(ref, heads):
-    """The columns of each head."""
+    """Number and columns of each head."""
     width = ref.shape[-1] // heads
-    return [slice(head * width, (head + 1) * width) for head in range(heads)]
+    return [(head, slice(head * width, (head + 1) * width)) for head in range(heads)]
 
 
-def _scaled(q_nk):
-    return q_nk * q_nk.shape[-1] ** -0.5
+def _scaled(q_mk):
+    return q_mk * q_mk.shape[-1] ** -0.5
 
 
-def _forward_kernel(q_ref, k_ref, v_ref, out_ref, *, heads):
-    for own in _channels(out_ref, heads):
+def _dropped(values_mn, keep_ref, head, rate):
+    """Dropout; without a mask the identity."""
+    if not keep_ref:
+        return values_mn
+    return jnp.where(keep_ref[0][0, head] != 0, values_mn / (1.0 - rate), 0.0)
+
+
+def _forward_kernel(q_ref, k_ref, v_ref, *refs, heads, rate):
+    *keep_ref, out_ref = refs
+    for head, own in _channels(out_ref, heads):
         v = v_ref[0, :, own]
-        probs = _probs(_scaled(q_ref[0, :, own]), k_ref[0, :, own]).astype(v.dtype)
+        probs = _probs(_scaled(q_ref[0, :, own]), k_ref[0, :, own])
+        probs = _dropped(probs, keep_ref, head, rate).astype(v.dtype)
         out_ref[0, :, own] = _dot(probs, v, (1, 0)).astype(out_ref.dtype)
 
 
-def _backward_kernel(q_ref, k_ref, v_ref, grad_ref, out_ref, later_ref, *, heads):
-    """Gradients of queries, keys and values; the last two wait in `later_ref` for their turn."""
-    part = pl.program_id(2)
+def _backward_kernel(q_ref, k_ref, v_ref, grad_ref, *refs, heads, rate):
+    """Gradients of queries, keys and values; those without an array of their own wait."""
+    *refs, later_ref = refs
+    out_refs = [ref for ref in refs if len(ref.shape) == 3]
+    keep_ref = [ref for ref in refs if len(ref.shape) == 4]
+    targets = [*(ref.at[0] for ref in out_refs), *(later_ref.at[i] for i in range(len(later_ref)))]
+    turn = pl.program_id(2)
 
-    @pl.when(part == 0)
+    @pl.when(turn == 0)
     def _():
-        for own in _channels(out_ref, heads):
+        for head, own in _channels(grad_ref, heads):
             q, k, v, grad = (ref[0, :, own] for ref in (q_ref, k_ref, v_ref, grad_ref))
             q = _scaled(q)
             probs = _probs(q, k)
-            grad_probs = _dot(grad, v, (1, 1))
+            grad_probs = _dropped(_dot(grad, v, (1, 1)), keep_ref, head, rate)
             along = jnp.sum(probs * grad_probs, axis=-1, keepdims=True)
             grad_scores = (probs * (grad_probs - along)).astype(q.dtype)
-            out_ref[0, :, own] = _scaled(_dot(grad_scores, k, (1, 0))).astype(out_ref.dtype)
-            later_ref[0, :, own] = _dot(grad_scores, q, (0, 0)).astype(out_ref.dtype)
-            later_ref[1, :, own] = _dot(probs.astype(v.dtype), grad, (0, 0)).astype(out_ref.dtype)
+            dropped = _dropped(probs, keep_ref, head, rate).astype(v.dtype)
+            for target, gradient in zip(targets, (
+                    _scaled(_dot(grad_scores, k, (1, 0))), _dot(grad_scores, q, (0, 0)),
+                    _dot(dropped, grad, (0, 0)))):
+                target[:, own] = gradient.astype(target.dtype)
 
-    @pl.when(part > 0)
+    @pl.when(turn > 0)
     def _():
-        out_ref[0] = later_ref[part - 1]
+        out_refs[-1][0] = later_ref[turn - 1]

@@ -207,13 +207,22 @@ class Dropout(nn.Module):
 
     rate: float
 
-    @nn.compact
+    @property
+    def share(self):
+        """The rate that `cheap_keep_mask` really applies."""
+        return round(self.rate * 256) / 256
+
+    def keep(self, shape, deterministic: bool):
+        """What stays of an array, bool; None where everything does."""
+        if deterministic or self.share == 0.0:
+            return None
+        return cheap_keep_mask(self.make_rng("dropout"), self.share, shape)
+
     def __call__(self, x, deterministic: bool):
-        rate = round(self.rate * 256) / 256  # what `cheap_keep_mask` really applies
-        if deterministic or rate == 0.0:
+        keep = self.keep(x.shape, deterministic)
+        if keep is None:
             return x
-        keep = cheap_keep_mask(self.make_rng("dropout"), rate, x.shape)
-        return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
+        return jnp.where(keep, x / (1.0 - self.share), 0.0).astype(x.dtype)
 
 
 def attention_probs(q_bqhk, k_bnhk, bias=None):
@@ -285,7 +294,10 @@ class HeadsDense(nn.Module):
         dense = Dense(self.parts * self.width, self.dtype, self.kernel_init,
                       axes=("embed", "heads"), name="dense")
         if joined:
-            return checkpoint_name(dense(x), "qkv")
+            y = checkpoint_name(dense(x), "qkv")
+            # Of one part, a share of the columns is a share of the heads.
+            return constrain(y, *[None] * (y.ndim - 3), ROWS, None,
+                             "heads" if self.parts == 1 else None)
         projected = dense(x, self.parts) if self.parts > 1 else [dense(x)]
         heads = [y.reshape(*y.shape[:-1], self.heads, -1) for y in projected]
         return tuple(checkpoint_name(

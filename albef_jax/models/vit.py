@@ -38,8 +38,8 @@ class VitAttention(nn.Module):
     def __call__(self, x_bnd, bias=None):
         width = x_bnd.shape[-1]
         qkv = HeadsDense(3, width, self.heads, self.dtype, self.qkv_init, name="qkv")
-        if bias is None and fuses(self.attention) and not is_looked_into(self):
-            x = fused_attention(qkv(x_bnd, joined=True), self.heads)
+        if bias is None and fuses(self.attention, self.dtype) and not is_looked_into(self):
+            x = fused_attention([qkv(x_bnd, joined=True)], None, self.heads)
         else:
             q, k, v = qkv(x_bnd)
             probs = visible(self, attention_probs(q, k, bias)).astype(v.dtype)

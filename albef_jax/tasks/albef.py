@@ -20,7 +20,7 @@ MODEL = dict(
     scan=False,  # layers as a loop: compiles sooner
     remat=False,  # less memory: activations inside a layer are computed twice
     remat_save=(),  # but not these of REMAT_POINTS
-    attention="auto",  # of the image encoder, see `models.fused`; 'plain', 'fused'
+    attention="auto",  # to image tokens, see `models.fused`; 'plain', 'fused'
     # Set from the tokenizer when training starts.
     vocab_size=30522, pad_id=0, cls_id=101, mask_id=103)
 INIT = dict(  # weights that a fresh run starts from; a resumed one has its own

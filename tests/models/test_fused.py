@@ -1,5 +1,6 @@
 """Fused attention against the plain one: kernels run by Pallas' interpreter on the CPU."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from albef_jax.models import fused
 from albef_jax.models.fused import _heads_held, fused_attention, fuses
 from albef_jax.models.layers import MAPS, attention_probs
 from albef_jax.models.vit import VitAttention
@@ -32,12 +34,34 @@ def test_values_and_gradients_are_those_of_plain_attention(n, width, heads, dtyp
     grad = jax.random.normal(other, (2, n, width), dtype)
     with jax.default_matmul_precision("highest"):
         wanted, wanted_back = jax.vjp(lambda x: plain_attention(x, heads), qkv)
-        found, back = jax.vjp(lambda x: fused_attention(x, heads), qkv)
+        found, back = jax.vjp(lambda x: fused_attention([x], None, heads), qkv)
         wanted_grad, found_grad = wanted_back(grad)[0], back(grad)[0]
     assert found.dtype == found_grad.dtype == qkv.dtype
     for one, two in ((wanted, found), (wanted_grad, found_grad)):
         one, two = np.asarray(one, np.float32), np.asarray(two, np.float32)
         np.testing.assert_allclose(two, one, atol=limit * np.abs(one).max())
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_cross_attention(rate):
+    """Queries of their own, and probabilities that dropout takes away."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, kv, grad = (jax.random.normal(key, shape) for key, shape in zip(
+        keys, ((2, 7, 256), (2, 11, 512), (2, 7, 256))))
+    keep = jax.random.bernoulli(keys[3], 1 - rate, (2, 4, 7, 11)) if rate else None
+
+    def plain(q_bmd, kv_bn2d):
+        q, k, v = (x.reshape(*x.shape[:2], 4, -1)
+                   for x in (q_bmd, *jnp.split(kv_bn2d, 2, axis=-1)))
+        probs = attention_probs(q, k)
+        probs = probs if keep is None else jnp.where(keep, probs / (1 - rate), 0)
+        return jnp.einsum("bhqn,bnhk->bqhk", probs, v).reshape(q_bmd.shape)
+
+    with jax.default_matmul_precision("highest"):
+        wanted, wanted_back = jax.vjp(plain, q, kv)
+        found, back = jax.vjp(lambda *x: fused_attention(x, keep, 4, rate), q, kv)
+        for one, two in zip((wanted, *wanted_back(grad)), (found, *back(grad))):
+            np.testing.assert_allclose(two, one, atol=2e-6 * np.abs(one).max())
 
 
 def test_heads_are_held_on_whole_lanes_as_many_as_there_is_room_for():
@@ -53,17 +77,34 @@ def test_who_looks_at_maps_gets_the_plain_ones():
     x = jax.random.normal(jax.random.key(0), (2, 5, 16))
     module = VitAttention(2, jnp.float32, attention="fused")
     params = module.init(jax.random.key(1), x)["params"]
-    fused = module.apply({"params": params}, x)
+    unseen = module.apply({"params": params}, x)
     seen, maps = module.apply({"params": params}, x, mutable=[MAPS])
-    np.testing.assert_allclose(fused, seen, atol=1e-6)
+    np.testing.assert_allclose(unseen, seen, atol=1e-6)
     np.testing.assert_allclose(maps[MAPS]["probs"][0].sum(-1), 1, rtol=1e-5)
     text = str(jax.make_jaxpr(lambda x: module.apply({"params": params}, x))(x))
     assert "pallas_call" in text
 
 
-def test_where_it_is_used():
-    assert fuses("fused") and not fuses("plain")
-    assert not fuses("auto")  # on this CPU
+def test_where_it_is_used(monkeypatch, capsys):
+    assert fuses("fused", jnp.float32, 0.1) and not fuses("plain", jnp.bfloat16)
+    assert not fuses("auto", jnp.bfloat16)  # on this CPU
+    monkeypatch.setattr(fused, "platform", lambda: "tpu")
+    assert fuses("auto", jnp.float32, 0.1)
+    monkeypatch.setattr(fused, "is_split", lambda name: name == "heads")
+    assert not fuses("auto", jnp.bfloat16)
+
+
+def test_without_cudnn_attention_is_plain_and_it_says_so_once(monkeypatch, capsys):
+    """As on a GPU where it does not run: here there is none, so the real attempt fails."""
+    monkeypatch.setattr(fused, "platform", lambda: "gpu")
+    fused.cudnn_differentiates.cache_clear()
+    assert not fuses("auto", jnp.float32) and not fuses("auto", jnp.bfloat16, 0.1)
+    assert capsys.readouterr().err == ""  # nothing was tried
+    assert not fuses("auto", jnp.bfloat16) and not fuses("fused", jnp.bfloat16)
+    said = capsys.readouterr().err
+    assert said.startswith("attention: plain, as cuDNN's does not run here (")
+    assert said.count("\n") == 1
+    fused.cudnn_differentiates.cache_clear()
 
 
 def test_a_step_with_dropout_is_that_of_plain_attention(tiny_run):
@@ -85,7 +126,7 @@ def test_a_step_with_dropout_is_that_of_plain_attention(tiny_run):
 
 
 EIGHT = """
-import re, sys
+import json, re, sys
 import jax
 from albef_jax.config import load_config
 from albef_jax.core.build import build
@@ -103,7 +144,7 @@ for attention in ("plain", "fused"):
                               r"(?:-start)?\\(", compiled.as_text()))
     for _ in range(2):
         state, metrics = compiled(state, batch, None)
-    print({kind: kinds.count(kind) for kind in kinds}, float(metrics["loss"]),
+    print(json.dumps({kind: kinds.count(kind) for kind in kinds}), float(metrics["loss"]),
           float(metrics["grad_norm"]), sep="|")
 """
 
@@ -118,10 +159,12 @@ def test_over_eight_devices(group, switches):
     run = subprocess.run([sys.executable, "-c", EIGHT, TESTS / "tiny.py", str(group), *switches],
                          env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
-    (sent, *values), (sent_fused, *fused) = (line.split("|") for line in
-                                             run.stdout.strip().splitlines())
-    assert sent_fused == sent
-    np.testing.assert_allclose(list(map(float, fused)), list(map(float, values)), rtol=2e-5)
+    (sent, *values), (sent_fused, *others) = (line.split("|") for line in
+                                              run.stdout.strip().splitlines())
+    sent, sent_fused = json.loads(sent), json.loads(sent_fused)
+    assert sent_fused.keys() == sent.keys()
+    assert all(sent_fused[kind] <= count for kind, count in sent.items())
+    np.testing.assert_allclose(list(map(float, others)), list(map(float, values)), rtol=2e-5)
 
 
 @pytest.mark.slow
