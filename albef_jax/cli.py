@@ -353,6 +353,8 @@ def add_measuring(commands):
     bench = command(commands, "bench", run_bench, "measure the training step of a config")
     bench.add_argument("--config", required=True, metavar=CONFIG)
     bench.add_argument("--steps", type=whole(1), default=10, help="steps to time (%(default)s)")
+    bench.add_argument("--breakdown", action="store_true",
+                       help="also measure where the time goes, by part of the model")
     bench.add_argument("--input", action="store_true",
                        help="measure the input pipeline instead, both engines on 1 and 2 cores")
     bench.add_argument("--photos", default="", metavar="DIR",
@@ -385,7 +387,7 @@ def run_bench(args, overrides):
         else:
             from albef_jax.preflight.bench import bench
 
-            bench(config, args.steps)
+            bench(config, args.steps, args.breakdown)
 
 
 # What the sub-commands share.

@@ -11,6 +11,7 @@ import numpy as np
 from albef_jax.core.build import build
 from albef_jax.models.flops import peak_flops
 from albef_jax.parallel.mesh import check_groups, groups_of, local_rows, make_mesh, shard_batch
+from albef_jax.preflight import breakdown
 from albef_jax.preflight.assume import assumed
 from albef_jax.preflight.roofline import GIB
 from albef_jax.run.tables import aligned
@@ -27,11 +28,12 @@ def noise_batch(config, seed=0):
     return batch
 
 
-def bench(config, steps):
+def bench(config, steps, with_parts=False):
     """Times `steps` training steps after a warm-up, compilation apart, and prints the result.
 
     Args:
       config: a locked config; its data is not read. steps: how many to time, at least 1.
+      with_parts: also print where their time goes, by part of the model.
 
     Raises:
       UserError: a config that cannot be used; a batch that the devices do not divide.
@@ -55,6 +57,17 @@ def bench(config, steps):
         seconds.append(time.perf_counter() - begin)
     if jax.process_index() == 0:
         print(aligned(figures(parts, seconds[WARM_UP:], compile_seconds, compiled, metrics)))
+
+    def run_again():
+        again = state
+        for _ in range(steps):
+            again, _ = compiled(again, batch, None)
+        jax.block_until_ready(again)
+
+    if with_parts:
+        found = breakdown.measured(compiled.as_text(), run_again, steps)
+        if jax.process_index() == 0:
+            print(breakdown.table(found))
 
 
 def figures(parts, seconds, compile_seconds, compiled, metrics):

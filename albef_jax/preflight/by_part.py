@@ -82,15 +82,23 @@ def sums_of(found) -> dict[str, Cost]:
     return dict(sorted(sums.items(), key=lambda item: -item[1].seconds))
 
 
+def rows_of(seconds) -> dict[str, list[str]]:
+    """Name of a row -> its parts: large ones alone, then the small ones in one row, then all.
+
+    `seconds`: of each part, that of the most first.
+    """
+    total = sum(seconds.values())
+    small = [part for part, value in seconds.items() if value < LEAST * total]
+    groups = {part: [part] for part in seconds if part not in small}
+    return groups | {f"the smallest {len(small)}": small, "total": list(seconds)}
+
+
 def table(found) -> str:
     """Bytes by part and pass, FLOPs and seconds by part, and the sums of all."""
     sums = sums_of(found)
     total = sum(sums.values(), Cost())
-    small = [part for part, cost in sums.items() if cost.seconds < LEAST * total.seconds]
-    groups = {part: [part] for part in sums if part not in small}
-    groups |= {f"the smallest {len(small)}": small, "total": list(sums)}
     rows = [("GB moved by", *PASSES, "all", "TFLOP", "ms", "% of time")]
-    for name, parts in groups.items():
+    for name, parts in rows_of({part: cost.seconds for part, cost in sums.items()}).items():
         cost = sum((sums[part] for part in parts), Cost())
         passes = [sum(one.bytes for (part, own), one in found.items()
                       if own == which and part in parts) for which in PASSES]

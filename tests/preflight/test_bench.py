@@ -50,6 +50,22 @@ def test_noise_is_a_function_of_its_seed():
         assert (one[name] != other[name]).any()
 
 
+def test_where_the_time_of_a_step_goes(capsys):
+    """Parts of the model under the rates; shares of all of them, in the order of their time."""
+    assert main(["bench", "--breakdown", "--config", str(TINY), "--steps", "2",
+                 "--config.batch_size=8"]) == 0
+    rates, _, table = capsys.readouterr().out.partition("by part, measured")
+    assert "samples/s" in rates
+    rows = [line.rsplit(maxsplit=6) for line in table.splitlines()[2:]]
+    times = {name.strip(): [float(value) for value in values] for name, *values in rows}
+    assert {"visual_encoder/block/mlp", "text_encoder/fusion/cross"} <= times.keys()
+    *parts, small, total = times.values()
+    assert parts == sorted(parts, key=lambda row: -row[4]) and total[5] == 100.0
+    assert sum(row[4] for row in (*parts, small)) == pytest.approx(total[4], abs=0.02 * len(times))
+    forward, backward, teacher = times["visual_encoder/block/mlp"][:3]
+    assert backward > forward > 0 and teacher > 0
+
+
 def test_a_task_of_which_little_is_known(outside_config, capsys):
     """No teacher, no queues, no text, no FLOPs, no type."""
     assert main(["bench", "--config", str(outside_config), "--steps", "2"]) == 0
