@@ -123,6 +123,7 @@ def test_what_a_config_file_gives_is_no_config(tmp_path, body, sentence):
     ("demo.py:nosie", "it has noise"), ("bench_tiny.py:big", "it has none"),
     ("demo_tasks.py:vqe", "it has retrieval, vqa, "),
     ("flickr8k_tasks.py:vqe,data", "it has retrieval, vqa, "),
+    ("flickr8k_imagebert.py:data", "it has pretrain, retrieval"),
 ])
 def test_unknown_variants(file, known):
     with pytest.raises(UserError, match=known):

@@ -24,6 +24,7 @@ NEEDS_VARIANT = {name: FINE_TUNING for name in ("demo_tasks.py", "flickr8k_tasks
 VARIANTS = NEEDS_VARIANT | {"retrieval_flickr30k.py": (None, "zero_shot"),
                             "demo.py": (None, "noise"), "demo_scale.py": (None, "classify"),
                             "fashion.py": (None, "classify:t:folder"),
+                            "flickr8k_imagebert.py": (None, "retrieval,folder"),
                             "imagebert_retrieval.py": ("coco", "flickr30k:data/mine"),
                             "pretrain_14m.py": ("paper", "pod", "large", "huge,folder"),
                             "scale_pretrain.py": (None, "released:folder"),
