@@ -355,6 +355,7 @@ def add_measuring(commands):
     bench.add_argument("--steps", type=whole(1), default=10, help="steps to time (%(default)s)")
     bench.add_argument("--breakdown", action="store_true",
                        help="also measure where the time goes, by part of the model")
+    bench.add_argument("--json", default="", metavar="FILE", help="write what was measured")
     bench.add_argument("--input", action="store_true",
                        help="measure the input pipeline instead, both engines on 1 and 2 cores")
     bench.add_argument("--photos", default="", metavar="DIR",
@@ -387,7 +388,7 @@ def run_bench(args, overrides):
         else:
             from albef_jax.preflight.bench import bench
 
-            bench(config, args.steps, args.breakdown)
+            bench(config, args.steps, args.breakdown, args.json)
 
 
 # What the sub-commands share.

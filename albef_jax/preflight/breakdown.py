@@ -16,18 +16,21 @@ def parts_of_operations(text):
             for leaf, _ in Program(text).leaves()}
 
 
-def measured(text, run, steps):
+def measured(compiled, state, batch, steps):
     """Seconds of a step by part and pass, as `jax.profiler` records them on this machine.
 
     Operations that run side by side count each, so that the sum can exceed the step's time.
 
     Args:
-      text: of the program, `compiled.as_text()`. run: runs `steps` steps and waits for them.
+      compiled: the step; `state`, which it is given and may write over, and `batch` are its
+        arguments. steps: how many are recorded.
     """
-    parts, seconds = parts_of_operations(text), {}
+    parts, seconds = parts_of_operations(compiled.as_text()), {}
     with tempfile.TemporaryDirectory(prefix="albef_trace_", ignore_cleanup_errors=True) as folder:
         with jax.profiler.trace(folder):
-            run()
+            for _ in range(steps):
+                state, _ = compiled(state, batch, None)
+            jax.block_until_ready(state)
         (trace,) = pathlib.Path(folder).rglob("*.xplane.pb")
         for name, duration in events(trace):
             if name in parts:

@@ -43,7 +43,8 @@ def test_missing_variable_is_one_sentence(shell, name, variable):
 
 
 @pytest.mark.parametrize("name, missing, variables", [
-    ("gpu_local.sh", "nvidia-smi", {}), ("tpu_vm.sh", "gcloud", SETTINGS),
+    ("gpu_local.sh", "nvidia-smi", {}), ("gpu_check.sh", "nvidia-smi", {}),
+    ("tpu_vm.sh", "gcloud", SETTINGS),
     ("slurm.sh", "srun", {"SLURM_JOB_ID": "7"}),
     ("gke.sh", "kubectl", {"NAME": "n", "IMAGE": "i", "TOPOLOGY": "2x4"})])
 def test_missing_program_is_one_sentence(shell, name, missing, variables):

@@ -1,5 +1,6 @@
 """`albef bench`: a batch of noise fits every task; the parts of a retrieval evaluation."""
 
+import json
 from pathlib import Path
 import re
 
@@ -50,10 +51,10 @@ def test_noise_is_a_function_of_its_seed():
         assert (one[name] != other[name]).any()
 
 
-def test_where_the_time_of_a_step_goes(capsys):
+def test_where_the_time_of_a_step_goes(tmp_path, capsys):
     """Parts of the model under the rates; shares of all of them, in the order of their time."""
     assert main(["bench", "--breakdown", "--config", str(TINY), "--steps", "2",
-                 "--config.batch_size=8"]) == 0
+                 "--json", str(tmp_path / "bench.json"), "--config.batch_size=8"]) == 0
     rates, _, table = capsys.readouterr().out.partition("by part, measured")
     assert "samples/s" in rates
     rows = [line.rsplit(maxsplit=6) for line in table.splitlines()[2:]]
@@ -64,6 +65,11 @@ def test_where_the_time_of_a_step_goes(capsys):
     assert sum(row[4] for row in (*parts, small)) == pytest.approx(total[4], abs=0.02 * len(times))
     forward, backward, teacher = times["visual_encoder/block/mlp"][:3]
     assert backward > forward > 0 and teacher > 0
+
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert len(found["seconds"]) == 2 and (found["batch"], found["dtype"]) == (8, "float32")
+    assert f"{found['samples_per_second']:.2f}" in rates
+    assert sum(row["seconds"] for row in found["parts"]) == pytest.approx(total[4] / 1e3, abs=1e-5)
 
 
 def test_a_task_of_which_little_is_known(outside_config, capsys):
