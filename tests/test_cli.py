@@ -42,6 +42,8 @@ def fails(capsys, tmp_path):
     ("task=captioning", ["config.task is 'captioning'", "pretrain, retrieval"]),
     ("objective.negatives=nearest", ["'nearest'", "'hard'", "'random'"]),
     ("objective.positives=text", ["'text'", "'pair'", "'image'"]),
+    ("objective.negatives=random --config.objective.random_steps=5", [
+        "how many of the hard negatives are random", "set it to 'hard'"]),
     ("objective.itc=False", ["negatives is 'hard'", "itc is False", "negatives='random'"]),
     ("optimizer.schedule=stairs", ["'stairs'", "cosine", "albef_steps"]),
     ("data.source.kind=video", ["'video'", "synthetic"]),

@@ -40,7 +40,7 @@ def draw_pairs(key, image_id_b, negatives=0.5):
     """
     b, keys = len(image_id_b), jax.random.split(key, 3)
     own, same = jnp.arange(b), same_image(image_id_b)
-    other = matching.sample_negatives(keys[0], jnp.zeros((b, b)), same, "random")
+    other = matching.sample_negatives(keys[0], jnp.zeros((b, b)), same)
     place = jax.random.permutation(keys[1], b)
     wanted = jnp.floor(negatives * b + jax.random.uniform(keys[2]))
     swapped = (place < wanted) & (matching.has_negative(same) > 0)

@@ -7,25 +7,35 @@ import optax
 from albef_jax.objectives.masking import weighted_mean
 
 
-def negative_probabilities(logits_bb, positives_bb, negatives="hard"):
+def negative_probabilities(logits_bb, positives_bb, random_share=0.0):
     """Probability of every column to be drawn as a row's negative: float32 `[b, b]`.
 
     Args:
       logits_bb: similarities over the temperature, own group only.
       positives_bb: bool, columns that must not be drawn: zero. The others of a row sum to 1.
-      negatives: 'hard' is softmax(logits) over the others, 'random' uniform.
+      random_share: of the draws that are uniform; the others are by softmax(logits).
     """
-    logits = logits_bb if negatives == "hard" else jnp.zeros_like(logits_bb)
-    return jax.nn.softmax(jnp.where(positives_bb, -jnp.inf, logits), where=~positives_bb)
+    def over_the_others(logits_bb):
+        return jax.nn.softmax(jnp.where(positives_bb, -jnp.inf, logits_bb), where=~positives_bb)
+
+    hard_bb, random_bb = over_the_others(logits_bb), over_the_others(jnp.zeros_like(logits_bb))
+    return hard_bb + random_share * (random_bb - hard_bb)
 
 
-def sample_negatives(key, logits_bb, positives_bb, negatives="hard"):
+def sample_negatives(key, logits_bb, positives_bb, random_share=0.0):
     """One drawn negative column for every row of a group, int32 `[b]`.
 
     See `negative_probabilities`; a row without any gets an arbitrary one (see `has_negative`).
     """
-    probabilities = negative_probabilities(logits_bb, positives_bb, negatives)
+    probabilities = negative_probabilities(logits_bb, positives_bb, random_share)
     return jax.random.categorical(key, jnp.log(probabilities))
+
+
+def random_share_at(step, share, steps):
+    """Share of random negatives: linear from 1 to `share` over the first `steps`."""
+    if steps <= 0:
+        return jnp.asarray(share, jnp.float32)
+    return jnp.maximum(share, 1.0 - step / steps).astype(jnp.float32)
 
 
 def has_negative(positives_bb):

@@ -21,6 +21,8 @@ ALIGNED = dict(
     temperature=0.07, momentum=0.995,
     queue_size=65536,  # past features that ITC compares with; 0: the own group only
     negatives="hard",  # 'random'
+    random_negatives=0.0,  # share of the hard negatives that are random all the same
+    random_steps=0,  # over which that share falls from 1 to it
     alpha_itc=0.4,
     alpha_ramp_steps=-1)  # -1: one epoch
 
@@ -49,6 +51,10 @@ class Aligned(AlbefTask):
                 f"objective.queue_size {o.queue_size} is not a multiple of batch_size "
                 f"{config.batch_size}; set queue_size to "
                 f"{max(o.queue_size // config.batch_size, 1) * config.batch_size}.")
+        if o.negatives == "random" and (o.random_negatives or o.random_steps):
+            raise UserError("objective.random_negatives and random_steps say how many of the hard "
+                            "negatives are random, but objective.negatives is 'random'; set it to "
+                            "'hard', or them to 0.")
 
     @classmethod
     def shown(cls, config):
@@ -84,8 +90,12 @@ class Aligned(AlbefTask):
 
     def schedule(self, step):
         o = self.objective
-        return {name: distillation.alpha_at(step, o[name], o.alpha_ramp_steps)
-                for name in self.alphas}
+        values = {name: distillation.alpha_at(step, o[name], o.alpha_ramp_steps)
+                  for name in self.alphas}
+        if o.random_negatives or o.random_steps:
+            values["random_negatives"] = matching.random_share_at(step, o.random_negatives,
+                                                                  o.random_steps)
+        return values
 
     def update_memory(self, memory, enqueue):
         """Writes the momentum features over the oldest entries and moves the pointer."""
@@ -145,13 +155,15 @@ class Aligned(AlbefTask):
                 "mi_bound": bound, "positives_bb": positives[:, :b],
                 "i2t": i2t, "t2i": t2i, "i2t_targets": i2t_targets, "t2i_targets": t2i_targets}
 
-    def _negatives(self, itc, keys, draws):
+    def _negatives(self, itc, keys, draws, schedule):
         if draws is not None:
             return {"image": draws.negative_image_b, "text": draws.negative_text_b}
-        positives_bb, kind = itc["positives_bb"], self.objective.negatives
+        positives_bb = itc["positives_bb"]
+        share = 1.0 if self.objective.negatives == "random" else (
+            schedule.get("random_negatives", 0.0))
         t2i_bb, i2t_bb = (itc[side][:, :len(positives_bb)] for side in ("t2i", "i2t"))
-        return {"image": matching.sample_negatives(keys["image"], t2i_bb, positives_bb, kind),
-                "text": matching.sample_negatives(keys["text"], i2t_bb, positives_bb, kind)}
+        return {"image": matching.sample_negatives(keys["image"], t2i_bb, positives_bb, share),
+                "text": matching.sample_negatives(keys["text"], i2t_bb, positives_bb, share)}
 
     def _itm(self, params, states_sbd, itc, negatives):
         """Matching, other text, other image: fusion states at [CLS] `[3, b, d]`."""

@@ -61,7 +61,7 @@ class Pretrain(Aligned):
         with jax.named_scope("teacher"):
             momentum = self._encode(teacher, group, masked["ids"], keys["teacher"])
         itc = self._itc(params["temp"], online, momentum, memory, group, schedule)
-        negatives = self._negatives(itc, keys, draws)
+        negatives = self._negatives(itc, keys, draws, schedule)
         fused = self._fuse(params, group, online, masked, negatives, keys["fuse"])
         itm = self._itm(params, fused["itm_sbd"], itc, negatives)
         mlm = self._mlm(params, teacher, group, momentum, masked, fused["mlm_md"], schedule,

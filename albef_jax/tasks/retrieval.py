@@ -42,7 +42,7 @@ class Retrieval(Aligned):
         with jax.named_scope("teacher"):
             momentum = self._encode(teacher, group, keys["teacher"])
         itc = self._itc(params["temp"], online, momentum, memory, group, schedule)
-        negatives = self._negatives(itc, keys, draws)
+        negatives = self._negatives(itc, keys, draws, schedule)
         states_sbd = self._fuse(params, group, online, negatives, keys["fuse"])
         itm = self._itm(params, states_sbd, itc, negatives)
         total = itm["loss"] + itc["loss"]

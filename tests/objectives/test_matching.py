@@ -13,6 +13,7 @@ from albef_jax.objectives.matching import (
     itm_accuracy,
     itm_loss,
     negative_probabilities,
+    random_share_at,
     sample_negatives,
 )
 
@@ -24,10 +25,10 @@ def logits():
     return jnp.asarray(np.random.default_rng(0).normal(size=(5, 5)) * 2, jnp.float32)
 
 
-def frequencies(logits, positives, negatives):
+def frequencies(logits, positives, random_share):
     keys = jax.random.split(jax.random.key(0), DRAWS)
     drawn = jax.jit(jax.vmap(
-        lambda key: sample_negatives(key, logits, positives, negatives)))(keys)
+        lambda key: sample_negatives(key, logits, positives, random_share)))(keys)
     return np.stack([(np.asarray(drawn) == column).mean(0) for column in range(5)], axis=1)
 
 
@@ -42,7 +43,7 @@ def test_hard_negatives_follow_the_similarity(logits):
     weights = np.where(positives, 0, np.exp(np.float64(logits)))
     expected = weights / weights.sum(-1, keepdims=True)
     np.testing.assert_allclose(negative_probabilities(logits, positives), expected, rtol=1e-5)
-    observed = frequencies(logits, positives, "hard")
+    observed = frequencies(logits, positives, 0.0)
     assert_frequencies(observed, expected)
     assert np.all(np.diag(observed) == 0)
     for row in range(5):
@@ -52,15 +53,29 @@ def test_hard_negatives_follow_the_similarity(logits):
 
 
 def test_random_negatives_are_uniform(logits):
-    assert_frequencies(frequencies(logits, np.eye(5, dtype=bool), "random"),
-                       (1 - np.eye(5)) / 4)
+    assert_frequencies(frequencies(logits, np.eye(5, dtype=bool), 1.0), (1 - np.eye(5)) / 4)
 
 
-@pytest.mark.parametrize("negatives", ["hard", "random"])
-def test_captions_of_the_same_image_are_never_drawn(logits, negatives):
+def test_a_share_of_random_negatives(logits):
+    """Three in ten uniform, the rest by similarity."""
+    positives = np.eye(5, dtype=bool)
+    hard, uniform = (negative_probabilities(logits, positives, share) for share in (0.0, 1.0))
+    expected = 0.7 * np.asarray(hard, float) + 0.3 * np.asarray(uniform, float)
+    np.testing.assert_allclose(negative_probabilities(logits, positives, 0.3), expected, atol=1e-7)
+    assert_frequencies(frequencies(logits, positives, 0.3), expected)
+
+
+def test_the_share_falls_to_its_end_and_stays_there():
+    shares = [float(random_share_at(step, 0.25, 100)) for step in (0, 50, 75, 100, 500)]
+    np.testing.assert_allclose(shares, [1.0, 0.5, 0.25, 0.25, 0.25])
+    assert random_share_at(7, 0.25, 0) == 0.25
+
+
+@pytest.mark.parametrize("random_share", [0.0, 0.5, 1.0])
+def test_captions_of_the_same_image_are_never_drawn(logits, random_share):
     ids = np.array([1, 2, 1, 2, 3])
     positives = ids[:, None] == ids[None]
-    observed = frequencies(logits, positives, negatives)
+    observed = frequencies(logits, positives, random_share)
     assert np.all(observed[positives] == 0)
     np.testing.assert_allclose(observed.sum(-1), 1.0)
 

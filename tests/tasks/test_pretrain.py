@@ -22,3 +22,24 @@ def test_without_a_queue_the_group_has_all_candidates(tiny_run):
                          for x in (logits, reverse)])
     np.testing.assert_allclose(aux.metrics["itc"], expected, rtol=1e-5)
     assert aux.enqueue == {} and task.update_memory({}, aux.enqueue) == {}
+
+
+def test_negatives_are_random_first_and_hard_later(tiny_run):
+    """At the first step those of `negatives='random'`, after `random_steps` those of 'hard'."""
+    def drawn(step, *overrides):
+        task, _, state, batch = tiny_run(*overrides)
+        group = {name: rows[:8] for name, rows in batch.items()}
+        _, aux = jax.jit(lambda: task.loss(state.params, state.teacher, state.memory, group,
+                                           jax.random.key(0), task.schedule(step)))()
+        return aux.record["negatives"], aux.metrics.get("random_negatives")
+
+    ramp = "objective.random_steps=40", "objective.random_negatives=0.25"
+    random, _ = drawn(0, "objective.negatives=random")
+    hard, unsaid = drawn(0)
+    first, share = drawn(0, *ramp)
+    jax.tree.map(np.testing.assert_array_equal, first, random)
+    assert share == 1.0 and unsaid is None
+    assert drawn(20, *ramp)[1] == 0.5 and drawn(100, *ramp)[1] == 0.25
+    last, _ = drawn(40, ramp[0])
+    jax.tree.map(np.testing.assert_array_equal, last, hard)
+    assert any((random[name] != hard[name]).any() for name in hard)
