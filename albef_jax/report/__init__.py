@@ -113,6 +113,7 @@ def write_page(workdir, config, evaluators, forward, teacher, problems=()):
         headline=panels.headline(measured, classes, evaluators),
         examples=find_examples([evaluators[name] for name in classes if name in evaluators],
                                forward, momentum, problems),
+        plateaus=panels.plateaus(rows, first_metrics(config), config.steps),
         curves=panels.loss_panels(rows, first_metrics(config), begins)
         + panels.evaluation_panels(rows, classes, begins),
         speed=panels.speed_panels(rows, config, begins), config=config_blocks(config),

@@ -4,6 +4,7 @@ import numpy as np
 
 from albef_jax.report.charts import SERIES, line_chart
 from albef_jax.report.history import curve, latest_values
+from albef_jax.run.plateau import Plateaus
 
 
 def loss_panels(rows, shown, borders=()):
@@ -18,6 +19,14 @@ def loss_panels(rows, shown, borders=()):
         panels.append(_panel(one.title, [_line(rows, one.name, one.label, scale=scale)], one.note,
                              smooth=True, reference=reference, **options))
     return _drawn(*(panel for panel in panels if panel["title"]), borders=borders)
+
+
+def plateaus(rows, shown, total_steps):
+    """Sentences about losses that the last logged steps of a run leave where they began."""
+    watch = Plateaus(shown, total_steps)
+    for step, values in rows:
+        watch.add(step, values)
+    return watch.sentences
 
 
 def evaluation_panels(rows, classes, borders=()):

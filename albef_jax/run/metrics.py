@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from albef_jax.errors import UserError
 from albef_jax.files import GrowingFile, absolute, is_remote, write
+from albef_jax.run.plateau import Plateaus
 from albef_jax.run.tables import evaluation_tables
 
 # What a line of training shows after what the task shows; everything else is in metrics.jsonl.
@@ -142,6 +143,7 @@ class MetricsWriter:
         workdir = epath.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         self._total_steps, self._forms = total_steps, line_forms(shown)
+        self._plateaus = Plateaus(shown, total_steps)
         self._wandb = _start_wandb(config, workdir) if config.get("wandb") else None
         _forget_after(workdir / "metrics.jsonl", start_step)
         self._jsonl = GrowingFile(workdir / "metrics.jsonl")
@@ -178,6 +180,8 @@ class MetricsWriter:
         if self._wandb:
             self._wandb.log(values, step=step)
         self._tell(step, values)
+        for sentence in self._plateaus.add(step, finite):
+            self._bar.write(sentence, file=sys.stderr)
 
     def advance(self, step: int) -> None:
         """Moves the progress bar, where there is one, to `step`; cheap enough for every step."""

@@ -28,6 +28,9 @@ class Shown(NamedTuple):
     share: bool = False  # it is a share, shown in percent
     blind: float | None = None  # of a model that knows nothing, a dashed line; None: not known
     note: str = ""  # what the dashed line is
+    # What to do where it stays at `blind`; '' where nobody is told, see `run.plateau`.
+    advice: str = ""
+    blind_accuracy: tuple[str, float] = ("", 0.0)  # the metric that is at this value then
 
 
 # A path of the new state -> the path of the old state that it comes from, or, as a string, the
