@@ -132,23 +132,31 @@ def _kernel_call(kernel, count, backward, heads, rate, *arrays):
         return pl.BlockSpec((1, length, held * channels), lambda i, j, *turn: (
             i, 0, (turn[0] if part is None else part) * places + j))
 
+    # Of queries, keys and values: the source, and which of the parts side by side in it.
     parts = [(0, 0), (0, 1), (0, 2)] if count == 1 else [(0, 0), (1, 0), (1, 1)]
-    read = [sources[source] for source, _ in parts]
-    specs = [columns(array.shape[1], part) for array, (_, part) in zip(read, parts)]
-    specs += [columns(m) for _ in grad]
-    specs += [pl.BlockSpec((1, held, m, n), lambda i, j, *_: (i, j, 0, 0)) for _ in keep]
-    # The gradients of what stands side by side go to several places of one array, so that its
-    # blocks take turns; all are computed in the first.
-    waiting = 3 - count if backward else 0
-    outs = [*map(columns, [m] * (count - 1)), columns(n, None)] if backward else [columns(m)]
+    if held * channels % LANES:  # parts do not begin where a block may: sources are read whole
+        read, waiting = sources, 0
+        specs = outs = [pl.BlockSpec((1, *source.shape[1:]), lambda i, j: (i, 0, 0))
+                        for source in sources]
+        parts = [(source, part * width) for source, part in parts]
+    else:
+        # The gradients of what stands side by side go to several places of one array, so that its
+        # blocks take turns; all are computed in the first.
+        read, waiting = [sources[source] for source, _ in parts], 3 - count if backward else 0
+        specs = [columns(sources[source].shape[1], part) for source, part in parts]
+        outs = [*map(columns, [m] * (count - 1)), columns(n, None)]
+        parts = [(number, 0) for number in range(3)]
+    specs = [*specs, *(columns(m) for _ in grad),
+             *(pl.BlockSpec((1, held, m, n), lambda i, j, *_: (i, j, 0, 0)) for _ in keep)]
     shapes = [source.shape for source in sources] if backward else [(b, m, width)]
     products = 5 if backward else 2
     return tuple(pl.pallas_call(
-        functools.partial(kernel, heads=held, rate=rate),
-        grid=(b, places, *([1 + waiting] if backward else ())),
-        in_specs=specs, out_specs=outs,
+        functools.partial(kernel, parts=parts, heads=held, rate=rate,
+                          **({"waiting": waiting} if backward else {})),
+        grid=(b, places, *([1 + waiting] if waiting else ())),
+        in_specs=specs, out_specs=outs if backward else [columns(m)],
         out_shape=[jax.ShapeDtypeStruct(shape, dtype) for shape in shapes],
-        scratch_shapes=[pltpu.VMEM((waiting, n, held * channels), dtype)] if backward else [],
+        scratch_shapes=[pltpu.VMEM((waiting, n, held * channels), dtype)] if waiting else [],
         cost_estimate=pl.CostEstimate(
             flops=products * 2 * b * m * n * width, transcendentals=b * heads * m * n,
             bytes_accessed=b * (rows * width * dtype.itemsize + len(keep) * heads * m * n)),
@@ -178,10 +186,16 @@ def _probs(q_mk, k_nk):
     return scores / jnp.sum(scores, axis=-1, keepdims=True)
 
 
-def _channels(ref, heads):
-    """Number and columns of each head."""
-    width = ref.shape[-1] // heads
-    return [(head, slice(head * width, (head + 1) * width)) for head in range(heads)]
+def _heads_of(parts, refs, heads, channels):
+    """Yields of each head its number, its columns, and its queries, keys and values.
+
+    Args:
+      parts: of these the number in `refs` and the first column.
+    """
+    for head in range(heads):
+        yield head, slice(head * channels, (head + 1) * channels), [
+            refs[number][0, :, first + head * channels:first + (head + 1) * channels]
+            for number, first in parts]
 
 
 def _scaled(q_mk):
@@ -195,38 +209,47 @@ def _dropped(values_mn, keep_ref, head, rate):
     return jnp.where(keep_ref[0][0, head] != 0, values_mn / (1.0 - rate), 0.0)
 
 
-def _forward_kernel(q_ref, k_ref, v_ref, *refs, heads, rate):
-    *keep_ref, out_ref = refs
-    for head, own in _channels(out_ref, heads):
-        v = v_ref[0, :, own]
-        probs = _probs(_scaled(q_ref[0, :, own]), k_ref[0, :, own])
-        probs = _dropped(probs, keep_ref, head, rate).astype(v.dtype)
+def _forward_kernel(*refs, parts, heads, rate):
+    count = 1 + max(number for number, _ in parts)
+    sources, keep_ref, out_ref = refs[:count], refs[count:-1], refs[-1]
+    for head, own, (q, k, v) in _heads_of(parts, sources, heads, out_ref.shape[-1] // heads):
+        probs = _dropped(_probs(_scaled(q), k), keep_ref, head, rate).astype(v.dtype)
         out_ref[0, :, own] = _dot(probs, v, (1, 0)).astype(out_ref.dtype)
 
 
-def _backward_kernel(q_ref, k_ref, v_ref, grad_ref, *refs, heads, rate):
-    """Gradients of queries, keys and values; those without an array of their own wait."""
-    *refs, later_ref = refs
-    out_refs = [ref for ref in refs if len(ref.shape) == 3]
+def _backward_kernel(*refs, parts, waiting, heads, rate):
+    """Gradients of queries, keys and values; the last `waiting` of them wait for their turn."""
+    count = 1 + max(number for number, _ in parts)
+    sources, (grad_ref, *refs) = refs[:count], refs[count:]
     keep_ref = [ref for ref in refs if len(ref.shape) == 4]
-    targets = [*(ref.at[0] for ref in out_refs), *(later_ref.at[i] for i in range(len(later_ref)))]
-    turn = pl.program_id(2)
+    refs = refs[len(keep_ref):]
+    if waiting:
+        *outs, later = refs
+        targets = [(ref.at[0], 0) for ref in (*outs, *(later.at[i:i + 1] for i in range(waiting)))]
+    else:
+        targets = [(refs[number].at[0], first) for number, first in parts]
 
-    @pl.when(turn == 0)
-    def _():
-        for head, own in _channels(grad_ref, heads):
-            q, k, v, grad = (ref[0, :, own] for ref in (q_ref, k_ref, v_ref, grad_ref))
-            q = _scaled(q)
+    def compute():
+        channels = grad_ref.shape[-1] // heads
+        for head, own, (q, k, v) in _heads_of(parts, sources, heads, channels):
+            q, grad = _scaled(q), grad_ref[0, :, own]
             probs = _probs(q, k)
             grad_probs = _dropped(_dot(grad, v, (1, 1)), keep_ref, head, rate)
             along = jnp.sum(probs * grad_probs, axis=-1, keepdims=True)
             grad_scores = (probs * (grad_probs - along)).astype(q.dtype)
             dropped = _dropped(probs, keep_ref, head, rate).astype(v.dtype)
-            for target, gradient in zip(targets, (
+            for (target, first), gradient in zip(targets, (
                     _scaled(_dot(grad_scores, k, (1, 0))), _dot(grad_scores, q, (0, 0)),
                     _dot(dropped, grad, (0, 0)))):
+                own = slice(first + head * channels, first + (head + 1) * channels)
                 target[:, own] = gradient.astype(target.dtype)
+
+    if not waiting:
+        compute()
+        return
+    turn = pl.program_id(2)
+    pl.when(turn == 0)(compute)
 
     @pl.when(turn > 0)
     def _():
-        out_refs[-1][0] = later_ref[turn - 1]
+        outs[-1][0] = later[turn - 1]

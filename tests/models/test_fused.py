@@ -11,10 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from albef_jax.config import load_config
+from albef_jax.core.build import build
 from albef_jax.models import fused
 from albef_jax.models.fused import _heads_held, fused_attention, fuses
 from albef_jax.models.layers import MAPS, attention_probs
 from albef_jax.models.vit import VitAttention
+from albef_jax.parallel.axes import placed_on
+from albef_jax.parallel.mesh import groups_of, make_mesh, shard_batch
+from albef_jax.preflight.bench import noise_batch
+from albef_jax.preflight.targets import find_target
 
 TESTS = pathlib.Path(__file__).parents[1]
 
@@ -165,6 +171,58 @@ def test_over_eight_devices(group, switches):
     assert sent_fused.keys() == sent.keys()
     assert all(sent_fused[kind] <= count for kind, count in sent.items())
     np.testing.assert_allclose(list(map(float, others)), list(map(float, values)), rtol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["v5e:2x2", "v6e:2x2"])
+@pytest.mark.parametrize("sizes, dropout", [
+    ((257, 257, 768, 12), 0.0), ((577, 577, 768, 12), 0.0), ((257, 257, 192, 3), 0.0),
+    ((577, 577, 1024, 16), 0.0), ((257, 257, 1280, 16), 0.0), ((25, 257, 768, 12), 0.1)])
+def test_tpus_compile_both_kernels(target, sizes, dropout):
+    """To machine code, in groups over four chips, and without anything sent between them."""
+    pytest.importorskip("libtpu")
+    m, n, width, heads = sizes
+    mesh = jax.sharding.Mesh(np.array(find_target(target).devices), "data")
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+
+    def arrays(*shapes, dtype=jnp.bfloat16):
+        return [jax.ShapeDtypeStruct((4, 8, *shape), dtype, sharding=rows) for shape in shapes]
+
+    sources = arrays((n, 3 * width)) if m == n else arrays((m, width), (n, 2 * width))
+    keep = arrays((heads, m, n), dtype=bool) if dropout else [None]
+
+    def loss(sources, keep):
+        y = jax.vmap(lambda sources, keep: fused_attention(sources, keep, heads, dropout),
+                     spmd_axis_name="data")(sources, keep)
+        return jnp.sum(y.astype(jnp.float32) ** 2, axis=(1, 2, 3))
+
+    with placed_on(mesh, ()):
+        step = jax.jit(jax.grad(lambda *arrays: jnp.sum(loss(*arrays))), out_shardings=rows)
+        text = step.lower(sources, keep[0]).compile().as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
+    assert "all-gather" not in text and "all-to-all" not in text
+
+
+@pytest.mark.slow
+def test_twenty_steps_in_bfloat16_differ_by_less_than_seeds_do():
+    def losses(attention, seed):
+        config = load_config(TESTS / "tiny.py", [
+            f"--config.seed={seed}", f"--config.model.attention={attention}",
+            "--config.model.dtype=bfloat16"])
+        mesh = make_mesh(config.mesh, jax.devices()[:1], groups_of(config))
+        parts, found = build(config, mesh), []
+        state = parts.create_state()
+        for step in range(20):
+            batch = shard_batch(noise_batch(config, seed=step), mesh)
+            state, metrics = parts.step(state, batch, None)
+            found.append([float(metrics[name]) for name in ("itc", "itm", "mlm")])
+        return np.array(found)
+
+    plain, fused = losses("plain", 0), losses("fused", 0)
+    others = [losses("plain", seed) for seed in (1, 2)]
+    spread = np.mean([np.abs(other - plain).mean(axis=0) for other in others], axis=0)
+    assert np.isfinite(fused).all() and (fused != plain).any()
+    assert (np.abs(fused - plain).mean(axis=0) < 0.2 * spread).all()
 
 
 @pytest.mark.slow

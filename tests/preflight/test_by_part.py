@@ -13,6 +13,7 @@ from albef_jax.preflight.by_part import Cost
 from albef_jax.preflight.plan import plan
 
 TINY = str(Path(__file__).parents[1] / "tiny.py")
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.mark.parametrize("name, part", [
@@ -113,3 +114,16 @@ def test_the_command(tmp_path, capsys):
     assert json.loads(open(file).read())["target"] == "cpu"
     assert main([*arguments, "--against", file, "--config.model.text_layers=2"]) == 0
     assert "text_encoder/text/ffn" in capsys.readouterr().out.partition("against")[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gigabytes, target, overrides", [
+    (7.08, "v5e:2x2", ["batch_size=256", "model.vit_depth=1", "model.text_layers=1",
+                       "model.fusion_layers=2"]),
+    (33.6, "v5e:2x4", [])], ids=["few layers", "whole"])
+def test_what_the_papers_step_moves(gigabytes, target, overrides):
+    """A budget: what moves more needs a reason, and what moves less a new budget."""
+    pytest.importorskip("libtpu")
+    config = load_config(CONFIGS / "pretrain_14m.py:paper", [
+        f"--config.{override}" for override in overrides])
+    assert plan(config, target)["bytes"] / 1e9 == pytest.approx(gigabytes, rel=0.03)
