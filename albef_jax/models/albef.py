@@ -54,15 +54,19 @@ def image_tower(config):
         stacking=stacking(c), attention=c.get("attention", "plain"))
 
 
-def text_tower(config, pairs=False):
-    """The text and fusion encoder of a config's `model` block; `pairs`: two fusion layers each."""
+def text_tower(config, pairs=False, text_budget=0.0):
+    """The text and fusion encoder of a config's `model` block; `pairs`: two fusion layers each.
+
+    `text_budget`: see `Bert`.
+    """
     c = config
     return Bert(
         vocab_size=c.vocab_size, max_positions=c.max_positions, width=c.text_width,
         text_layers=c.text_layers, fusion_layers=c.fusion_layers * (2 if pairs else 1),
         heads=c.text_heads, mlp_width=c.text_mlp_width, dropout=c.dropout,
         attention_dropout=c.attention_dropout, dtype=jnp.dtype(c.dtype), stacking=stacking(c),
-        pad_id=c.pad_id, cross_attention=c.get("attention", "plain"))
+        pad_id=c.pad_id, cross_attention=c.get("attention", "plain"),
+        text_budget=text_budget)
 
 
 class Albef(nn.Module):
@@ -73,11 +77,12 @@ class Albef(nn.Module):
 
     config: object  # the `model` block of a config (a frozen mapping: sizes, dropout, dtype)
     words: bool = True  # with the MLM head, which retrieval does not have
+    text_budget: float = 0.0  # see `Bert`
 
     def setup(self):
         c = self.config
         self.visual_encoder = image_tower(c)
-        self.text_encoder = text_tower(c)
+        self.text_encoder = text_tower(c, text_budget=self.text_budget)
         self.vision_proj = LinearUniform(c.embed_dim)
         self.text_proj = LinearUniform(c.embed_dim)
         self.itm_head = LinearUniform(2)

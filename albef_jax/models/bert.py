@@ -16,8 +16,9 @@ from albef_jax.models.layers import (
     NORMAL, Dense, Dropout, Dtype, HeadsDense, LayerNorm, Mlp, attention_probs, gelu,
     is_looked_into, padding_bias, visible,
 )
+from albef_jax.models.packing import Packing
 from albef_jax.models.stack import Stacking
-from albef_jax.parallel.axes import gathered, named
+from albef_jax.parallel.axes import gathered, is_spread, named
 
 LAYER_NORM_EPS = 1e-12
 CACHE = "cache"  # collection of the keys and values of earlier words; see `SelfAttention`
@@ -68,19 +69,28 @@ class SelfAttention(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x_bld, bias, deterministic, query_len=None):
-        """`[b, l, d] -> [b, query_len or l, d]`: only the first `query_len` outputs if given."""
+    def __call__(self, x_bld, bias, deterministic, query_len=None, packing=None):
+        """`[b, l, d] -> [b, query_len or l, d]`: only the first `query_len` outputs if given.
+
+        With a `packing` of the texts `[t, d] -> [t, d]`.
+        """
         width = x_bld.shape[-1]
         q, k, v = HeadsDense(3, width, self.heads, self.dtype, name="qkv")(x_bld)
+        if packing:
+            n, l = len(bias), bias.shape[-1]
+            q, k, v = (packing.unpack(x.reshape(-1, width), n, l).reshape(n, l, self.heads, -1)
+                       for x in (q, k, v))
         if self.has_variable(CACHE, "key"):
             k, v = self._remember("key", k), self._remember("value", v)
         probs = attention_probs(q[:, :query_len], k, bias)
         probs = Dropout(self.attention_dropout)(probs, deterministic).astype(v.dtype)
         y = jnp.einsum("bhqn,bnhk->bqhk", probs, v)
         y = checkpoint_name(y.reshape(*y.shape[:2], width), "attention")
+        y = packing.pack(y) if packing else y
         y = Dense(width, self.dtype, axes=("heads", "embed"), name="output")(y)
         y = Dropout(self.dropout)(y, deterministic)
-        return LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm")(x_bld[:, :query_len] + y)
+        x = x_bld if packing else x_bld[:, :query_len]
+        return LayerNorm(LAYER_NORM_EPS, self.dtype, name="norm")(x + y)
 
     def _remember(self, name, new_b1hk):
         old_bnhk = self.get_variable(CACHE, name)
@@ -112,8 +122,10 @@ class CrossAttention(nn.Module):
                  and not is_looked_into(self))
         return (self.key_value(image_bnd, joined=True),) if fused else self.key_value(image_bnd)
 
-    def __call__(self, x_sbld, image_kv, swap_b, deterministic, bias=None):
+    def __call__(self, x_sbld, image_kv, swap_b, deterministic, bias=None, packing=None, shape=()):
         """Every text set attends to image tokens: `[s, b, l, d] -> [s, b, l, d]`.
+
+        With a `packing` of the texts, of which `[s, b, l]` is the `shape`, `[t, d] -> [t, d]`.
 
         Args:
           image_kv: keys and values of the images (`project`).
@@ -121,13 +133,15 @@ class CrossAttention(nn.Module):
           bias: additive mask `[b, 1, 1, n]` of what is read, or None; only without `swap_b`.
         """
         q = self.query(x_sbld, joined=True)
+        q = packing.unpack(q, *shape) if packing else q
         if swap_b is None:
             y = self._read(q, image_kv, deterministic, bias)
         else:
             own = [self._read(q[:-1], image_kv, deterministic)] if len(q) > 1 else []
             swapped = [x[swap_b] for x in image_kv]
             y = jnp.concatenate([*own, self._read(q[-1:], swapped, deterministic)])
-        y = self.drop(self.output(checkpoint_name(y, "attention")), deterministic)
+        y = checkpoint_name(packing.pack(y) if packing else y, "attention")
+        y = self.drop(self.output(y), deterministic)
         return self.norm(x_sbld + y)
 
     def _read(self, q_sbld, image_kv, deterministic, bias=None):
@@ -166,7 +180,7 @@ class FeedForward(nn.Module):
 
 
 class TextLayer(nn.Module):
-    """One text-only BERT layer: `[b, l, d] -> [b, l, d]`."""
+    """One text-only BERT layer: `[b, l, d] -> [b, l, d]`, or packed `[t, d] -> [t, d]`."""
 
     heads: int
     mlp_width: int
@@ -175,9 +189,9 @@ class TextLayer(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x_bld, bias, deterministic):
+    def __call__(self, x_bld, bias, deterministic, packing=None):
         x = SelfAttention(self.heads, self.dropout, self.attention_dropout, self.dtype,
-                          name="attention")(x_bld, bias, deterministic)
+                          name="attention")(x_bld, bias, deterministic, packing=packing)
         return FeedForward(self.mlp_width, self.dropout, self.dtype, name="ffn")(x, deterministic)
 
 
@@ -204,15 +218,20 @@ class FusionLayer(nn.Module):
         return self.cross.project(image_bnd)
 
     def __call__(self, x_sbld, bias, image_kv, swap_b, deterministic, query_len=None,
-                 select_m=None, cross_bias=None):
+                 select_m=None, cross_bias=None, packing=None, shape=()):
         """`[s, b, l, d] -> [s, b, l, d]`, or only the part of the output that will be read.
 
         Args:
+          packing, shape: of packed texts, `[t, d] -> [t, d]`; see `CrossAttention`.
           bias: additive mask `[s*b, 1, 1, l]`, or `[s*b, 1, l, l]`.
           image_kv: from `project_image`. swap_b, cross_bias: see `CrossAttention`.
           query_len: compute only the first positions; the result is `[s, b, query_len, d]`.
           select_m: int32 positions of the flattened `[s*b*l]`; the result is `[m, d]`.
         """
+        if packing:
+            x = self.attention(x_sbld, bias, deterministic, packing=packing)
+            x = self.cross(x, image_kv, swap_b, deterministic, cross_bias, packing, shape)
+            return self.ffn(x, deterministic)
         s, b, l, d = x_sbld.shape
         x = self.attention(x_sbld.reshape(s * b, l, d), bias, deterministic, query_len)
         x = self.cross(x.reshape(s, b, -1, d), image_kv, swap_b, deterministic, cross_bias)
@@ -241,6 +260,8 @@ class Bert(nn.Module):
     """Text encoder, fusion encoder and MLM head over one set of word embeddings.
 
     `width` is d, `dtype` that of the matrix products, `cross_attention` as in `fused.fuses`.
+    With a `text_budget` only so large a share of the positions of texts is computed where dropout
+    is on, that is in training; see `models.packing`.
     """
 
     vocab_size: int
@@ -256,6 +277,7 @@ class Bert(nn.Module):
     stacking: Stacking = Stacking()  # of the layers of each encoder
     pad_id: int = 0
     cross_attention: str = "plain"
+    text_budget: float = 0.0
 
     def setup(self):
         layer = (self.heads, self.mlp_width, self.dropout, self.attention_dropout, self.dtype)
@@ -272,9 +294,18 @@ class Bert(nn.Module):
 
     def encode_embedded(self, x_bld, mask_bl, deterministic=True):
         """Text encoder on tokens that are embedded already: `[b, l, d] -> [b, l, d]`."""
-        bias = padding_bias(mask_bl)
-        return self.stacking.run(self.text, x_bld,
-                                 lambda layer, x: layer(x, bias, deterministic))
+        bias, packing = padding_bias(mask_bl), self._packing(mask_bl, deterministic)
+        if packing is None:
+            return self.stacking.run(self.text, x_bld,
+                                     lambda layer, x: layer(x, bias, deterministic))
+        x = self.stacking.run(self.text, packing.pack(x_bld),
+                              lambda layer, x: layer(x, bias, deterministic, packing))
+        return packing.unpack(x, *mask_bl.shape)
+
+    def _packing(self, mask, deterministic):
+        """Where texts are packed, how; a group of several devices keeps its padding."""
+        packs = self.text_budget and not deterministic and not is_spread()
+        return Packing.of(mask, self.text_budget) if packs else None
 
     def fuse(self, x_sbld, mask_sbl, image_bnd, swap_b=None, deterministic=True, query_len=None,
              select_m=None):
@@ -326,10 +357,16 @@ class Bert(nn.Module):
     def _fusion_trunk(self, x_sbld, mask_sbl, image_bnd, swap_b, deterministic):
         bias = padding_bias(mask_sbl.reshape(-1, mask_sbl.shape[-1]))
 
-        def fuse(layer, x):
-            return layer(x, bias, layer.project_image(image_bnd), swap_b, deterministic)
+        packing = self._packing(mask_sbl, deterministic)
 
-        return self.stacking.run(self.fusion[:-1], x_sbld, fuse), bias
+        def fuse(layer, x):
+            return layer(x, bias, layer.project_image(image_bnd), swap_b, deterministic,
+                         packing=packing, shape=mask_sbl.shape)
+
+        if packing is None:
+            return self.stacking.run(self.fusion[:-1], x_sbld, fuse), bias
+        x = self.stacking.run(self.fusion[:-1], packing.pack(x_sbld), fuse)
+        return packing.unpack(x, *mask_sbl.shape), bias
 
     def predict_words(self, x):
         """MLM head: states `[..., d]` -> float32 logits `[..., v]`."""

@@ -131,6 +131,11 @@ _moved.defvjp(lambda x, there, here: (_moved(x, there, here), None),
               lambda there, here, _, grad: (jax.lax.with_sharding_constraint(grad, there),))
 
 
+def is_spread():
+    """Whether several devices share a group, or the parameters."""
+    return _LAYOUT.get() is not None
+
+
 def is_split(name):
     """Whether activations with this axis are spread over several devices of a group."""
     if _LAYOUT.get() is None:

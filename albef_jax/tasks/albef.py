@@ -56,7 +56,8 @@ class AlbefTask(Task):
         "objective.mask_replace": (0.0, 1.0),
         **{name: (0.0, 1.0) for name in (
             "model.dropout", "model.attention_dropout", "objective.momentum", "objective.alpha",
-            "objective.alpha_itc", "objective.alpha_mlm", "objective.mask_rate")},
+            "objective.alpha_itc", "objective.alpha_mlm", "objective.mask_rate",
+            "objective.text_budget")},
         "objective.random_negatives": (0.0, 1.0), "objective.random_steps": (0, None),
         "objective.queue_size": (0, None), "objective.mlm_budget": (0, None)}
     choices = {"model.dtype": ("float32", "bfloat16"), "model.remat_save": REMAT_POINTS,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from albef_jax.errors import UserError
 from albef_jax.models import flops, gradcam
 from albef_jax.models.albef import Albef
+from albef_jax.models.packing import overflow
 from albef_jax.objectives import contrastive, distillation, matching
 from albef_jax.tasks.albef import AlbefTask
 from albef_jax.tasks.base import Shown
@@ -26,7 +27,8 @@ ALIGNED = dict(
     random_negatives=0.0,  # share of the hard negatives that are random all the same
     random_steps=0,  # over which that share falls from 1 to it
     alpha_itc=0.4,
-    alpha_ramp_steps=-1)  # -1: one epoch
+    alpha_ramp_steps=-1,  # -1: one epoch
+    text_budget=0.0)  # share of text positions that training computes, see models.packing; 0: all
 
 
 class Aligned(AlbefTask):
@@ -39,6 +41,7 @@ class Aligned(AlbefTask):
 
     def __init__(self, config):
         super().__init__(config)
+        self.model = self.module(config.model, text_budget=self.objective.text_budget)
         # 'pair', or 'image' where texts of the same image are positives too; are features compared?
         self.positives = self.objective.get("positives", "image")
         self.itc = self.objective.get("itc", True)
@@ -178,6 +181,12 @@ class Aligned(AlbefTask):
         return {"logits": logits_sb2,
                 "loss": matching.itm_loss(logits_sb2, labels_sb, weights_sb),
                 "accuracy": matching.itm_accuracy(logits_sb2, labels_sb, weights_sb)}
+
+    def _overflow(self, *masks):
+        """Tokens of a group that `text_budget` has no room for, where there is one."""
+        share = self.objective.text_budget
+        return {"text_overflow_per_group": sum(overflow(mask, share) for mask in masks)} if (
+            share) else {}
 
     def _enqueue(self, momentum, group):
         if not self._has_queue:

@@ -70,7 +70,8 @@ class Pretrain(Aligned):
         metrics = {"loss": total, "itc": itc["loss"], "itm": itm["loss"], "mlm": mlm["loss"],
                    "mi_bound": itc["mi_bound"], "itm_accuracy": itm["accuracy"],
                    "mlm_accuracy": mlm["accuracy"], "mlm_overflow_per_group": masked["overflow"],
-                   "temperature": params["temp"], **schedule}
+                   "temperature": params["temp"], **schedule,
+                   **self._overflow(group["text_mask"], fused["mask_sbl"])}
         record = {"online": online, "momentum": momentum, "masked": masked, "itc": itc,
                   "negatives": negatives, "itm": itm, "fused": fused}
         return total, Aux(metrics, self._enqueue(momentum, group), record)
@@ -105,12 +106,12 @@ class Pretrain(Aligned):
     def _fuse(self, params, group, online, masked, negatives, key):
         """One fusion pass over four text sets: masked, matching, other text, other image."""
         text, mask, other = online["text"], group["text_mask"], negatives["text"]
+        mask_sbl = jnp.stack([mask, mask, mask[other], mask])
         mlm_md, itm_sbd = self.apply(
             params, Bert.fuse_for_losses,
-            jnp.stack([online["masked"], text, text[other], text]),
-            jnp.stack([mask, mask, mask[other], mask]),
-            online["image"], negatives["image"], masked["positions"], part="text_encoder", key=key)
-        return {"mlm_md": mlm_md, "itm_sbd": itm_sbd}
+            jnp.stack([online["masked"], text, text[other], text]), mask_sbl, online["image"],
+            negatives["image"], masked["positions"], part="text_encoder", key=key)
+        return {"mlm_md": mlm_md, "itm_sbd": itm_sbd, "mask_sbl": mask_sbl}
 
     def _mlm(self, params, teacher, group, momentum, masked, states_md, schedule, key):
         logits_mv = self.apply(params, Bert.predict_words, states_md, part="text_encoder")

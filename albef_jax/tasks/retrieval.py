@@ -43,14 +43,15 @@ class Retrieval(Aligned):
             momentum = self._encode(teacher, group, keys["teacher"])
         itc = self._itc(params["temp"], online, momentum, memory, group, schedule)
         negatives = self._negatives(itc, keys, draws, schedule)
-        states_sbd = self._fuse(params, group, online, negatives, keys["fuse"])
-        itm = self._itm(params, states_sbd, itc, negatives)
+        fused = self._fuse(params, group, online, negatives, keys["fuse"])
+        itm = self._itm(params, fused["itm_sbd"], itc, negatives)
         total = itm["loss"] + itc["loss"]
         metrics = {"loss": total, "itc": itc["loss"], "itm": itm["loss"],
                    "mi_bound": itc["mi_bound"], "itm_accuracy": itm["accuracy"],
-                   "temperature": params["temp"], **schedule}
+                   "temperature": params["temp"], **schedule,
+                   **self._overflow(group["text_mask"], fused["mask_sbl"])}
         record = {"online": online, "momentum": momentum, "itc": itc, "negatives": negatives,
-                  "itm": itm, "fused": {"itm_sbd": states_sbd}}
+                  "itm": itm, "fused": fused}
         return total, Aux(metrics, self._enqueue(momentum, group), record)
 
     def _encode(self, params, group, key):
@@ -64,8 +65,8 @@ class Retrieval(Aligned):
     def _fuse(self, params, group, online, negatives, key):
         """One fusion pass over three text sets: matching, other text, other image."""
         text, mask, other = online["text"], group["text_mask"], negatives["text"]
+        mask_sbl = jnp.stack([mask, mask[other], mask])
         states_sb1d = self.apply(
-            params, Bert.fuse, jnp.stack([text, text[other], text]),
-            jnp.stack([mask, mask[other], mask]), online["image"], negatives["image"],
-            query_len=1, part="text_encoder", key=key)
-        return states_sb1d[:, :, 0]
+            params, Bert.fuse, jnp.stack([text, text[other], text]), mask_sbl, online["image"],
+            negatives["image"], query_len=1, part="text_encoder", key=key)
+        return {"itm_sbd": states_sb1d[:, :, 0], "mask_sbl": mask_sbl}
