@@ -96,7 +96,7 @@ def build_parser():
 
 
 def add_training(commands):
-    """train, evaluate, report."""
+    """train, profile, evaluate, report."""
     train = command(commands, "train", calling("albef_jax.train:train", lambda done: 0),
                     "train, or resume what a work directory holds")
     train.add_argument("--config", required=True, metavar=CONFIG)
@@ -106,6 +106,12 @@ def add_training(commands):
     train.add_argument("--init", metavar="DIR",
                        help="start from the weights of this work directory or export")
     add_processes(train)
+
+    profile = command(commands, "profile", calling("albef_jax.run.profiling:request"),
+                      "have a training that runs trace its next steps")
+    profile.add_argument("workdir", metavar="WORKDIR")
+    profile.add_argument("--steps", type=whole(1), default=5, metavar="N",
+                         help="how many (%(default)s)")
 
     evaluate = command(commands, "evaluate", run_evaluate, "run the evaluators of a work directory")
     evaluate.add_argument("workdir", metavar="WORKDIR")

@@ -29,6 +29,7 @@ from albef_jax.run.guards import (
 )
 from albef_jax.run.lock import held
 from albef_jax.run.metrics import MetricsWriter, Pending, StepTimer, Throughput
+from albef_jax.run.profiling import Tracer
 from albef_jax.run.stages import batches, first_metrics, make_stages, stage_at
 from albef_jax.run.workdir import (
     compare_config, make_writable, mend, owe, owed, record_of, stored_config, write_config,
@@ -143,7 +144,9 @@ def run_steps(config, workdir, mesh, stages, state, start, checkpointer, evaluat
         stack.callback(checkpointer.close)
         stack.callback(writer.close)
         data = stack.enter_context(contextlib.closing(batches(stages, start)))
-        trace = stack.enter_context(tracing(profile if is_writer else None, workdir))
+        tracer = Tracer(workdir, profile, config.log_every or 1) if is_writer else None
+        if tracer:
+            stack.callback(tracer.close)
         stack.enter_context(readable_out_of_memory(config))
 
         step, previous, numbers = start, None, range(start + 1, config.steps + 1)
@@ -157,7 +160,8 @@ def run_steps(config, workdir, mesh, stages, state, start, checkpointer, evaluat
             else:
                 numbers = ()  # a signal again, and the next checkpoint would not owe it
         for step in numbers:  # how many steps there are after this one
-            trace(step, previous)
+            if tracer:
+                tracer.before(step, previous)
             with timer.waiting_for_data(), saved_on_error(
                     checkpointer, step - 1, state, finite, previous):
                 stage, batch = next(data)
@@ -355,28 +359,3 @@ def run_evaluators(evaluators, forward, stop, config):
         say("gave up the evaluation at a signal; it is made when the run goes on")
         return {}
     return measured
-
-
-@contextlib.contextmanager
-def tracing(profile, workdir):
-    """Yields a function to call before each step; the steps asked for are traced.
-
-    A run may be resumed in the middle of them, or end there.
-    """
-    running = False
-
-    def before(step, previous):
-        nonlocal running
-        wanted = profile is not None and profile[0] <= step <= profile[1]
-        if wanted and not running:
-            jax.profiler.start_trace(folder)
-        elif running and not wanted:
-            jax.block_until_ready(previous)
-            jax.profiler.stop_trace()
-        running = wanted
-
-    with uploaded(workdir / "profile") as folder:  # the profiler knows no object store
-        try:
-            yield before
-        finally:
-            before(0, None)

@@ -74,10 +74,15 @@ def take(path, lock):
         path.unlink(missing_ok=True)
 
 
+def may_live(lock):
+    """Whether the process of a lock still runs, or is one of another machine."""
+    return lock["host"] != socket.gethostname() or started(lock["process"]) == lock["started"]
+
+
 def is_alive(path, lock):
     """Whether the process of a lock still runs."""
     if lock["host"] == socket.gethostname():
-        return started(lock["process"]) == lock["started"]
+        return may_live(lock)
     print(f"waiting for a sign of life of process {lock['process']} on {lock['host']}, which may "
           f"still train in {path.parent}", file=sys.stderr, flush=True)
     end = time.monotonic() + PATIENCE
