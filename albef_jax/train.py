@@ -24,6 +24,7 @@ from albef_jax.parallel.processes import wait_for_all
 from albef_jax.parallel.signals import Stopped, stop_signals
 from albef_jax.report import report_at_end
 from albef_jax.run.checkpoint import Checkpointer
+from albef_jax.run.goodput import Clock
 from albef_jax.run.guards import (
     check_finite, check_restored, parameter_norm, readable_out_of_memory, saved_on_error,
 )
@@ -55,6 +56,7 @@ def train(config, workdir, profile=None, init=None):
       UserError: a config, data set or checkpoint that cannot be used; a non-finite loss.
     """
     # ---- start -----------------------------------------------------------------------------
+    clock = Clock()
     check_config(config)
     use_compile_cache()
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
@@ -65,10 +67,10 @@ def train(config, workdir, profile=None, init=None):
     make_writable(workdir, is_writer)
     with held(workdir, is_writer):
         mend(workdir, is_writer)
-        return _train(config, workdir, mesh, sources, profile, init)
+        return _train(config, workdir, mesh, sources, profile, init, clock)
 
 
-def _train(config, workdir, mesh, sources, profile, init):
+def _train(config, workdir, mesh, sources, profile, init, clock):
     """As `train`, of a checked config whose sources are open, in a work directory that is held."""
     # ---- data ------------------------------------------------------------------------------
     is_writer = jax.process_index() == 0
@@ -84,7 +86,8 @@ def _train(config, workdir, mesh, sources, profile, init):
 
     # ---- state -----------------------------------------------------------------------------
     checkpointer = Checkpointer(workdir, config.checkpoint, record_of(config, workdir))
-    state, start = initial_state(stages, checkpointer, tokenizer)
+    with clock.doing("start" if checkpointer.latest_step() is None else "restore"):
+        state, start = initial_state(stages, checkpointer, tokenizer)
     if stored:
         state = take_weights(stored, state, config, workdir, is_writer)
     elif init:
@@ -99,30 +102,35 @@ def _train(config, workdir, mesh, sources, profile, init):
     say(describe(stages, state, sources, start))
 
     # ---- loop -------------------------------------------------------------------------------
-    with stop_signals() as stop:
+    writer = MetricsWriter(workdir, config.steps, config, first_metrics(config), start_step=start,
+                           is_writer=is_writer, clock=clock)
+    writer.log_time(start)
+    with stop_signals() as stop, clock.doing("steps"):
         step, state, forward = run_steps(config, workdir, mesh, stages, state, start, checkpointer,
-                                         evaluators, late, stop, profile)
+                                         evaluators, late, stop, profile, writer, clock)
         for stage in stages:
             for note in stage.pipeline.notes():
                 say(note)
         if step == config.steps:
             try:
-                with stop.interrupting():
+                with stop.interrupting(), clock.doing("evaluation"):
                     report_at_end(workdir, config, evaluators, forward, state.teacher)
             except Stopped:
                 say(f"no report was written, as a signal came; `albef report {workdir}` makes it")
+    writer.log_time(step)
     say(f"finished {step} of {config.steps} steps; the run is in {workdir}"
         + ("" if step == config.steps else ", start the same command again to go on"))
     return step == config.steps
 
 
 def run_steps(config, workdir, mesh, stages, state, start, checkpointer, evaluators, late, stop,
-              profile):
-    """The loop; closes the checkpointer.
+              profile, writer, clock):
+    """The loop; closes the checkpointer and the writer.
 
     Args:
       stages: see `make_stages`. state: after step `start`; it is donated. evaluators: by name.
       late: those of them that are owed at `start`. stop: a `StopFlag`. profile: see `train`.
+      writer: a `MetricsWriter`. clock: of the process; it counts steps.
 
     Returns:
       The last step that was made, the state after it, and the `Forward` of the last evaluation or
@@ -132,11 +140,9 @@ def run_steps(config, workdir, mesh, stages, state, start, checkpointer, evaluat
     task = stages[-1].parts.task
     throughput = Throughput(config.batch_size, mesh.size, sum(task.flops(config).values()),
                             peak_flops(mesh.devices.flat[0]))
-    timer, pending = StepTimer(start, throughput), Pending()
-    first = first_metrics(config)
-    writer = MetricsWriter(workdir, config.steps, config, first, start_step=start,
-                           is_writer=is_writer)
-    terms = [one.name for one in first if one.name != "loss"]  # before their sum: it says less
+    timer, pending = StepTimer(start, throughput, clock), Pending()
+    # Before their sum, which says less.
+    terms = [one.name for one in first_metrics(config) if one.name != "loss"]
     finite = [*terms, "loss", "grad_norm", "parameters"]
     predict_fns = task.predict_fns()
     forward = None  # of the last evaluation, with what it has encoded
@@ -152,7 +158,8 @@ def run_steps(config, workdir, mesh, stages, state, start, checkpointer, evaluat
         step, previous, numbers = start, None, range(start + 1, config.steps + 1)
         if late:
             forward = Forward(state.params, predict_fns, mesh)
-            measured = run_evaluators(late, forward, stop, config)
+            with clock.doing("evaluation"):
+                measured = run_evaluators(late, forward, stop, config)
             if measured:
                 writer.log(start, measured)
                 checkpointer.measured(start, measured)
@@ -162,19 +169,21 @@ def run_steps(config, workdir, mesh, stages, state, start, checkpointer, evaluat
         for step in numbers:  # how many steps there are after this one
             if tracer:
                 tracer.before(step, previous)
-            with timer.waiting_for_data(), saved_on_error(
+            with clock.doing("data"), saved_on_error(
                     checkpointer, step - 1, state, finite, previous):
                 stage, batch = next(data)
             if stage.begin == step - 1 > 0:
                 state = stage.entered(state)
                 say(f"after step {step - 1} the stage {stage.name!r} begins")
-            state, metrics = stage.parts.step(state, shard_batch(batch, mesh), None)
-            # One step behind: the device is never idle, the host never far ahead of a signal.
-            jax.block_until_ready(previous)
+            compiles = step in (start + 1, stage.begin + 1)
+            with clock.doing("compile" if compiles else "steps"):
+                state, metrics = stage.parts.step(state, shard_batch(batch, mesh), None)
+                # One step behind: the device is never idle, the host never far ahead of a signal.
+                with timer.waiting_for_devices():
+                    jax.block_until_ready(metrics if compiles else previous)
             previous = metrics
-            if step in (start + 1, stage.begin + 1):
-                jax.block_until_ready(metrics)
-                timer.lap(step)  # the first step compiles: it is no measure of speed
+            if compiles:
+                timer.lap(step)  # it is no measure of speed
             writer.advance(step)
 
             # Asked once a step: a signal that comes later is seen after the next step.
@@ -188,7 +197,7 @@ def run_steps(config, workdir, mesh, stages, state, start, checkpointer, evaluat
                    if ends or is_due(step, config.evals[name].get("every", 0))}
             save = ends or stopping or is_due(step, config.checkpoint.every)
             if due or save:
-                with timer.paused():
+                with clock.doing("evaluation"):
                     log(writer, checkpointer, finite, pending.flush())
                     check_finite(step, {**metrics, "parameters": parameter_norm(state.params)},
                                  finite, checkpointer)
@@ -199,7 +208,8 @@ def run_steps(config, workdir, mesh, stages, state, start, checkpointer, evaluat
                         writer.log(step, measured)
                     stopping = stopping or stop.is_set()
                     if save or stopping:
-                        checkpointer.save(step, state, measured, wait=ends or stopping)
+                        with clock.doing("saves"):
+                            checkpointer.save(step, state, measured, wait=ends or stopping)
                     if stopping and due and not measured:
                         owe(workdir, step, due, is_writer)
             if stopping:

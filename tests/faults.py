@@ -33,7 +33,7 @@ from albef_jax.weights.foreign.torch_file import read_tensors
 from albef_jax.weights.foreign.torch_writer import write_torch_file
 
 CONFIG = pathlib.Path(__file__).with_name("tiny.py")
-TIMES = {"step_time", "samples_per_sec_per_device", "tflops_per_device", "mfu", "data_wait"}
+TIMES = {"step_time", "samples_per_sec_per_device", "tflops_per_device", "mfu", "data_wait", "wall"}
 
 
 def start(workdir):
@@ -57,7 +57,8 @@ def outcome(workdir):
     with open_to_read(workdir, config.checkpoint) as checkpointer:
         restored, _ = checkpointer.restore(state)
     rows = [{key: value for key, value in json.loads(line).items() if key not in TIMES}
-            for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+            for line in (workdir / "metrics.jsonl").read_text().splitlines()
+            if json.loads(line).keys() > {"step", "wall"}]
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(restored)], rows
 
 

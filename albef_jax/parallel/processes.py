@@ -5,6 +5,7 @@ which process 0 serves: no step waits for it. Nothing here does anything in a si
 """
 
 import contextlib
+import json
 import os
 import sys
 import threading
@@ -76,12 +77,18 @@ def count():
     return _watch.count if _watch else 1
 
 
-def total(name, own):
-    """The sum of a whole number over all processes, as last told by each; nobody is waited for."""
+def told(name, own):
+    """A number of every process by its index, as last told by each; nobody is waited for."""
     if not _watch:
-        return own
-    _watch.tell(f"total/{name}/{jax.process_index()}", str(own))
-    return sum(int(value) for _, value in store().key_value_dir_get(f"albef/total/{name}/"))
+        return {0: own}
+    _watch.tell(f"told/{name}/{jax.process_index()}", json.dumps(own))
+    return {int(key.rpartition("/")[2]): json.loads(value)
+            for key, value in store().key_value_dir_get(f"albef/told/{name}/")}
+
+
+def total(name, own):
+    """The sum of a whole number over all processes; see `told`."""
+    return sum(told(name, own).values())
 
 
 def wait_for_all(name):

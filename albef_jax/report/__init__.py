@@ -116,7 +116,7 @@ def write_page(workdir, config, evaluators, forward, teacher, problems=()):
         plateaus=panels.plateaus(rows, first_metrics(config), config.steps),
         curves=panels.loss_panels(rows, first_metrics(config), begins)
         + panels.evaluation_panels(rows, classes, begins),
-        speed=panels.speed_panels(rows, config, begins), config=config_blocks(config),
+        speed=panels.speed_panels(rows, config, begins), wall_time=panels.wall_time(rows), config=config_blocks(config),
         environment=software(), commands=commands(workdir))
     path = workdir / "report.html"
     try:

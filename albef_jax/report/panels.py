@@ -1,10 +1,20 @@
 """Which charts and numbers a page shows, from what the run logged."""
 
+import time
+
 import numpy as np
 
 from albef_jax.report.charts import SERIES, line_chart
 from albef_jax.report.history import curve, latest_values
+from albef_jax.run.goodput import PARTS, starts_of
+from albef_jax.run.metrics import duration
 from albef_jax.run.plateau import Plateaus
+
+# In the order of a bar: what the run is for comes first.
+PART_COLOURS = {
+    "steps": "var(--series-1)", "data": "var(--series-2)", "evaluation": "var(--series-3)",
+    "saves": "var(--series-4)", "start": "var(--muted)", "restore": "var(--muted)",
+    "compile": "color-mix(in srgb, var(--muted) 60%, transparent)", "lost": "var(--ink)"}
 
 
 def loss_panels(rows, shown, borders=()):
@@ -69,6 +79,34 @@ def speed_panels(rows, config, borders=()):
                   _panel("Waiting for data, % of the time", [wait], smooth=True, floor=0, top=5),
                   _panel("Learning rate", [_line(rows, "lr", "rate")], floor=0),
                   borders=borders)
+
+
+def wall_time(rows):
+    """Where the wall time of a run went, all starts together and each; None where no line says.
+
+    A dict with `title` and `bars`, each with its `title` and `parts`: `name`, `text`, `share` in
+    percent and `colour`.
+    """
+    starts = starts_of(rows)
+    if not starts:
+        return None
+    sums = {part: sum(start.seconds.get(part, 0.0) for start in starts) for part in PARTS}
+    total, useful = sum(sums.values()), sums["steps"]
+    bars = [_time_bar("all together", sums, total)]
+    if len(starts) > 1:
+        bars += [_time_bar(
+            f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(start.began))}, steps "
+            f"{start.first:,} to {start.last:,}", start.seconds, total) for start in starts]
+    count = f"{len(starts)} start" + "s" * (len(starts) > 1)
+    return {"title": f"{duration(total)} in {count}, {100 * useful / total:.0f}% of it in steps "
+                     "that are part of the run", "bars": bars}
+
+
+def _time_bar(title, seconds, total):
+    return {"title": f"{title}: {duration(sum(seconds.values()))}", "parts": [
+        {"name": PARTS[part], "text": duration(value), "share": 100 * value / total,
+         "colour": PART_COLOURS[part]}
+        for part in PART_COLOURS if (value := seconds.get(part, 0.0))]}
 
 
 def tables(rows, workdir, classes):

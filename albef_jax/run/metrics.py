@@ -22,6 +22,8 @@ from tqdm import tqdm
 
 from albef_jax.errors import UserError
 from albef_jax.files import GrowingFile, absolute, is_remote, write
+from albef_jax.parallel import processes
+from albef_jax.run.goodput import Clock, of_ended
 from albef_jax.run.plateau import Plateaus
 from albef_jax.run.tables import evaluation_tables
 
@@ -63,36 +65,46 @@ class Throughput(NamedTuple):
 
 
 class StepTimer:
-    """Clocks the training loop from lap to lap."""
+    """The pace of the training loop from lap to lap, by what its clock counts as steps and data."""
 
-    def __init__(self, step: int, throughput: Throughput):
-        """Starts the clock at `step`, the number of finished steps."""
-        self._throughput = throughput
+    def __init__(self, step: int, throughput: Throughput, clock: Clock):
+        """Starts at `step`, the number of finished steps."""
+        self._throughput, self._clock, self._blocked = throughput, clock, 0.0
         self._restart(step)
 
     def _restart(self, step):
-        self._step, self._start, self._data_wait = step, time.perf_counter(), 0.0
+        self._step, self._before, self._blocked = step, self._clock.seconds(), 0.0
 
     @contextlib.contextmanager
-    def waiting_for_data(self) -> Iterator[None]:
-        """Counts the time inside as waiting for data."""
+    def waiting_for_devices(self) -> Iterator[None]:
+        """Counts the time inside as that of the devices, which all processes share."""
         begin = time.perf_counter()
         yield
-        self._data_wait += time.perf_counter() - begin
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leaves the time inside (an evaluation, a compilation) out of the lap."""
-        begin = time.perf_counter()
-        yield
-        self._start += time.perf_counter() - begin
+        self._blocked += time.perf_counter() - begin
 
     def lap(self, step: int) -> dict[str, float]:
         """The rates since the last lap, none if no step passed; starts the next."""
-        steps, seconds = step - self._step, time.perf_counter() - self._start
-        rates = self._throughput.rates(steps, seconds, self._data_wait) if steps else {}
+        steps, now = step - self._step, self._clock.seconds()
+        data, run = (now[part] - self._before[part] for part in ("data", "steps"))
+        blocked = self._blocked
         self._restart(step)
-        return rates
+        if not steps:
+            return {}
+        return self._throughput.rates(steps, data + run, data) | slowest(
+            (data + run - blocked) / steps)
+
+
+def slowest(seconds: float) -> dict[str, float]:
+    """Of several processes which took longest and shortest for a step before the devices had it.
+
+    As each told last, nobody is waited for; of a single process nothing.
+    """
+    told = processes.told("step", seconds)
+    if len(told) < 2:
+        return {}
+    last, first = max(told, key=told.get), min(told, key=told.get)
+    return {"slowest_process": last, "slowest_process_time": told[last],
+            "fastest_process": first, "fastest_process_time": told[first]}
 
 
 class Pending:
@@ -125,14 +137,14 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir, total_steps: int, config, shown, *, start_step: int = 0,
-                 is_writer: bool = True):
+                 is_writer: bool = True, clock: Clock | None = None):
         """Starts writing; on resume forgets what was written after `start_step`.
 
         Args:
           workdir, total_steps: of the run. start_step: the restored step, 0 for a new run.
           config: of the run; `wandb` names a Weights & Biases project, '' or absent: none.
           shown: the task's list of `Shown`, what a line of training begins with.
-          is_writer: whether this process writes.
+          is_writer: whether this process writes. clock: what lines say of the wall time.
 
         Raises:
           UserError: W&B is asked for and not installed.
@@ -146,7 +158,7 @@ class MetricsWriter:
         self._plateaus = Plateaus(shown, total_steps)
         self._wandb = _start_wandb(config, workdir) if config.get("wandb") else None
         _forget_after(workdir / "metrics.jsonl", start_step)
-        self._jsonl = GrowingFile(workdir / "metrics.jsonl")
+        self._jsonl, self._clock = GrowingFile(workdir / "metrics.jsonl"), clock
         # Not before there is something to write: many starts would leave many empty files.
         self._open_tensorboard = functools.partial(_start_tensorboard, workdir, start_step)
         self._tensorboard = None
@@ -164,7 +176,8 @@ class MetricsWriter:
         values = {name: float(value) for name, value in metrics.items()}
         # JSON knows no NaN; null keeps the line readable for every parser.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        line = json.dumps({"step": step} | finite, allow_nan=False) + "\n"
+        wall = {"wall": self._clock.row()} if self._clock else {}
+        line = json.dumps({"step": step} | finite | wall, allow_nan=False) + "\n"
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         event = Event(step=step, wall_time=time.time(), summary=Summary(value=scalars))
         try:
@@ -182,6 +195,14 @@ class MetricsWriter:
         self._tell(step, values)
         for sentence in self._plateaus.add(step, finite):
             self._bar.write(sentence, file=sys.stderr)
+
+    def log_time(self, step: int) -> None:
+        """Writes where the wall time went so far, also when everything else is closed."""
+        if self._is_writer and self._clock:
+            with contextlib.suppress(OSError):  # a full disk, which `log` has told or will tell
+                line = json.dumps({"step": step, "wall": self._clock.row()}) + "\n"
+                self._jsonl.write(line.encode())
+                self._jsonl.close()
 
     def advance(self, step: int) -> None:
         """Moves the progress bar, where there is one, to `step`; cheap enough for every step."""
@@ -243,19 +264,25 @@ def duration(seconds: float) -> str:
 
 
 def _forget_after(path: epath.Path, start_step: int):
-    """Drops from metrics.jsonl the lines that a resumed run is about to write again."""
+    """Drops from metrics.jsonl the lines that a resumed run is about to write again.
+
+    What the starts before took stays.
+    """
     if not path.exists():
         return
-    lines = path.read_text().splitlines() if start_step else []
-    kept = [line for line in lines if _is_before(line, start_step)]
-    write(path, "".join(line + "\n" for line in kept))
+    rows = [row for row in map(_read, path.read_text().splitlines()) if row is not None]
+    # Of a run that starts anew only how long it has taken so far.
+    kept = [row for row in rows if row["step"] <= start_step
+            and (start_step or row.keys() == {"step", "wall"})]
+    write(path, "".join(json.dumps(row) + "\n" for row in (*kept, *of_ended(rows, start_step))))
 
 
-def _is_before(line, start_step):
+def _read(line):
     try:
-        return json.loads(line)["step"] <= start_step
-    except ValueError:  # a kill left half a line
-        return False
+        row = json.loads(line)
+        return row if "step" in row else None
+    except (ValueError, TypeError):  # a kill left half a line
+        return None
 
 
 def _start_tensorboard(workdir, start_step):

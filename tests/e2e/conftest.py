@@ -20,7 +20,8 @@ INSTALLED = Path(sys.executable).parent / "albef"
 COMMAND = [str(INSTALLED)] if INSTALLED.exists() else [
     sys.executable, "-c", "import sys; from albef_jax.cli import main; sys.exit(main())"]
 # Rates and waits differ from run to run; everything else must not.
-TIMES = {"step_time", "samples_per_sec_per_device", "tflops_per_device", "mfu", "data_wait"}
+TIMES = {"step_time", "samples_per_sec_per_device", "tflops_per_device", "mfu", "data_wait", "wall",
+         "slowest_process", "slowest_process_time", "fastest_process", "fastest_process_time"}
 
 
 class Commands:
@@ -63,7 +64,7 @@ def metrics_of(workdir):
     """step -> the logged values that do not depend on the clock."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     logged = [(line.pop("step"), {k: v for k, v in line.items() if k not in TIMES})
-              for line in lines]
+              for line in lines if line.keys() > {"step", "wall"}]
     assert len(logged) == len(dict(logged)), "a step is logged twice"
     return dict(logged)
 

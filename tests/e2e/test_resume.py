@@ -7,6 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from albef_jax.report.history import read_history
+from albef_jax.run.goodput import starts_of
+
 
 @pytest.fixture(scope="module")
 def straight(albef, tmp_path_factory):
@@ -95,3 +98,22 @@ def test_a_work_directory_of_another_config(albef, straight, override, sentence)
     assert refused.returncode == 2 and "Traceback" not in refused.stderr
     assert sentence in refused.stderr.splitlines()[-1]
     assert "another --workdir" in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_wall_time_of_three_killed_starts_is_accounted_for(albef, tmp_path):
+    """The parts of all starts sum to what the processes lived, and what was lost is said."""
+    lived, options = 0.0, ("--config.checkpoint.every=100", "--config.steps=400")
+    for last in (90, 190, 290, None):
+        begin = time.monotonic()
+        process = albef.start_training(tmp_path, *options)
+        wait_for_line(process, f"step {last}/400" if last else "finished 400")
+        lived += time.monotonic() - begin  # the interpreter's own end is nobody's
+        if last:
+            process.kill()
+        process.communicate()
+    starts = starts_of(read_history(tmp_path / "metrics.jsonl"))
+    assert sum(sum(start.seconds.values()) for start in starts) == pytest.approx(lived, rel=0.01)
+    assert len(starts) == 4 and starts[-1].last == 400
+    assert all(start.seconds["lost"] > 0 for start in starts[:3])
+    assert "lost" not in starts[-1].seconds and starts[-1].seconds["restore"] > 0

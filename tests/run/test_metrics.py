@@ -20,6 +20,7 @@ from tensorboardX.proto import event_pb2
 
 from albef_jax.errors import UserError
 from albef_jax.run import metrics
+from albef_jax.run.goodput import Clock
 from albef_jax.tasks.base import Shown
 
 ROOT = Path(__file__).parents[2]
@@ -230,18 +231,20 @@ def test_rates():
 
 
 def test_the_timer_separates_data_and_pauses():
-    timer = metrics.StepTimer(10, metrics.Throughput(4, 1, 1.0, None))
-    with timer.waiting_for_data():
+    clock = Clock()
+    timer = metrics.StepTimer(10, metrics.Throughput(4, 1, 1.0, None), clock)
+    with clock.doing("steps"):
+        with clock.doing("data"):
+            time.sleep(0.1)
         time.sleep(0.1)
-    time.sleep(0.1)
-    with timer.paused():
-        time.sleep(0.3)
-    first = timer.lap(12)
-    assert 0.2 <= 2 * first["step_time"] < 0.3
-    assert 0.3 < first["data_wait"] < 0.6
-    assert timer.lap(12) == {}
-    time.sleep(0.05)
-    assert timer.lap(13)["data_wait"] == 0
+        with clock.doing("evaluation"):
+            time.sleep(0.3)
+        first = timer.lap(12)
+        assert 0.2 <= 2 * first["step_time"] < 0.3
+        assert 0.3 < first["data_wait"] < 0.6 and "slowest_process" not in first
+        assert timer.lap(12) == {}
+        time.sleep(0.05)
+        assert timer.lap(13)["data_wait"] == 0
 
 
 def test_pending_is_one_log_late():
