@@ -370,11 +370,12 @@ def add_measuring(commands):
                        help="utilisation of the devices that --input compares with (%(default)s)")
     bench.add_argument("--retrieval", action="store_true",
                        help="measure the evaluation of retrieval instead, on noise:")
-    for name, default, what in (("images", 1000, "how many"), ("texts", 5000, "how many"),
-                                ("k", 128, "candidates of each query"),
-                                ("batch-size", 64, "of the evaluator")):
-        bench.add_argument(f"--{name}", type=whole(1), default=default, metavar="N",
-                           help=f"{what} (%(default)s)")
+    for name, default, what in (
+            ("images", None, "how many (1000; 100 where every pair is scored)"),
+            ("texts", None, "how many (5000; 500 where every pair is scored)"),
+            ("k", 128, "candidates of each query (%(default)s)"),
+            ("batch-size", 64, "of the evaluator (%(default)s)")):
+        bench.add_argument(f"--{name}", type=whole(1), default=default, metavar="N", help=what)
     add_processes(bench)
 
 

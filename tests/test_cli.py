@@ -154,8 +154,8 @@ def test_errors_in_a_config_file_keep_their_traceback(tmp_path, capsys, text, li
     assert place.startswith(f'  File "{tmp_path}/own.py", line {line}')
 
 
-COMMANDS = ("train", "evaluate", "report", "embed", "search", "score", "explain", "answer",
-            "features", "import", "export", "data", "plan", "bench")
+COMMANDS = ("train", "profile", "evaluate", "report", "embed", "search", "score", "explain",
+            "answer", "features", "import", "export", "data", "plan", "bench")
 
 
 def test_help_is_instant():

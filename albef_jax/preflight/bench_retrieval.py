@@ -22,7 +22,8 @@ from albef_jax.parallel.mesh import make_mesh, replicated
 from albef_jax.preflight.assume import assumed
 from albef_jax.preflight.bench import dtype_of
 
-KINDS = ("retrieval", "pair_retrieval")  # the first that the task can do
+# The first that the task can do, and how many images and texts, of which one scores every pair.
+KINDS = {"retrieval": (1000, 5000), "pair_retrieval": (100, 500)}
 WORDS = 100  # different ones
 SHORTEST_TEXT = 8  # words, unless the config's texts are shorter
 
@@ -100,8 +101,8 @@ def bench_retrieval(config, images, texts, k, batch_size):
     """Evaluates retrieval on noise, after a run that compiles, and prints where the time goes.
 
     Args:
-      config: a locked config of a task that retrieval can be evaluated of. images, texts: how many.
-      k: candidates of each query. batch_size: of the evaluator.
+      config: a locked config of a task that retrieval can be evaluated of. images, texts: how many;
+        None: that of `KINDS`. k: candidates of each query. batch_size: of the evaluator.
 
     Raises:
       UserError: a config that cannot be used.
@@ -109,6 +110,7 @@ def bench_retrieval(config, images, texts, k, batch_size):
     config = assumed(config)
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     kind = kind_for(config)
+    images, texts = images or KINDS[kind][0], texts or KINDS[kind][1]
     config.data.update({name: value for name, value in dict(
         engine="pillow", tokenizer="", blind=False).items() if name in config.data})
     parts = build(config, make_mesh())
