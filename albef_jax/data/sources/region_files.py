@@ -19,6 +19,7 @@ import hashlib
 import io
 import os
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 
@@ -46,6 +47,9 @@ CACHED_FROM = 1 << 28  # bytes of a TSV whose index is kept
 VERSION = 2  # of such an index
 BLOCK = 4096  # bytes that hold the name of an image, where it comes first
 ROUNDING = 1e-2  # of shares and of probabilities
+# numpy reads the head of an array with Python's parser, which in Python 3.11 is not safe in threads
+# (python/cpython#106905): once in many thousand files it raises a SystemError.
+PARSING = threading.Lock()
 
 
 def open_regions(path: str):
@@ -319,10 +323,11 @@ def parse_features(contents: bytes) -> np.ndarray | Regions:
         OSError: it is damaged, holds anything else, or numbers that are not finite.
     """
     try:
-        loaded = np.load(io.BytesIO(contents), allow_pickle=False)
-        if not isinstance(loaded, np.ndarray):
-            with loaded:
-                return of_arrays(loaded)
+        with PARSING:
+            loaded = np.load(io.BytesIO(contents), allow_pickle=False)
+            if not isinstance(loaded, np.ndarray):
+                with loaded:
+                    return of_arrays(loaded)
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise OSError(f"no file of features ({error})") from None
     if loaded.ndim != 2 or loaded.dtype.kind not in "fiu":

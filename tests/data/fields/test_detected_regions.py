@@ -1,6 +1,9 @@
 """Regions with what a detector saw: clipped, dropped, chosen, and refused where they are wrong."""
 
+import ast
+from concurrent.futures import ThreadPoolExecutor
 import io
+import time
 
 import numpy as np
 import pytest
@@ -113,3 +116,21 @@ def test_files_that_are_no_regions():
                      npz(**WHOLE | {"feats": np.array([{"a": 1}], object)})):
         with pytest.raises(OSError, match="no file of features|no features|no boxes"):
             parse_features(contents)
+
+
+def test_files_are_parsed_one_at_a_time(monkeypatch):
+    """Python 3.11's parser, which numpy reads heads of arrays with, fails in several threads."""
+    parse, inside, most = ast.literal_eval, 0, 0
+
+    def watched(text):
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.001)
+        inside -= 1
+        return parse(text)
+
+    monkeypatch.setattr(ast, "literal_eval", watched)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: parse_features(npz(**WHOLE)), range(8)))
+    assert most == 1
