@@ -227,7 +227,7 @@ def add_text_length(parser):
 
 
 def add_weights(commands):
-    """import, export."""
+    """import, export, push, pull."""
     load = command(commands, "import", run_import, "make a work directory of published weights")
     load.add_argument("path", metavar="FILE", help="a .pth, or what albef export wrote")
     load.add_argument("--out", required=True, metavar="WORKDIR")
@@ -254,6 +254,20 @@ def add_weights(commands):
     export.add_argument("--weights", choices=["online", "momentum"], default="online",
                         help="%(default)s")
     export.add_argument("--step", type=int, help="checkpoint to use (the latest)")
+
+    push = command(commands, "push", calling("albef_jax.share:push"),
+                   "upload a run's model to the Hugging Face hub")
+    push.add_argument("workdir", metavar="WORKDIR")
+    push.add_argument("repo", metavar="ORG/NAME[@BRANCH]")
+    push.add_argument("--weights", choices=["online", "momentum"], default="online",
+                      help="%(default)s")
+    push.add_argument("--step", type=int, help="checkpoint to use (the latest)")
+    push.add_argument("--private", action="store_true", help="if it makes the repository")
+
+    pull = command(commands, "pull", calling("albef_jax.share:pull"),
+                   "download a model that push uploaded")
+    pull.add_argument("repo", metavar="ORG/NAME[@REVISION]")
+    pull.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
 
 
 def run_import(args, overrides):

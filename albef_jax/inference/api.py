@@ -25,6 +25,7 @@ from albef_jax.inference.regions import RegionModel
 from albef_jax.run.restore import read_tokenizer
 from albef_jax.run.workdir import read_config
 from albef_jax.tasks import make_task, task_class
+from albef_jax.weights.hub import PREFIX, Address, downloaded
 from albef_jax.weights.report import Report
 from albef_jax.weights.stored import is_export, read_export, read_parts
 
@@ -38,7 +39,8 @@ def load(path, weights="online", dtype="float32", batch_size=32, facts=None, tex
 
     Args:
       path: a work directory (its latest checkpoint) or a folder of `albef export --format
-        safetensors`; local or any path that epath knows.
+        safetensors`; local or any path that epath knows; or `hf://ORG/NAME@REVISION` on the
+        Hugging Face hub, the newest without a revision.
       weights: 'online', or 'momentum' for the teacher (heads without a teacher stay online).
       dtype: of the matrix products, 'float32' or 'bfloat16'. Results are float32.
       batch_size: images, texts or pairs that run at once.
@@ -55,6 +57,8 @@ def load(path, weights="online", dtype="float32", batch_size=32, facts=None, tex
     if weights not in WEIGHTS or dtype not in ("float32", "bfloat16"):
         raise UserError(f"load got weights={weights!r} and dtype={dtype!r}; choose 'online' or "
                         "'momentum', and 'float32' or 'bfloat16'.")
+    if str(path).startswith(PREFIX):
+        path = downloaded(Address.of(str(path)))
     stored = read_export(path, Report(str(path))) if is_export(path) else None
     config = for_use(stored.config if stored else read_config(epath.Path(path)), dtype, path,
                      text_length)
