@@ -247,10 +247,10 @@ def add_weights(commands):
                      "write weights for use elsewhere")
     export.add_argument("workdir", metavar="WORKDIR")
     export.add_argument("--format", required=True, dest="form",
-                        choices=["salesforce", "scale", "imagebert", "safetensors"])
+                        choices=["salesforce", "scale", "imagebert", "safetensors", "jax"])
     export.add_argument("--out", required=True, metavar="PATH",
                         help="a new .pth for salesforce (ALBEF), scale and imagebert, a new "
-                        "folder for safetensors")
+                        "folder for safetensors and jax (functions for plain JAX)")
     export.add_argument("--weights", choices=["online", "momentum"], default="online",
                         help="%(default)s")
     export.add_argument("--step", type=int, help="checkpoint to use (the latest)")

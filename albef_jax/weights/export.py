@@ -12,11 +12,13 @@ from albef_jax.files import absolute, completed
 from albef_jax.weights.foreign.kinds import KINDS
 from albef_jax.weights.foreign.salesforce import to_tensors
 from albef_jax.weights.foreign.torch_writer import write_torch_file
+from albef_jax.weights.lowered import write_lowered
 from albef_jax.weights.report import Report, as_path
 from albef_jax.weights.stored import (
     FORMAT, WEIGHTS_FILE, read_unused, read_workdir, state_shapes)
 
-FORMATS = ("salesforce", "scale", "imagebert", "safetensors")
+FORMATS = ("salesforce", "scale", "imagebert", "safetensors", "jax")
+OF_ANY_TASK = ("safetensors", "jax")
 WEIGHTS = ("online", "momentum")
 
 
@@ -27,7 +29,8 @@ def export(workdir, out, form, weights="online", step=None):
       workdir: of a run or an import.
       out: for 'salesforce' (ALBEF), 'scale' and 'imagebert' a new `.pth` file with exactly the
         tensors of their code; for 'safetensors' a new folder with `model.safetensors` (our own
-        tree), `config.json`, `tokenizer/` and a model card.
+        tree), `config.json`, `tokenizer/` and a model card; for 'jax' one with functions that
+        plain JAX runs, see `weights.lowered`.
       form: one of FORMATS.
       weights: 'online', or 'momentum' to put the momentum weights in the place of the online
         ones, where there are any.
@@ -47,7 +50,7 @@ def export(workdir, out, form, weights="online", step=None):
         raise UserError(f"{out} exists; give a new path, so that nothing is overwritten.")
     stored = read_workdir(workdir, step)
     task, leaves = stored.config.task, dict(stored.leaves)
-    if form != "safetensors" and (task not in KINDS or KINDS[task].layout != form):
+    if form not in OF_ANY_TASK and (task not in KINDS or KINDS[task].layout != form):
         fitting = KINDS[task].layout if task in KINDS else "safetensors"
         raise UserError(f"{workdir} is of the task {task!r}, which the public code does not have; "
                         f"export it with --format {fitting}." if fitting == "safetensors" else
@@ -63,6 +66,8 @@ def export(workdir, out, form, weights="online", step=None):
     with completed(out) as unfinished:
         if form == "safetensors":
             write_folder(unfinished, leaves, stored, report)
+        elif form == "jax":
+            write_lowered(unfinished, stored._replace(leaves=leaves), report)
         else:
             tensors = official_tensors(leaves, KINDS[task], stored.config, report,
                                        read_unused(workdir))
