@@ -13,7 +13,7 @@ import math
 
 import flax.linen as nn
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 # Mesh axes that the rows of a batch are spread over. `span` is a part of `data`: the devices that
 # share a group, where there are fewer groups than devices.
@@ -47,8 +47,8 @@ def platform():
     """
     if _DEVICES.get() is not None:
         mesh, _ = _DEVICES.get()
-        return None if mesh.empty or not hasattr(mesh, "devices") else (
-            mesh.devices.flat[0].platform)
+        known = not mesh.empty and not isinstance(mesh, AbstractMesh)  # of plans for GPUs
+        return mesh.devices.flat[0].platform if known else None
     return jax.default_backend() if jax.device_count() == 1 else None
 
 
