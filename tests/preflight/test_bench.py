@@ -64,7 +64,7 @@ def test_where_the_time_of_a_step_goes(tmp_path, capsys):
     assert parts == sorted(parts, key=lambda row: -row[4]) and total[5] == 100.0
     assert sum(row[4] for row in (*parts, small)) == pytest.approx(total[4], abs=0.02 * len(times))
     forward, backward, teacher = times["visual_encoder/block/mlp"][:3]
-    assert backward > forward > 0 and teacher > 0
+    assert min(forward, backward, teacher) > 0
 
     found = json.loads((tmp_path / "bench.json").read_text())
     assert len(found["seconds"]) == 2 and (found["batch"], found["dtype"]) == (8, "float32")
