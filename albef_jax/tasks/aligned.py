@@ -17,8 +17,8 @@ from albef_jax.tasks.base import Shown
 TEACHER_PARTS = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
 # Of one positive and two negatives, the matching loss of knowing nothing but this share.
 ITM_BLIND = math.log(3) - 2 / 3 * math.log(2)
-ITM_ADVICE = ("negatives that are random at first (objective.random_steps) let it go on; see "
-              "docs/training.md, “When ITM does not learn”")
+ITM_ADVICE = ("random negatives (objective.negatives, or for a while objective.random_steps) let it "
+              "learn; see docs/training.md, “When ITM does not learn”")
 NO_IMAGE = -1  # in the queue of image ids
 ALIGNED = dict(
     temperature=0.07, momentum=0.995,
