@@ -82,15 +82,20 @@ def checks(tiny):
            {f"flags: {name}": bench(flags=flag) for name, flag in FLAGS.items()})}
 
 
-def run(command, left, tiny, flags="", **settings):
+def run(command, left, tiny, flags=""):
     """Runs a command on the machine's GPU, or with `tiny` on its CPU; returns what it did."""
-    variables = {"PYTHONPATH": str(ROOT), "XLA_CLIENT_MEM_FRACTION": "0.92"} | settings
+    return subprocess.run(command, cwd=ROOT, env=environment(tiny, flags), timeout=left, check=True,
+                          text=True, capture_output=True)
+
+
+def environment(tiny, flags):
+    """The variables of a process that is checked."""
+    variables = {"PYTHONPATH": str(ROOT), "XLA_CLIENT_MEM_FRACTION": "0.92"}
     if flags:
         variables["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     if tiny:
         variables["JAX_PLATFORMS"] = "cpu"
-    return subprocess.run(command, cwd=ROOT, env=os.environ | variables, timeout=left, check=True,
-                          text=True, capture_output=True)
+    return os.environ | variables
 
 
 def benched(options, flags, left, tiny):
@@ -121,10 +126,8 @@ def resumed(left, tiny):
         straight, stopped = pathlib.Path(folder, "straight"), pathlib.Path(folder, "stopped")
         command = (*ALBEF, "train", *TINY, "--workdir")
         run((*command, str(straight)), left, tiny, flags)
-        variables = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags} | (
-            {"JAX_PLATFORMS": "cpu"} if tiny else {})
         with subprocess.Popen((*command, str(stopped)), cwd=ROOT, text=True,
-                              env=os.environ | variables, stderr=subprocess.PIPE) as process:
+                              env=environment(tiny, flags), stderr=subprocess.PIPE) as process:
             for line in process.stderr:
                 if line.startswith(f"step {STOPPED_AT}/"):
                     process.send_signal(signal.SIGTERM)

@@ -77,9 +77,8 @@ class SelfAttention(nn.Module):
         width = x_bld.shape[-1]
         q, k, v = HeadsDense(3, width, self.heads, self.dtype, name="qkv")(x_bld)
         if packing:
-            n, l = len(bias), bias.shape[-1]
-            q, k, v = (packing.unpack(x.reshape(-1, width), n, l).reshape(n, l, self.heads, -1)
-                       for x in (q, k, v))
+            rows = len(bias), bias.shape[-1], *q.shape[1:]
+            q, k, v = (packing.unpack(x.reshape(-1, width)).reshape(rows) for x in (q, k, v))
         if self.has_variable(CACHE, "key"):
             k, v = self._remember("key", k), self._remember("value", v)
         probs = attention_probs(q[:, :query_len], k, bias)
@@ -122,10 +121,10 @@ class CrossAttention(nn.Module):
                  and not is_looked_into(self))
         return (self.key_value(image_bnd, joined=True),) if fused else self.key_value(image_bnd)
 
-    def __call__(self, x_sbld, image_kv, swap_b, deterministic, bias=None, packing=None, shape=()):
+    def __call__(self, x_sbld, image_kv, swap_b, deterministic, bias=None, packing=None):
         """Every text set attends to image tokens: `[s, b, l, d] -> [s, b, l, d]`.
 
-        With a `packing` of the texts, of which `[s, b, l]` is the `shape`, `[t, d] -> [t, d]`.
+        With a `packing` of the texts `[s, b, l]` it is `[t, d] -> [t, d]`.
 
         Args:
           image_kv: keys and values of the images (`project`).
@@ -133,7 +132,7 @@ class CrossAttention(nn.Module):
           bias: additive mask `[b, 1, 1, n]` of what is read, or None; only without `swap_b`.
         """
         q = self.query(x_sbld, joined=True)
-        q = packing.unpack(q, *shape) if packing else q
+        q = packing.unpack(q) if packing else q
         if swap_b is None:
             y = self._read(q, image_kv, deterministic, bias)
         else:
@@ -218,11 +217,11 @@ class FusionLayer(nn.Module):
         return self.cross.project(image_bnd)
 
     def __call__(self, x_sbld, bias, image_kv, swap_b, deterministic, query_len=None,
-                 select_m=None, cross_bias=None, packing=None, shape=()):
+                 select_m=None, cross_bias=None, packing=None):
         """`[s, b, l, d] -> [s, b, l, d]`, or only the part of the output that will be read.
 
         Args:
-          packing, shape: of packed texts, `[t, d] -> [t, d]`; see `CrossAttention`.
+          packing: of packed texts, `[t, d] -> [t, d]`; see `CrossAttention`.
           bias: additive mask `[s*b, 1, 1, l]`, or `[s*b, 1, l, l]`.
           image_kv: from `project_image`. swap_b, cross_bias: see `CrossAttention`.
           query_len: compute only the first positions; the result is `[s, b, query_len, d]`.
@@ -230,7 +229,7 @@ class FusionLayer(nn.Module):
         """
         if packing:
             x = self.attention(x_sbld, bias, deterministic, packing=packing)
-            x = self.cross(x, image_kv, swap_b, deterministic, cross_bias, packing, shape)
+            x = self.cross(x, image_kv, swap_b, deterministic, cross_bias, packing)
             return self.ffn(x, deterministic)
         s, b, l, d = x_sbld.shape
         x = self.attention(x_sbld.reshape(s * b, l, d), bias, deterministic, query_len)
@@ -300,7 +299,7 @@ class Bert(nn.Module):
                                      lambda layer, x: layer(x, bias, deterministic))
         x = self.stacking.run(self.text, packing.pack(x_bld),
                               lambda layer, x: layer(x, bias, deterministic, packing))
-        return packing.unpack(x, *mask_bl.shape)
+        return packing.unpack(x)
 
     def _packing(self, mask, deterministic):
         """Where texts are packed, how; a group of several devices keeps its padding."""
@@ -361,12 +360,12 @@ class Bert(nn.Module):
 
         def fuse(layer, x):
             return layer(x, bias, layer.project_image(image_bnd), swap_b, deterministic,
-                         packing=packing, shape=mask_sbl.shape)
+                         packing=packing)
 
         if packing is None:
             return self.stacking.run(self.fusion[:-1], x_sbld, fuse), bias
         x = self.stacking.run(self.fusion[:-1], packing.pack(x_sbld), fuse)
-        return packing.unpack(x, *mask_sbl.shape), bias
+        return packing.unpack(x), bias
 
     def predict_words(self, x):
         """MLM head: states `[..., d]` -> float32 logits `[..., v]`."""

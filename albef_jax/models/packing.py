@@ -14,13 +14,14 @@ import jax.numpy as jnp
 
 @struct.dataclass
 class Packing:
-    """Where the real tokens of texts `[n, l]` stand in a list of `t`, and where they come from.
+    """Where the real tokens of texts `[..., l]` stand in a list of `t`, and where they come from.
 
     What does not fit is left out: see `overflow`.
     """
 
     sources_t: jax.Array  # int32: position in `[n * l]`, or n * l where the list has no token
     places_nl: jax.Array  # int32 `[n * l]`: position in the list, or t
+    shape: tuple[int, ...] = struct.field(pytree_node=False)  # `[..., l]`
 
     @classmethod
     def of(cls, mask_nl, share: float):
@@ -29,15 +30,16 @@ class Packing:
         t = budget(n_l, share)
         (sources_t,) = jnp.nonzero(real, size=t, fill_value=n_l)
         places_nl = jnp.where(real, jnp.cumsum(real) - 1, t)
-        return cls(sources_t.astype(jnp.int32), jnp.minimum(places_nl, t).astype(jnp.int32))
+        return cls(sources_t.astype(jnp.int32), jnp.minimum(places_nl, t).astype(jnp.int32),
+                   mask_nl.shape)
 
     def pack(self, x):
         """`[..., d]` of all positions -> `[t, d]` of the real tokens."""
         return _taken(x.reshape(-1, x.shape[-1]), self.sources_t, self.places_nl)
 
-    def unpack(self, x_td, *shape):
-        """`[t, d]` -> `[*shape, d]`, zeros for what is no token."""
-        return _taken(x_td, self.places_nl, self.sources_t).reshape(*shape, x_td.shape[-1])
+    def unpack(self, x_td):
+        """`[t, d]` -> `[..., l, d]`, zeros for what is no token."""
+        return _taken(x_td, self.places_nl, self.sources_t).reshape(*self.shape, x_td.shape[-1])
 
 
 def budget(positions: int, share: float) -> int:

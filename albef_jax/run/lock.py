@@ -81,8 +81,10 @@ def may_live(lock):
 
 def is_alive(path, lock):
     """Whether the process of a lock still runs."""
+    if not may_live(lock):
+        return False
     if lock["host"] == socket.gethostname():
-        return may_live(lock)
+        return True
     print(f"waiting for a sign of life of process {lock['process']} on {lock['host']}, which may "
           f"still train in {path.parent}", file=sys.stderr, flush=True)
     end = time.monotonic() + PATIENCE

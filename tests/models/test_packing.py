@@ -20,7 +20,7 @@ def test_there_and_back():
     assert packed.shape == (14, 3) == (budget(20, 0.7), 3)
     np.testing.assert_array_equal(packed[:11], x[MASK == 1])
     np.testing.assert_array_equal(packed[11:], 0)
-    np.testing.assert_array_equal(packing.unpack(packed, 4, 5), x * MASK[..., None])
+    np.testing.assert_array_equal(packing.unpack(packed), x * MASK[..., None])
 
 
 def test_gradients_go_the_way_back():
@@ -28,7 +28,7 @@ def test_gradients_go_the_way_back():
     x, weights = jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
 
     def both(x):
-        return jnp.sum(weights * packing.unpack(jnp.sin(packing.pack(x)), 4, 5) ** 2)
+        return jnp.sum(weights * packing.unpack(jnp.sin(packing.pack(x))) ** 2)
 
     def plain(x):
         return jnp.sum(weights * MASK[..., None] * jnp.sin(x) ** 2)
@@ -43,7 +43,7 @@ def test_what_does_not_fit_is_counted(share, left_out):
 
 def test_tokens_without_room_come_back_as_zeros():
     packing = Packing.of(MASK, 0.5)
-    back = packing.unpack(packing.pack(jnp.ones((4, 5, 1))), 4, 5)[..., 0]
+    back = packing.unpack(packing.pack(jnp.ones((4, 5, 1))))[..., 0]
     expected = MASK.copy()
     expected[3, 1] = 0  # the last real token of eleven
     np.testing.assert_array_equal(back, expected)
