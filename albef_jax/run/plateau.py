@@ -24,7 +24,9 @@ class Plateaus:
 
     def add(self, step: int, values) -> list[str]:
         """Takes what was logged at a step; sentences about plateaus, each once."""
-        watched = [one for one in self._watched if values.get(one.name) is not None]
+        # A value that was not finite is None.
+        watched = [one for one in self._watched if values.get(one.name) is not None
+                   and values.get(one.blind_accuracy[0], 0.0) is not None]
         if watched and self._first is None:
             self._first = step
         news = []

@@ -62,6 +62,8 @@ def test_metrics_without_advice_and_other_rows_are_nothing():
     assert not any(watch.add(step, {"itm": ITM_BLIND}) for step in range(100))
     watch = Plateaus(SHOWN, 10)
     assert watch.add(1, {"retrieval/r_mean": 5.0}) == [] and watch.add(2, {"itm": None}) == []
+    assert watch.add(3, {"itm": ITM_BLIND, "itm_accuracy": None}) == []
+    assert watch.add(20, {"itm": ITM_BLIND, "itm_accuracy": None}) == []
 
 
 def test_the_log_has_the_sentence(tmp_path, capsys):
