@@ -30,8 +30,10 @@ def speeds(found):
 
 
 def parts(found):
-    """The table of the parts of the model that take most of a step."""
+    """The table of the parts of the model that take most of a step; '' where none was measured."""
     rows = next((one["parts"] for one in found.values() if one.get("parts")), [])
+    if not rows:
+        return ""
     total, sums = sum(row["seconds"] for row in rows), {}
     for row in rows:
         sums[row["part"]] = sums.get(row["part"], 0.0) + row["seconds"]
@@ -58,7 +60,8 @@ def main():
     args = parser.parse_args()
     found = json.loads(args.file.read_text())
     device = next((one["device"] for one in found.values() if "device" in one), "no device")
-    text = "\n\n".join([f"{device}:", speeds(found), exactness(found), parts(found)])
+    text = "\n\n".join(filter(None, [
+        f"{device}:", speeds(found), exactness(found), parts(found)]))
     print(text)
     if args.write:
         write_between_marks(args.write, "gpu_check", text)

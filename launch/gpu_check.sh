@@ -4,7 +4,7 @@
 #   launch/gpu_check.sh --out gpu.json
 #   python docs/gpu_table.py gpu.json --write docs/results.md
 #
-# It needs jax with CUDA, flax, optax, orbax-checkpoint, transformers, ml-collections and Pillow, no
+# It needs jax with CUDA and what setup.py lists but tensorflow-datasets and array_record: no
 # TensorFlow, no data and no network. Arguments go to launch/gpu_check.py (--help, --seconds,
 # --tiny). Settings, as environment variables:
 #   PYTHON  which has these packages (.venv/bin/python in the repository, else python3)

@@ -42,14 +42,14 @@ def fuses(choice: str, dtype, dropout: float = 0.0) -> bool:
 def cudnn_differentiates() -> bool:
     """Whether cuDNN's attention has gradients over groups on this machine; says so if not.
 
-    JAX before a fix (jax-ml/jax#38495) fails there, and so do old GPUs and missing libraries.
+    Old GPUs, missing libraries and some versions of JAX (jax-ml/jax#38495) fail.
     """
     def loss(qkv_bn3d):
-        return jnp.sum(_cudnn((qkv_bn3d,), 1).astype(jnp.float32))
+        return jnp.sum(jnp.square(_cudnn((qkv_bn3d,), 1).astype(jnp.float32)))
 
     try:
         jax.block_until_ready(jax.jit(jax.vmap(jax.grad(loss)))(
-            jnp.zeros((2, 1, 5, 3 * 64), jnp.bfloat16)))
+            jnp.zeros((2, 1, 257, 3 * 64), jnp.bfloat16)))
     except Exception as error:  # of any library in between
         print("attention: plain, as cuDNN's does not run here "
               f"({type(error).__name__}: {first_line(error)})", file=sys.stderr)
@@ -78,13 +78,32 @@ def fused_attention(sources, keep_bhmn, heads, rate=0.0):
     return _attention(tuple(sources), keep_bhmn, heads, rate)
 
 
-def _cudnn(sources, heads):
+def _cudnn(sources, heads, implementation="cudnn"):
     """What stands side by side in `sources`, through cuDNN: `[b, m, d]`."""
     parts = [part for source, count in zip(sources, (3,) if len(sources) == 1 else (1, 2))
              for part in jnp.split(source, count, axis=-1)]
     q, k, v = (part.reshape(*part.shape[:2], heads, -1) for part in parts)
-    y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    return y.reshape(*y.shape[:2], -1)
+    lengths = {}
+    if q.shape[1] % 2 or k.shape[1] % 2:  # JAX asks cuDNN for gradients of even lengths alone
+        lengths = {f"{name}_seq_lengths": _length_of_each(x)
+                   for name, x in (("query", q), ("key_value", k))}
+    y = jax.nn.dot_product_attention(*map(_even, (q, k, v)), implementation=implementation,
+                                     **lengths)
+    return y[:, :q.shape[1]].reshape(*q.shape[:2], -1)
+
+
+def _length_of_each(x_bnhk):
+    """n of every row, int32 `[b]`, which inside a vmap over groups has their axis, as `x` does.
+
+    JAX before 0.11 does not give it to what is the same in all of them.
+    """
+    n = x_bnhk.shape[1]
+    return jnp.where(x_bnhk[:, 0, 0, 0] > 0, n, n).astype(jnp.int32)
+
+
+def _even(x_bnhk):
+    """With a token of zeros at the end where their number is odd."""
+    return jnp.pad(x_bnhk, ((0, 0), (0, x_bnhk.shape[1] % 2), (0, 0), (0, 0)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import sys
 import time
 import timeit
 
@@ -46,7 +47,9 @@ def bench(config, steps, with_parts=False, json_file=""):
     found = measured(assumed(config), steps, with_parts)
     if jax.process_index() == 0:
         print(table(found))
-        if with_parts:
+        if with_parts and not found["parts"]:
+            print(f"breakdown: {breakdown.HIDDEN}", file=sys.stderr)
+        elif with_parts:
             print(breakdown.table({(row["part"], row["pass"]): row["seconds"]
                                    for row in found["parts"]}))
         if json_file:

@@ -9,6 +9,9 @@ from albef_jax.preflight.by_part import PASSES, part_of, rows_of
 from albef_jax.preflight.hlo import Program
 from albef_jax.run.tables import aligned
 
+HIDDEN = ("the profiler saw no operation; on a GPU a CUDA graph hides its own, so set "
+          "XLA_FLAGS=--xla_gpu_enable_command_buffer= (and nothing after the =)")
+
 
 def parts_of_operations(text):
     """Name of every instruction that runs -> its part and pass, of a compiled program's text."""

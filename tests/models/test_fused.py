@@ -1,5 +1,6 @@
 """Fused attention against the plain one: kernels run by Pallas' interpreter on the CPU."""
 
+import functools
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -111,6 +113,36 @@ def test_without_cudnn_attention_is_plain_and_it_says_so_once(monkeypatch, capsy
     assert said.startswith("attention: plain, as cuDNN's does not run here (")
     assert said.count("\n") == 1
     fused.cudnn_differentiates.cache_clear()
+
+
+@pytest.mark.parametrize("length", [4, 5])
+def test_what_cudnn_is_given_is_attention_and_has_gradients_over_groups(length):
+    """JAX has cuDNN's attention differentiate even numbers of tokens alone: odd ones get another."""
+    qkv = jax.random.normal(jax.random.key(0), (3, 2, length, 3 * 16))
+
+    def loss(qkv_bn3d, attend):
+        return jnp.sum(jnp.sin(attend(qkv_bn3d)))
+
+    given, wanted = (jax.vmap(jax.value_and_grad(functools.partial(loss, attend=attend)))(qkv)
+                     for attend in (lambda x: fused._cudnn((x,), 2, "xla"),
+                                    lambda x: plain_attention(x, 2)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), given, wanted)
+
+
+@pytest.mark.parametrize("length", [256, 257])
+def test_cudnn_takes_gradients_over_groups(length, monkeypatch):
+    """As far as JAX can say without a GPU: it lowers to cuDNN's two calls."""
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda least: True)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda which: False)
+
+    def loss(qkv_bn3d):
+        return jnp.sum(jnp.square(fused._cudnn((qkv_bn3d,), 12).astype(jnp.float32)))
+
+    groups = jax.ShapeDtypeStruct((2, 4, length, 3 * 768), jnp.bfloat16)
+    text = jax.jit(jax.vmap(jax.grad(loss))).trace(groups).lower(
+        lowering_platforms=("cuda",)).as_text()
+    assert text.count("custom_call @__cudnn$fmhaSoftmax") == 2
 
 
 def test_a_step_with_dropout_is_that_of_plain_attention(tiny_run):
