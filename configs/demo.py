@@ -43,6 +43,9 @@ def get_config(variant=None):
     config.evals.matching = dict(kind="matching", source=heldout, every=600)
     config.evals.masked = dict(kind="masked", source=heldout, every=600, batch_size=256,
                                words=DEMO.words)
+    # One caption of each scene, the kinds of foils in turn.
+    config.evals.foils = dict(kind="contrasts", every=600, batch_size=256, source=dict(
+        kind="scenes_contrasts", level="demo", split="heldout", size=512, per_scene=1))
     if variant == "noise":
         config.steps = 800
         config.data.source.update(swapped=0.2, damaged=0.2)

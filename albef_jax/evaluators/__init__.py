@@ -15,6 +15,7 @@ from albef_jax.tasks import make_task, task_class
 KINDS = {  # in the order of the page about a run; of a section that two have it shows the later's
     "retrieval": "albef_jax.evaluators.retrieval:RetrievalEvaluator",
     "matching": "albef_jax.evaluators.matching:MatchingEvaluator",
+    "contrasts": "albef_jax.evaluators.contrasts:ContrastsEvaluator",
     "masked": "albef_jax.evaluators.masked:MaskedEvaluator",
     "classification": "albef_jax.evaluators.classification:ClassificationEvaluator",
     "vqa": "albef_jax.evaluators.vqa:VqaEvaluator",

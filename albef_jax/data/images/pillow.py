@@ -165,6 +165,14 @@ def decode(image: Image.Image) -> Image.Image:
         raise BrokenImage(str(error) or type(error).__name__) from None
 
 
+def cut(picture: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
+    """The part left, top, right, bottom of a picture, uint8 [h, w, 3]; raises OSError."""
+    left, top, right, bottom = box
+    if not (0 <= left < right <= picture.width and 0 <= top < bottom <= picture.height):
+        raise OSError(f"{box} is not inside its {picture.width} x {picture.height} pixels")
+    return np.asarray(picture.crop(box))
+
+
 def load_image(data: bytes | np.ndarray, draw: Draw, size: int,
                opened: Callable[..., Image.Image] = open_image) -> np.ndarray:
     """One image as drawn, uint8 [size, size, 3]; raises BrokenImage if it cannot be decoded.

@@ -19,6 +19,7 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
     "scenes_nlvr": "scenes_tasks:ScenesNlvrSource",
     "scenes_ve": "scenes_tasks:ScenesVeSource",
     "scenes_grounding": "scenes_tasks:ScenesGroundingSource",
+    "scenes_contrasts": "scenes_tasks:ScenesContrastsSource",
     "scenes_regions": "scenes_regions:ScenesRegionsSource",
     "scenes_products": "scenes_products:ScenesProductsSource",
     "tfds": "tfds_source:TfdsSource",
@@ -28,6 +29,7 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
     "ve": "ve_json:VeJsonSource",
     "nlvr": "nlvr_json:NlvrJsonSource",
     "vqa": "vqa_json:VqaJsonSource",
+    "contrasts": "contrasts_json:ContrastsSource",
     "products": "products:ProductSource",
     "regions": "regions_json:RegionsJsonSource",
 }.items()}

@@ -29,6 +29,8 @@ class Source(abc.ABC):
     | annotators | every answer that a person gave, with repetitions | |
     | question_id | the name of a question in a file of results | |
     | question_type | what kind of question it is, to tell scores apart | |
+    | foil | a text that is nearly true of the image, and false | |
+    | kind | what is false about it, to tell scores apart | |
     | group | what an example is consistent with others about | |
     | box | x, y (upper left corner), width, height in pixels of an image of `size` | |
     | proposals | a list of boxes to choose from, maybe empty | |

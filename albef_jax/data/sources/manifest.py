@@ -52,6 +52,7 @@ class ManifestSource(NumberedSource):
 
     Attributes:
         row_format: a row as an example, for messages. row_keys: see `read_rows`.
+        manifest: the one that is being read, for `add`.
         names: the image of each example; of several views, a tuple of names.
         columns: name of a field -> its raw values.
 
@@ -86,11 +87,14 @@ class ManifestSource(NumberedSource):
     def read_manifests(self, files: list[str]) -> tuple[dict[str, bytes], list[str]]:
         """Reads all rows; returns `digests` and `problems` as of `Manifests`."""
         self.names: list[Hashable] = []
-        manifests = Manifests(files, self.add, self.row_format, keys=self.row_keys)
-        for _ in manifests:
-            pass
+        digests, problems = {}, []
+        for self.manifest in files:
+            rows = Manifests([self.manifest], self.add, self.row_format, keys=self.row_keys)
+            collections.deque(rows, maxlen=0)
+            digests |= rows.digests
+            problems += rows.problems
         self._image_ids = number(hashed(map(repr, self.names)))
-        return manifests.digests, manifests.problems
+        return digests, problems
 
     def add(self, row) -> None:
         """Appends what a row of a manifest holds.

@@ -4,9 +4,8 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
-from albef_jax.data.images.pillow import decode, open_image
+from albef_jax.data.images.pillow import cut, decode, open_image
 from albef_jax.data.sources.base import pairs, reason
 from albef_jax.data.sources.manifest import ManifestSource, fields_of
 from albef_jax.errors import UserError, shown, wanted
@@ -57,7 +56,7 @@ class NlvrJsonSource(ManifestSource):
         if not self._crops:
             return [self._read_named(name) for name in names]
         picture = decode(open_image(self.read(names)))
-        return [_cut(picture, crop) for crop in self._crops]
+        return [cut(picture, crop) for crop in self._crops]
 
     def views(self, index: int) -> list:
         if self._crops:
@@ -80,13 +79,6 @@ class NlvrJsonSource(ManifestSource):
         if len(images) != 2 or not all(isinstance(name, str) for name in images):
             raise ValueError(f'must have the names of two images as "images", but has {images}')
         return tuple(images)
-
-
-def _cut(picture: Image.Image, crop: tuple) -> np.ndarray:
-    """A part of a picture, uint8 [h, w, 3]; raises OSError."""
-    if crop[2] > picture.width or crop[3] > picture.height:
-        raise OSError(f"{crop} is not inside its {picture.width} x {picture.height} pixels")
-    return np.asarray(picture.crop(crop))
 
 
 def _are_two_rectangles(crops) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from albef_jax.data.sources.base import Source, pairs
 from albef_jax.data.sources.scenes_source import REMEMBERED, ScenesSource
 from albef_jax.errors import UserError
+from albef_jax.scenes.contrasts import KINDS, contrast
 from albef_jax.scenes.curtains import draw_curtain
 from albef_jax.scenes.generate import VERSION
 from albef_jax.scenes.graph import pick, sample_graph, scene_rng
@@ -182,3 +183,36 @@ class ScenesNlvrSource(SceneTask):
 
     def image(self, index: int) -> list[np.ndarray]:
         return [ScenesSource.image(self, scene) for scene in self.scenes(index)]
+
+
+class ScenesContrastsSource(SceneTask):
+    """True captions beside ones that are false by one thing, see `scenes.contrasts`.
+
+    Examples in a row are of the kinds in turn; a scene that does not give a pair of a kind leaves
+    it to the next one that does.
+    """
+
+    task, stream = "scenes_contrasts", 14
+    fields = pairs() | {"foil": {}, "kind": {}}
+    foil = part(1)
+    scene = part(2)
+
+    def __init__(self, level: str = "demo", split: str = "heldout", size: int = 512, seed: int = 0,
+                 per_scene: int = len(KINDS), data_dir: str = ""):
+        super().__init__(level, split, size, seed, per_scene, data_dir)
+
+    def _make(self, index):
+        rng = self._rng(index)
+        for scene in range(self._size):
+            scene = (index // self._per_scene + scene) % self._size
+            made = contrast(self.graph(scene), self._level, self.kind(index), rng)
+            if made:
+                return made[0], made[1], scene
+        raise UserError(f"No scene of {self.task} gives captions with {self.kind(index)}; raise "
+                        "its size.")
+
+    def kind(self, index: int) -> str:
+        return [*KINDS][index % len(KINDS)]
+
+    def image_id(self, index: int) -> int:
+        return self.scene(index)
