@@ -1,5 +1,5 @@
 # make demo: trains on rendered scenes and shows what was learned; make demo-tasks: fine-tunes that
-# model on five tasks; make demo-scale: SCALE on rendered products, a table of modalities;
+# model on six tasks; make demo-scale: SCALE on rendered products, a table of modalities;
 # make demo-imagebert: ImageBERT in two stages and its retrieval; make results-tasks, results-scale,
 # results-imagebert: what these are compared with, into docs/results.md;
 # make test: the fast tests; make test-slow: the rest; make env: the environment that these need.
@@ -34,7 +34,7 @@ demo: env
 	$(VENV)/bin/albef train --config configs/demo.py --workdir "$(DEMO)"
 
 demo-tasks: demo
-	for task in retrieval vqa ve grounding nlvr_pretrain; do \
+	for task in retrieval vqa ve grounding captions nlvr_pretrain; do \
 	  $(VENV)/bin/albef train --config configs/demo_tasks.py:$$task --init "$(DEMO)" \
 	    --workdir "$(TASKS)/$$task" || exit; done
 	$(VENV)/bin/albef train --config configs/demo_tasks.py:nlvr --init "$(TASKS)/nlvr_pretrain" \

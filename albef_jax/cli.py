@@ -135,7 +135,7 @@ def run_evaluate(args, overrides):
 
 
 def add_inference(commands):
-    """embed, search, score, explain, answer, features."""
+    """embed, search, score, explain, answer, caption, features."""
     place = "albef_jax.inference.commands"
     embed = command(commands, "embed", calling(f"{place}:embed"),
                     "features of a folder of images or a manifest")
@@ -182,9 +182,16 @@ def add_inference(commands):
                         help="a list of answers to choose from; without it the model writes")
     answer.add_argument("--k", type=whole(1), default=128, metavar="N",
                         help="answers of the list that are read as a whole (%(default)s)")
-    answer.add_argument("--beams", type=whole(1), default=3, metavar="N",
-                        help="answers that are written in parallel (%(default)s)")
     add_text_length(answer)
+
+    caption = command(commands, "caption", calling(f"{place}:caption"),
+                      "write captions of an image")
+    caption.add_argument("workdir", metavar="WORKDIR",
+                         help="of a run on a source of kind captions, or an exported model")
+    caption.add_argument("--image", required=True, metavar="FILE")
+    for writes in answer, caption:
+        writes.add_argument("--beams", type=whole(1), default=3, metavar="N",
+                            help="texts that are written in parallel (%(default)s)")
 
     features = command(commands, "features", calling("albef_jax.inference.extract:extract"),
                        "features of images, videos or sounds of products, or regions of images "

@@ -316,6 +316,7 @@ def check_config(config):
     """
     if config.stages:  # what every stage says itself, too
         check_keys(config)
+        check_data(config)
     for name, own in stages_of(config):
         try:
             _check(own)
@@ -340,18 +341,24 @@ def check_keys(config):
 
 
 def _check(config):
-    from albef_jax.data.sources import check_source  # not every command needs data
-    from albef_jax.evaluators import check_block
+    from albef_jax.evaluators import check_block  # not every command needs evaluators
 
     check_keys(config)
     task_class(config.task).check(config)
-    check_source(config.data.source, "config.data.source")
+    check_data(config)
     for name, block in config.evals.items():
         check_block(name, block, config)
     best = config.checkpoint.best_metric
     if best and best.split("/")[0] not in config.evals:
         raise UserError(f"checkpoint.best_metric is {best!r}, but config.evals has no such block; "
                         f"it has {', '.join(config.evals) or 'none'}.")
+
+
+def check_data(config):
+    """UserError where the block of the data source is wrong."""
+    from albef_jax.data.sources import check_source  # not every command needs data
+
+    check_source(config.data.source, "config.data.source")
 
 
 def check_values(config, own, limits, choices, prefix=""):

@@ -1,9 +1,9 @@
-"""The five downstream tasks on rendered scenes: `make demo-tasks`.
+"""The downstream tasks on rendered scenes: `make demo-tasks`.
 
     albef train --config configs/demo_tasks.py:vqa --init runs/demo --workdir runs/tasks/vqa
 
-after `make demo`; `vqa`, `nlvr`, `ve`, `retrieval` and `grounding` are tasks, `nlvr_pretrain` is
-text assignment, which `nlvr` starts from (--init runs/tasks/nlvr_pretrain).
+after `make demo`; `vqa`, `nlvr`, `ve`, `retrieval`, `grounding` and `captions` are tasks,
+`nlvr_pretrain` is text assignment, which `nlvr` starts from (--init runs/tasks/nlvr_pretrain).
 
 Model: Li et al., https://arxiv.org/abs/2107.07651, made tiny; data: derived from the scene graphs
 (`albef_jax/scenes`). The held-out scenes hold kinds of objects that training never shows.
@@ -15,10 +15,11 @@ import runpy
 
 from albef_jax.config import with_task
 from albef_jax.errors import UserError
+from albef_jax.scenes.levels import DEMO
 
 BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("demo.py")))
-TASKS = ("retrieval", "vqa", "nlvr_pretrain", "nlvr", "ve", "grounding")
-LEARNED = {"grounding": "retrieval"}  # what is not learned under its own name
+TASKS = ("retrieval", "vqa", "nlvr_pretrain", "nlvr", "ve", "grounding", "captions")
+LEARNED = {"grounding": "retrieval", "captions": "vqa"}  # what is not learned under its own name
 
 
 def get_config(task=None):
@@ -81,3 +82,11 @@ def grounding(config):
     config.steps = 600
     config.data.source = scenes("scenes_grounding")
     config.evals.grounding = held_out("scenes_grounding", "grounding")
+
+
+def captions(config):
+    config.data.source = dict(kind="captions", source=scenes("scenes"))
+    config.data.update(answer_length=DEMO.max_words + 2, max_answers=1)
+    config.evals.captions = dict(
+        kind="captions", source=dict(kind="captions", source=scenes("scenes", "heldout", 512)),
+        every=500, batch_size=128)

@@ -13,7 +13,8 @@ import pathlib
 
 from runs import Run, last_values, markdown, train_all, write_between_marks
 
-# Task -> its metrics, each with what knowing nothing is worth: another metric's name, or percent.
+# Task -> its metrics, each with what knowing nothing is worth: another metric's name, percent, or
+# None where it says nothing.
 METRICS = {
     "retrieval": {"retrieval/i2t_r1": 100 * 5 / 2560, "retrieval/t2i_r1": 100 / 512},
     "vqa": {"vqa/vqa_accuracy": "vqa/majority"},
@@ -21,8 +22,9 @@ METRICS = {
     "ve": {"ve/accuracy": "ve/majority"},
     "grounding": {"grounding/pointing_game": "grounding/pointing_random",
                   "grounding/iou_0.5": "grounding/iou_0.5_random"},
+    "captions": {"captions/true": "captions/true_of_another", "captions/nonsense": None},
 }
-BLIND = ("vqa", "nlvr", "ve")
+BLIND = ("vqa", "nlvr", "ve", "captions")
 STARTS = {"nlvr": "nlvr_pretrain"}  # others start from the pre-training
 
 
@@ -52,9 +54,10 @@ def table(folder):
                     for name in (task, f"{task}_scratch", f"{task}_blind")
                     if (folder / name).is_dir()}
             base = runs[task][nothing] if isinstance(nothing, str) else nothing
+            base = "-" if base is None else f"{base:.1f}"
             cells = [f"{runs[name][key]:.1f}" if name in runs else "-"
                      for name in (task, f"{task}_scratch", f"{task}_blind")]
-            rows.append([task, key.split("/")[1], *cells, f"{base:.1f}"])
+            rows.append([task, key.split("/")[1], *cells, base])
     return markdown(["task", "metric", "fine-tuned", "from scratch, same steps", "blind",
                      "knowing nothing"], rows)
 

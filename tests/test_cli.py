@@ -155,7 +155,8 @@ def test_errors_in_a_config_file_keep_their_traceback(tmp_path, capsys, text, li
 
 
 COMMANDS = ("train", "profile", "evaluate", "report", "embed", "search", "score", "explain",
-            "answer", "features", "import", "export", "push", "pull", "data", "plan", "bench")
+            "answer", "caption", "features", "import", "export", "push", "pull", "data", "plan",
+            "bench")
 
 
 def test_help_is_instant():

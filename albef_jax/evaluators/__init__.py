@@ -19,6 +19,7 @@ KINDS = {  # in the order of the page about a run; of a section that two have it
     "masked": "albef_jax.evaluators.masked:MaskedEvaluator",
     "classification": "albef_jax.evaluators.classification:ClassificationEvaluator",
     "vqa": "albef_jax.evaluators.vqa:VqaEvaluator",
+    "captions": "albef_jax.evaluators.captions:CaptionsEvaluator",
     "grounding": "albef_jax.evaluators.grounding:GroundingEvaluator",
     "product_retrieval": "albef_jax.evaluators.products:ProductRetrieval",
     "product_classification": "albef_jax.evaluators.products:ProductClassification",

@@ -78,11 +78,13 @@ class Rows:
 
     options = {"max_examples": (0, 0)}
 
-    def __init__(self, evaluator, fields=None):
-        """Opens `fields` of the source of an `Evaluator`, by default those that it asks for."""
+    def __init__(self, evaluator, fields=None, examples=None):
+        """Opens `fields` of the source of an `Evaluator`, by default those that it asks for; of
+        these `examples`, by default of the first `max_examples`."""
         self._fields = fields or evaluator.fields
         self.data = EvalRows(evaluator.source, self._fields, evaluator.tokenizer,
-                             evaluator.config.data, evaluator.settings["max_examples"])
+                             evaluator.config.data, evaluator.settings.get("max_examples", 0),
+                             examples)
         self._batch_size = evaluator.settings["batch_size"]
 
     def __len__(self):

@@ -10,6 +10,7 @@ import numpy as np
 from albef_jax.data.fields.answers import encode_answers, read_answer_list
 from albef_jax.data.fields.image import ImageField
 from albef_jax.data.fields.text import TextField
+from albef_jax.data.sources.captions import QUESTION
 from albef_jax.errors import UserError
 from albef_jax.inference.inputs import as_images, as_texts, not_blank, only
 from albef_jax.inference.model import Model
@@ -65,6 +66,22 @@ class AnswerModel(Model):
             rank, states, mask, encode_answers(texts, self.tokenizer, length)))
         return [Answer(texts[i], float(probability))
                 for i, probability in zip(chosen_k, jax.nn.softmax(scores_k))]
+
+    def caption(self, image, beams=3):
+        """Captions of an image, a list of `beams` of `Answer`, best first.
+
+        Args:
+          image, beams: see `answer`.
+
+        Raises:
+          UserError: see `answer`; or the model has not learned to write captions.
+        """
+        source = self.config.data.source
+        if source.kind != "captions":
+            raise UserError("This model has learned to answer questions, not to write captions; "
+                            "train one with a data.source of kind 'captions', such as "
+                            "configs/demo_tasks.py:captions.")
+        return self.answer(image, source.get("question", QUESTION), beams=beams)
 
 
 @functools.lru_cache(maxsize=64)

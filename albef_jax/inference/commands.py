@@ -112,7 +112,20 @@ def answer(workdir, image, question, answers=None, k=128, beams=3, text_length=N
     `workdir`, `text_length`: see `load`. `image` and `answers` are paths; the others: see `AnswerModel.answer`.
     """
     use_compile_cache()
-    found = load(workdir, text_length=text_length).answer(image, question, answers, k, beams)
+    print_answers(load(workdir, text_length=text_length).answer(image, question, answers, k, beams))
+
+
+def caption(workdir, image, beams=3):
+    """Prints the captions that a model writes of an image, with their probabilities.
+
+    `workdir`: see `load`. `image` is a path; `beams`: see `AnswerModel.caption`.
+    """
+    use_compile_cache()
+    print_answers(load(workdir).caption(image, beams))
+
+
+def print_answers(found):
+    """A line for each `Answer`."""
     for place, (text, probability) in enumerate(found[:MAX_ANSWERS], start=1):
         print(f"{place:3d}  {probability:.3f}  {text}")
 

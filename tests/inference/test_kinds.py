@@ -72,10 +72,31 @@ def test_the_command_prints_the_best_answers(vqa_run, scenes, tmp_path, capsys):
         assert sentence in capsys.readouterr().err
 
 
+def test_captions_are_answers_to_the_question_of_training(config_of, saved, scenes, capsys,
+                                                          tmp_path_factory):
+    config = config_of("vqa")
+    config.data.source = dict(kind="captions", source=config.data.source, question="what is it")
+    run = saved(config, tmp_path_factory.mktemp("captions") / "run")
+    model, image = albef_jax.load(run), scenes / "a" / "00.png"
+    written = model.caption(image, beams=2)
+    assert written == model.answer(image, "what is it", beams=2) and len(written) == 2
+    assert main(["caption", str(run), "--image", str(image), "--beams", "2"]) == 0
+    assert [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()] == [
+        text for text, _ in written]
+
+
+def test_who_answers_questions_or_compares_writes_no_captions(vqa_run, workdir, scenes, capsys):
+    image = str(scenes / "a" / "00.png")
+    for run, sentence in ((vqa_run, "has learned to answer questions, not to write captions"),
+                          (workdir, "A model of the task 'pretrain' has no caption; it has")):
+        assert main(["caption", str(run), "--image", image]) == 2
+        assert sentence in capsys.readouterr().err
+
+
 def test_what_a_task_does_not_offer(vqa_run, scenes):
     model, image = albef_jax.load(vqa_run), scenes / "a" / "00.png"
     with pytest.raises(UserError, match="task 'vqa' has no encode_image; it has answer, "
-                                        "predict, so load"):
+                                        "caption, predict, so load"):
         model.encode_image([image])
     with pytest.raises(UserError, match="The question is blank"):
         model.answer(image, " ")

@@ -24,6 +24,7 @@ KINDS = {kind: f"albef_jax.data.sources.{place}" for kind, place in {
     "scenes_products": "scenes_products:ScenesProductsSource",
     "tfds": "tfds_source:TfdsSource",
     "webdataset": "web_tars:WebTarsSource",
+    "captions": "captions:CaptionsSource",
     "mixture": "mixture:Mixture",
     "grounding": "grounding_json:GroundingSource",
     "ve": "ve_json:VeJsonSource",

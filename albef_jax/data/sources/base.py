@@ -116,6 +116,11 @@ class Source(abc.ABC):
         """
         return self.get(owner, "image_id") == self.get(index, "image_id")
 
+    def truth(self, index: int, text: str) -> bool | None:
+        """Whether any text is true of the image of an example, for sources that know what it shows;
+        None for a text that they do not understand."""
+        raise NotImplementedError(f"{type(self).__name__} does not know what its images show")
+
     def order(self, seed: int, epoch: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """The examples that an epoch shows, in order: a function, so that any step can be resumed.
 

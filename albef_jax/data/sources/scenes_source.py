@@ -12,6 +12,7 @@ from albef_jax.scenes.captions import damage, is_true
 from albef_jax.scenes.generate import CAPTIONS, VERSION
 from albef_jax.scenes.graph import SPLITS, pick, scene_rng
 from albef_jax.scenes.levels import LEVELS, get_level
+from albef_jax.scenes.parsing import parse
 from albef_jax.scenes.vocabulary import task_words
 
 WORD_COPIES = 100  # of the tasks' words, so that a tokenizer keeps them whole
@@ -88,6 +89,10 @@ class ScenesSource(Source):
 
     def describes(self, owner: int, caption: int, index: int) -> bool:
         return is_true(self.form(owner, caption), self.graph(index))
+
+    def truth(self, index: int, text: str) -> bool | None:
+        form = parse(text)
+        return form and is_true(form, self.graph(index))
 
     def words(self, step: int = 1) -> Iterator[str]:
         """Captions, and the words of the tasks on scenes: all learn with one vocabulary."""
