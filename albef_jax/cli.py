@@ -123,6 +123,9 @@ def add_training(commands):
     report = command(commands, "report", calling("albef_jax.report:report"),
                      "write report.html: numbers, examples, curves")
     report.add_argument("workdir", metavar="WORKDIR")
+    report.add_argument("--against", nargs="+", default=(), metavar="FILE.csv",
+                        help="draw these curves under the run's own, such as docs/curves/demo.csv, "
+                             "or those of another work directory")
 
 
 def run_evaluate(args, overrides):

@@ -24,7 +24,7 @@ from albef_jax.files import write
 from albef_jax.parallel.mesh import make_mesh, replicated, use_compile_cache
 from albef_jax.report import panels
 from albef_jax.report.examples import find_examples
-from albef_jax.report.history import read_history
+from albef_jax.report.history import read_curves, read_history
 from albef_jax.run.restore import mesh_of, read_tokenizer, restore_parts
 from albef_jax.run.stages import first_metrics
 from albef_jax.run.workdir import read_config
@@ -33,12 +33,20 @@ from albef_jax.tasks import task_class
 TEMPLATES = str(epath.Path(__file__).parent)
 
 
-def report(workdir):
+def report(workdir, against=()):
     """Writes `WORKDIR/report.html` from the latest checkpoint and the log; returns its path.
 
-    UserError if there is no run in the work directory, or the page cannot be written.
+    Args:
+      workdir: of the run. against: work directories and CSV files whose curves are drawn under its
+        own, see `history.read_curves`.
+
+    Raises:
+      UserError: there is no run in the work directory, curves cannot be read, or the page cannot be
+        written.
     """
-    workdir = epath.Path(workdir)
+    workdir, others = epath.Path(workdir), {}
+    for path in map(epath.Path, against):
+        others |= read_curves(path)
     config = read_config(workdir)
     use_compile_cache()
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
@@ -51,7 +59,7 @@ def report(workdir):
         teacher = restored["teacher"]
     except UserError as error:
         problems.append(str(error))
-    return write_page(workdir, config, evaluators, forward, teacher, problems)
+    return write_page(workdir, config, evaluators, forward, teacher, problems, others)
 
 
 def report_at_end(workdir, config, evaluators, forward, teacher):
@@ -92,13 +100,13 @@ def of_this_process(forward, teacher):
     return local, teacher
 
 
-def write_page(workdir, config, evaluators, forward, teacher, problems=()):
+def write_page(workdir, config, evaluators, forward, teacher, problems=(), others=None):
     """Renders `WORKDIR/report.html`, or raises a UserError, and returns its path.
 
     Args:
       workdir, config: of the run. evaluators: those that can be used, by name.
       forward: of its parameters, or None. teacher: the momentum copy of a part of them, or None.
-      problems: sentences about what cannot be shown.
+      problems: sentences about what cannot be shown. others: see `panels.loss_panels`.
     """
     rows, classes = read_history(workdir / "metrics.jsonl"), classes_of(config, evaluators)
     task, measured = task_class(config.task), panels.tables(rows, workdir, classes)
@@ -114,9 +122,10 @@ def write_page(workdir, config, evaluators, forward, teacher, problems=()):
         examples=find_examples([evaluators[name] for name in classes if name in evaluators],
                                forward, momentum, problems),
         plateaus=panels.plateaus(rows, first_metrics(config), config.steps),
-        curves=panels.loss_panels(rows, first_metrics(config), begins)
-        + panels.evaluation_panels(rows, classes, begins),
-        speed=panels.speed_panels(rows, config, begins), wall_time=panels.wall_time(rows), config=config_blocks(config),
+        curves=panels.loss_panels(rows, first_metrics(config), begins, others)
+        + panels.evaluation_panels(rows, classes, begins, others),
+        speed=panels.speed_panels(rows, config, begins), wall_time=panels.wall_time(rows),
+        config=config_blocks(config),
         environment=software(), commands=commands(workdir))
     path = workdir / "report.html"
     try:

@@ -28,7 +28,7 @@ def line_chart(lines, *, smooth=False, reference=None, floor=None, top=-np.inf, 
 
     Args:
       lines: dicts with `steps` int `[p]`, `values` float `[p]` (NaN leaves a gap), `colour` (0 to
-        3), and optionally `dashed`.
+        3, or None for one of another run), and optionally `dashed`.
       smooth: draw the values pale, and their running mean over them.
       reference: height of a dashed line to compare with, or None.
       floor: lowest height, None for that of the data. top: at least this high.
@@ -56,6 +56,11 @@ def line_chart(lines, *, smooth=False, reference=None, floor=None, top=-np.inf, 
     return _inline(buffer.getvalue())
 
 
+def colour_of(number):
+    """The style sheet's colour of a line; see `line_chart`."""
+    return f"var({VARIABLES[REFERENCE if number is None else SERIES[number]]})"
+
+
 def tick(value, position=None):
     """A number on the axis, short: 0.00045 as 4.5e-4."""
     del position  # part of matplotlib's signature
@@ -65,6 +70,10 @@ def tick(value, position=None):
 
 def _draw(axes, line, smooth):
     steps, values = thin(line["steps"], line["values"])
+    if line["colour"] is None:
+        axes.plot(steps, running_mean(values) if smooth else values, color=REFERENCE,
+                  linewidth=1.2, marker="o" if len(steps) <= 25 else None, markersize=2)
+        return
     style = {"color": SERIES[line["colour"]], "linewidth": 1.6,
              "dashes": (3, 2) if line.get("dashed") else (None, None)}
     if smooth:

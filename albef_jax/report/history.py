@@ -1,8 +1,14 @@
 """What a run logged: its scalars over steps, and the latest values of its evaluators."""
 
+import csv
 import json
 
 import numpy as np
+
+from albef_jax.errors import UserError
+from albef_jax.files import read_bytes
+
+NAME, STEP = "run", "step"  # columns of a file of curves that are no scalar
 
 
 def read_history(path):
@@ -22,6 +28,41 @@ def read_history(path):
             rows.pop()
         rows.append((step, values))
     return rows
+
+
+def read_curves(path):
+    """The curves that a page is compared with: a label for each, and its rows as of `read_history`.
+
+    Args:
+      path: a work directory (epath), or a CSV file with a column `step`, one for each scalar, named
+        as in metrics.jsonl, empty where there is no value, and `run` where it holds several.
+
+    Raises:
+      UserError: there is no log or no such file, or it is none.
+    """
+    if path.is_dir():
+        rows = read_history(path / "metrics.jsonl")
+        if not rows:
+            raise UserError(f"--against {path} has no metrics.jsonl with rows; give the work "
+                            "directory of a run that has logged steps, or a CSV file.")
+        return {path.resolve().name: rows}
+    curves = {}
+    try:
+        lines = csv.DictReader(read_bytes(path).decode().splitlines())
+        for number, line in enumerate(lines, start=2):
+            name, step = line.pop(NAME, None) or path.stem, line.pop(STEP, None)
+            values = {scalar: float(value) for scalar, value in line.items() if value}
+            curves.setdefault(name, []).append((int(step), values))
+    except OSError as error:
+        raise UserError(f"--against {path} cannot be read ({error.strerror or error}); give a work "
+                        "directory or a CSV file of curves, such as docs/curves/demo.csv.") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--against {path} is no file of curves (line {number}: {error}); it needs "
+                        "a column step, and numbers in the others.") from None
+    if not curves:
+        raise UserError(f"--against {path} holds no curves; it needs a line with the names of its "
+                        "columns, step among them, and a line for each step.")
+    return {name: sorted(rows, key=lambda row: row[0]) for name, rows in curves.items()}
 
 
 def curve(rows, name):

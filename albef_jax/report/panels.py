@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from albef_jax.report.charts import SERIES, line_chart
+from albef_jax.report.charts import SERIES, colour_of, line_chart
 from albef_jax.report.history import curve, latest_values
 from albef_jax.run.goodput import PARTS, starts_of
 from albef_jax.run.metrics import duration
@@ -17,17 +17,20 @@ PART_COLOURS = {
     "compile": "color-mix(in srgb, var(--muted) 60%, transparent)", "lost": "var(--ink)"}
 
 
-def loss_panels(rows, shown, borders=()):
+def loss_panels(rows, shown, borders=(), others=None):
     """The metrics of a task (see `tasks.base.Shown`) that have a chart and were logged.
 
-    `borders`: here and below, of stages; see `charts.line_chart`.
+    Here and below `borders` are of stages, see `charts.line_chart`; `others` the rows of other runs
+    by their labels, drawn under this one's.
     """
     panels = []
     for one in shown:
         scale, options = (100, {"floor": 0, "top": 100}) if one.share else (1, {})
         reference = None if one.blind is None else scale * one.blind
-        panels.append(_panel(one.title, [_line(rows, one.name, one.label, scale=scale)], one.note,
-                             smooth=True, reference=reference, **options))
+        lines = [*_of_others(others, one.name, scale),
+                 _line(rows, one.name, one.label, scale=scale)]
+        panels.append(_panel(one.title, lines, one.note, smooth=True, reference=reference,
+                             **options))
     return _drawn(*(panel for panel in panels if panel["title"]), borders=borders)
 
 
@@ -39,7 +42,7 @@ def plateaus(rows, shown, total_steps):
     return watch.sentences
 
 
-def evaluation_panels(rows, classes, borders=()):
+def evaluation_panels(rows, classes, borders=(), others=None):
     """The charts of evaluators over steps; those of one title are one, of one class the first's.
 
     `classes`: name of an evaluator -> its class.
@@ -51,13 +54,14 @@ def evaluation_panels(rows, classes, borders=()):
             if (kind, title) not in seen:
                 seen.add((kind, title))
                 parts.setdefault(title, []).append((name, chart))
-    return _drawn(*(_evaluation_panel(rows, title, charts) for title, charts in parts.items()),
-                  borders=borders)
+    return _drawn(*(_evaluation_panel(rows, title, charts, others)
+                    for title, charts in parts.items()), borders=borders)
 
 
-def _evaluation_panel(rows, title, parts):
+def _evaluation_panel(rows, title, parts, others):
     lines, notes, reference = [], [], None
     for name, chart in parts:
+        lines += [line for value in chart.lines for line in _of_others(others, f"{name}/{value}")]
         for values, dashed in ((chart.dashed, True), (chart.lines, False)):
             lines += [_line(rows, f"{name}/{value}", chart.lines.get(value, ""),
                             (chart.colour + number) % len(SERIES), dashed)
@@ -146,9 +150,17 @@ def _line(rows, name, label, colour=0, dashed=False, scale=1):
             "dashed": dashed}
 
 
+def _of_others(others, name, scale=1):
+    """The lines of a scalar of other runs; see `loss_panels`."""
+    return [_line(rows, name, label, colour=None, scale=scale)
+            for label, rows in (others or {}).items()]
+
+
 def _panel(title, lines, note="", **options):
     lines = [line for line in lines if np.isfinite(line["values"]).any()]
-    legend = [{"label": line["label"], "colour": line["colour"] + 1,
+    if all(line["colour"] is None for line in lines):
+        lines = []  # others are there to be compared with
+    legend = [{"label": line["label"], "colour": colour_of(line["colour"]),
                "last": line["values"][np.isfinite(line["values"])][-1]}
               for line in lines if not line["dashed"]]
     return {"title": title, "lines": lines, "legend": legend, "note": note, "options": options}

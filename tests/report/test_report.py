@@ -26,7 +26,7 @@ from albef_jax.parallel.mesh import make_mesh
 from albef_jax.report import classes_of, of_this_process, panels, report, report_at_end, write_page
 from albef_jax.report.charts import line_chart, running_mean, thin
 from albef_jax.report.examples import data_uri, embedded, find_examples
-from albef_jax.report.history import curve, latest_values, read_history
+from albef_jax.report.history import curve, latest_values, read_curves, read_history
 from albef_jax.run.workdir import read_config
 from albef_jax.tasks.base import Shown
 from albef_jax.train import train
@@ -338,7 +338,8 @@ def test_the_order_of_the_page_is_not_that_of_names():
         "Image to text, R@K in %", "Text to image, R@K in %", "Matching and masked words, %",
         f"Held-out {names['classification']}, %"]
     assert [(entry["label"], entry["colour"]) for entry in drawn[2]["legend"]] == [
-        ("hard negatives", 1), ("words, top 1", 3), ("top 5", 4)]
+        ("hard negatives", "var(--series-1)"), ("words, top 1", "var(--series-3)"),
+        ("top 5", "var(--series-4)")]
     assert [line["dashed"] for line in drawn[0]["lines"]] == [True, False]
     assert drawn[3]["options"]["reference"] == 35.0 and drawn[2]["options"]["reference"] is None
     assert drawn[3]["note"] and not drawn[2]["note"]
@@ -386,6 +387,50 @@ def test_metrics_of_a_task_are_drawn_as_it_says():
     assert drawn[0]["options"] == {"smooth": True, "reference": 1.5}
     assert drawn[1]["legend"][0]["last"] == 25.0
     assert drawn[1]["options"] == {"smooth": True, "reference": 10.0, "floor": 0, "top": 100}
+
+
+def test_curves_of_others_are_drawn_under_those_of_the_run(tmp_path):
+    """Of a file of several, where they have the scalar; in one colour that is not the run's."""
+    file = tmp_path / "known.csv"
+    file.write_text("run,step,itm,dev/value\nb,20,0.2,\na,10,0.5,\nb,10,0.3,7\n")
+    others = read_curves(epath.Path(file))
+    assert others == {"b": [(10, {"itm": 0.3, "dev/value": 7.0}), (20, {"itm": 0.2})],
+                      "a": [(10, {"itm": 0.5})]}
+    (panel,) = panels.loss_panels([(5, {"itm": 0.6, "mlm": 2.0})], [
+        Shown("itm", "itm", "ITM"), Shown("itc", "itc", "ITC")], (), others)
+    assert [(line["label"], line["colour"], line["last"]) for line in panel["legend"]] == [
+        ("b", "var(--muted)", 0.2), ("a", "var(--muted)", 0.5), ("itm", "var(--series-1)", 0.6)]
+    assert "var(--muted)" in panel["svg"]
+
+    class One(Evaluator):
+        charts = (Chart("One", {"value": "value"}),)
+
+    (panel,) = panels.evaluation_panels([(5, {"dev/value": 1.0})], {"dev": One}, (), others)
+    assert [line["label"] for line in panel["legend"]] == ["b", "value"]
+    assert panels.evaluation_panels([], {"dev": One}, (), others) == []  # nothing to compare
+
+
+@pytest.mark.parametrize("text, sentence", [
+    (None, "cannot be read .No such file"), ("", "holds no curves"), ("step,itm\n", "holds no"),
+    ("itm\n0.5\n", "is no file of curves .line 2"), ("step,itm\n1,0.5\n2,low\n", ".*line 3"),
+    ("step,itm\n1,0.5,7\n", "is no file of curves .line 2")])
+def test_a_file_that_holds_no_curves_is_one_sentence(tmp_path, text, sentence):
+    file = tmp_path / "curves.csv"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=f"--against .*curves.csv {sentence}"):
+        read_curves(epath.Path(file))
+
+
+def test_a_folder_without_a_log_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="has no metrics.jsonl with rows"):
+        read_curves(epath.Path(tmp_path))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs" / "curves").glob("*.csv")), ids=str)
+def test_the_curves_of_this_project_can_be_drawn(file):
+    for rows in read_curves(epath.Path(file)).values():
+        assert [*curve(rows, "itm")[1]] and rows == sorted(rows, key=lambda row: row[0])
 
 
 def test_values_below_zero_have_no_floor():
