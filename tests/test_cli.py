@@ -155,7 +155,7 @@ def test_errors_in_a_config_file_keep_their_traceback(tmp_path, capsys, text, li
 
 
 COMMANDS = ("train", "profile", "evaluate", "report", "embed", "search", "score", "explain",
-            "answer", "caption", "features", "import", "export", "push", "pull", "data", "plan",
+            "answer", "caption", "app", "features", "import", "export", "push", "pull", "data", "plan",
             "bench")
 
 

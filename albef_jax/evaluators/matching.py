@@ -16,11 +16,12 @@ class MatchingEvaluator(Evaluator):
     negative for it. A pair without any negative in its group is left out.
 
     Yields `itm_accuracy_random` (uniform negatives) and `itm_accuracy_hard` (drawn with
-    probability softmax(similarity / temperature), the ITM training distribution). The draws
-    depend on the seed alone, hard ones also on the similarities.
+    probability softmax(similarity / temperature), the ITM training distribution). The temperature
+    is the model's own; an option `temperature` that is not 0 takes its place. The draws depend on
+    the seed alone, hard ones also on the similarities.
     """
 
-    options = HeldOut.options | {"group_size": (64, 2), "temperature": (0.07, 0.001)}
+    options = HeldOut.options | {"group_size": (64, 2), "temperature": (0.0, 0.0)}
     calls = ("encode_image", "encode_text", "match")
     asks = ("image", "text", "image_id")
     labels = {"itm_accuracy_random": "random negatives", "itm_accuracy_hard": "hard negatives"}
@@ -55,12 +56,13 @@ class MatchingEvaluator(Evaluator):
 
     def run(self, forward):
         data = self._held_out
+        temperature = self.settings["temperature"] or float(forward.params["temp"])
         image_feats, text_feats = data.encode_images(forward)[1], data.encode_texts(forward)[1]
         pairs = []  # of each group `[3, 2, a]`: true ones, random negatives, hard ones
         for rows, draws, candidate in self._groups:
             texts, asked = self._texts[rows], np.flatnonzero(candidate.any(axis=1))
             sims = image_feats[data.text_image[texts]] @ text_feats[texts].T
-            logits = np.zeros_like(sims), sims / self.settings["temperature"]
+            logits = np.zeros_like(sims), sims / temperature
             pairs.append(rows[np.stack([
                 [asked, asked], *(negative_pairs(*one, candidate) for one in zip(logits, draws))])])
         image, text = self._texts[np.concatenate(pairs, axis=2)].swapaxes(0, 1).reshape(2, -1)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import functools
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +14,12 @@ from albef_jax.data.fields.text import TextField
 from albef_jax.errors import UserError
 from albef_jax.evaluators.heat import explainer, explanation
 from albef_jax.evaluators.pairs import score_pairs
+from albef_jax.evaluators.words import top_words
 from albef_jax.inference.inputs import as_images, as_texts, name_of, not_blank, paired
 from albef_jax.inference.model import Model, NotOffered
 
 MODES = ("itm", "itc")  # of heat maps
+GAP = re.compile(r"\s*(?:\[mask\]|_{2,})\s*", re.IGNORECASE)  # for a word to be guessed
 TEXTS_PER_IMAGE = 16  # that are scored with the keys and values of one image, where all are
 
 
@@ -127,6 +130,41 @@ class FeatureModel(Model):
         arrays = self._load("image", as_images(image)[:1]) | self._load("text", as_texts(text)[:1])
         result = self._call(explainer(self.forward[f"{mode}_heat"], mode, layer), **arrays)
         return explanation(jax.device_get(result), 0, arrays["text_ids"][0], self.tokenizer)
+
+    def complete(self, image, text):
+        """The likeliest words at each gap of a text about an image.
+
+        Args:
+          image: one, in any form that `encode_image` takes. text: one, with `[MASK]` or `___` where
+            a word is missing.
+
+        Returns:
+          For each gap a list of (word, probability), likeliest first.
+
+        Raises:
+          UserError: the image cannot be read, or the text has no gap, or only beyond the tokens
+            that are read.
+        """
+        if "mlm_logits" not in self.forward:
+            raise NotOffered(f"A model of the task {self.config.task!r} has no words to guess.")
+        field, tokenizer = self._open("text"), self.tokenizer
+        parts = [field.clean(part, train=False) for part in GAP.split(not_blank(text, "text"))]
+        ids = [tokenizer.cls_id]
+        for number, pieces in enumerate(tokenizer.pieces(parts)):
+            ids += [tokenizer.mask_id] * (number > 0) + pieces
+        length = self.fields["text"].spec()["text_ids"].shape[0]
+        gaps = np.flatnonzero(np.array(ids[:length]) == tokenizer.mask_id)
+        if not len(gaps):
+            raise UserError(f"The text {text!r} has no gap among the {length} tokens that are read; "
+                            "write [MASK] where a word is missing.")
+        ids_1l = np.full((1, length), tokenizer.pad_id, np.int32)
+        ids_1l[0, :len(ids)] = ids[:length]
+        embeds, _ = self._image_batch(as_images(image)[:1], slice(0, 1))
+        shares, words = jax.device_get(self._call(
+            top_words(self.forward["mlm_logits"]), image_embeds=embeds[:1], masked_ids=ids_1l,
+            text_mask=(np.arange(length) < len(ids)).astype(np.int32)[None]))
+        return [[(tokenizer.decode([word]), float(share))
+                 for word, share in zip(words[0, gap], shares[0, gap])] for gap in gaps]
 
     def index_images(self, images, names=None, progress=False, broken=None):
         """Encodes images to search in; those in `broken` (see `encode_image`) are left out.

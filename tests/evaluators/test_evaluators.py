@@ -191,7 +191,7 @@ def test_functions_get_the_arrays_that_they_name(make_source_block, config, toke
     (dict(batch_size=0), "batch_size=0; it must be a whole number, at least 1"),
     (dict(source=None), "has no source"),
     (dict(kind="vqa"), "evals.held is of kind 'vqa', which config.task 'pretrain' cannot do; it "
-     "can do 'retrieval', 'matching', 'masked', 'grounding'."),
+     "can do 'retrieval', 'matching', 'contrasts', 'masked', 'grounding'."),
 ])
 def test_mistakes_in_a_block(make_source_block, build, change, sentence):
     block = dict(kind="retrieval", source=make_source_block(3)) | change

@@ -13,6 +13,9 @@ from albef_jax.evaluators.matching import (
 )
 
 
+PARAMS = {"temp": 0.07}
+
+
 def own_image_match(threshold_to_images):
     """A matching head that knows: the image's number is written into its first pixel, the text's
     into its words, so the right answer can be computed; see `numbered_source`."""
@@ -59,7 +62,7 @@ def numbered(tmp_path, tokenizer):
 @pytest.mark.parametrize("sign, accuracy", [(1, 100.0), (-1, 0.0)])
 def test_no_negative_is_a_pair_and_no_pair_a_negative(numbered, build, evaluate, sign, accuracy):
     source, functions = numbered
-    values = evaluate(build("matching", source), {}, functions | {"match": own_image_match(sign)})
+    values = evaluate(build("matching", source), PARAMS, functions | {"match": own_image_match(sign)})
     assert values == {"itm_accuracy_random": accuracy, "itm_accuracy_hard": accuracy}
 
 
@@ -68,7 +71,7 @@ def test_a_constant_answer_scores_half(numbered, build, evaluate):
     for logits in ((0.0, 1.0), (1.0, 0.0)):
         def match(params, image_embeds, text_embeds, text_mask, logits=logits):
             return jnp.broadcast_to(jnp.array(logits), (len(image_embeds), 2))
-        values = evaluate(build("matching", source), {}, functions | {"match": match})
+        values = evaluate(build("matching", source), PARAMS, functions | {"match": match})
         assert values == {"itm_accuracy_random": 50.0, "itm_accuracy_hard": 50.0}
 
 
@@ -82,10 +85,12 @@ def test_hard_negatives_are_similar_and_random_ones_are_not(numbered, build, eva
         near = jnp.where(jnp.minimum(gap, 80 - gap) <= 10, 1.0, -1.0)
         return jnp.stack([-near, near], -1)
 
-    values = evaluate(build("matching", source, temperature=0.02), {},
-                      functions | {"match": lenient})
-    assert values["itm_accuracy_random"] > 75
-    assert values["itm_accuracy_hard"] < 65
+    near, own = (evaluate(build("matching", source, temperature=temperature), params,
+                          functions | {"match": lenient})
+                 for temperature, params in ((0.02, PARAMS), (0.0, {"temp": 0.02})))
+    assert near == own  # that of the model, if no other is given
+    assert near["itm_accuracy_random"] > 75
+    assert near["itm_accuracy_hard"] < 65
 
 
 def test_same_seed_same_questions(numbered, build, evaluate):
@@ -96,7 +101,7 @@ def test_same_seed_same_questions(numbered, build, evaluate):
         score = text_embeds[:, 0, 0] % 2 - 0.5
         return jnp.stack([-score, score], -1)
 
-    runs = [evaluate(build("matching", source, seed=seed, group_size=8, batch_size=size), {},
+    runs = [evaluate(build("matching", source, seed=seed, group_size=8, batch_size=size), PARAMS,
                      functions | {"match": odd}) for seed, size in ((3, 5), (3, 64), (4, 5))]
     assert runs[0] == runs[1] != runs[2]
 
@@ -172,7 +177,7 @@ def test_what_the_source_knows_to_be_true_is_not_asked(numbered, build, evaluate
                            image_embeds[:, 0, 0], text_embeds[:, 0, 0])
         return jnp.zeros((len(image_embeds), 2))
 
-    evaluate(build("matching", source, group_size=80), {}, functions | {"match": match})
+    evaluate(build("matching", source, group_size=80), PARAMS, functions | {"match": match})
     jax.effects_barrier()
     negatives = [(image, text) for image, text in asked if image != text]
     assert len(set(negatives)) > 70

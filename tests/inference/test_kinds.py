@@ -192,3 +192,21 @@ def test_predictions_that_make_no_sense(model, scenes, call, words):
     with pytest.raises(UserError) as error:
         call(model, scenes / "a" / "00.png")
     assert words in str(error.value)
+
+
+def test_missing_words_are_those_of_the_language_head(model, scenes):
+    """At the places of the gaps, on the text with [MASK] there; others of the text stay."""
+    image = scenes / "a" / "00.png"
+    found = model.complete(image, "A ___ circle, and a [MASK] square")
+    assert len(found) == 2 and all(len(words) == 5 for words in found)
+    ids, mask = model.tokenizer.encode(["a x circle and a x square"], 12)
+    (unknown,) = set(ids[0, [2]])
+    ids[ids == unknown] = model.tokenizer.mask_id
+    logits = model.forward["mlm_logits"](
+        model.params, jax.device_get(model.encode_patches(image)), ids, mask)
+    likeliest = np.argsort(-np.asarray(logits[0, [2, 6]]), axis=1)[:, 0]
+    assert [words[0][0] for words in found] == [model.tokenizer.decode([i]) for i in likeliest]
+    with pytest.raises(UserError, match="has no gap among the .* tokens that are read"):
+        model.complete(image, "a circle")
+    with pytest.raises(UserError, match="The text is blank"):
+        model.complete(image, " ")
