@@ -35,8 +35,7 @@ def get_config(variant=None):
                         f"configs/flickr8k_tasks.py:vqa,FOLDER; it has {', '.join(TASKS)}.")
     config = BASE["get_config"](f"{folder}/flickr8k")
     config.evals = {}
-    # With hard negatives ITM goes back to its plateau, as in flickr8k.py.
-    config.objective.update(alpha_ramp_steps=200, momentum=0.98, negatives="random")
+    config.objective.update(alpha_ramp_steps=200, momentum=0.98)
     config = with_task(config, LEARNED.get(task, task))
     config.model.update(image_size=112, dropout=0.1, attention_dropout=0.1)
     config.data.update(crop_scale=(0.6, 1.0), text_length=24)

@@ -21,7 +21,9 @@ def get_config(folder=None):
                         text_layers=4, fusion_layers=2, text_heads=4, text_mlp_width=1024,
                         init_std=0.035, dtype="float32")
     # For a short run from scratch; docs/training.md says when to use the queue.
-    config.objective.update(queue_size=0, momentum=0.95, positives="image")
+    # With hard negatives alone ITM from scratch learns nothing (docs/training.md).
+    config.objective.update(queue_size=0, momentum=0.95, positives="image", random_negatives=0.5,
+                            match_weight=2.0)
     config.optimizer.update(peak_lr=5e-4, warmup_steps=500, weight_decay=0.05, b2=0.98)
     config.data.source.update(files=(f"{folder}/train.json",), merge_images=True)
     dev = dict(kind="json", files=(f"{folder}/dev.json",))

@@ -98,16 +98,18 @@ class HeldOut:
         return score_pairs(forward, forward[self._calls[2]], self.encode_images(forward)[0], texts,
                            pair_image, pair_text, self.batch_size, per_image, "pairs")
 
-    def match_scores(self, forward, chosen_it, per_image=1, first=0):
+    def match_scores(self, forward, chosen_it, per_image=1, first=0, odds=False):
         """The logit of a match, float32 `[n, m]`, of the chosen pairs, bool `[n, m]`; n images
-        from `first` on.
+        from `first` on. With `odds` the difference to that of no match: the log odds.
 
         Others are not computed and `UNSCORED`. `forward`, `per_image`: see `pairs.score_pairs`.
         """
         image, text = np.nonzero(chosen_it)
         match = np.full(chosen_it.shape, UNSCORED, np.float32)
         logits = self.match(forward, first + image, text, per_image)
-        match[image, text] = logits[:, 1] if logits.ndim > 1 else logits
+        if logits.ndim > 1:
+            logits = logits[:, 1] - logits[:, 0] if odds else logits[:, 1]
+        match[image, text] = logits
         return match
 
     def _once(self, forward, what, count, encode):

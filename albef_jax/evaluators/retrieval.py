@@ -24,11 +24,16 @@ class RetrievalEvaluator(Evaluator):
     logit); before these, for every k of `ks`, `i2t_r1@k`, ... `r_mean@k`. A pair is scored once,
     however many depths and directions it is chosen for.
 
+    With `rank='sum'` candidates are ordered by the log odds of a match plus the similarity over the
+    temperature. A matching head that learns on negatives drawn by similarity learns what similarity
+    does not tell: the two add up to the odds of a pair among all.
+
     Attributes:
       seconds: what the last run took, by phase. num_pairs: that it scored.
     """
 
-    options = HeldOut.options | {"k": (128, 1), "ks": ((), 1)}
+    options = HeldOut.options | {"k": (128, 1), "ks": ((), 1),
+                                 "rank": ("match", ("match", "sum"))}
     calls = ("encode_image", "encode_text", "match")
     asks = ("image", "text", "image_id")
     headline = {"t2i_r1": "text to image, R@1", "i2t_r1": "image to text, R@1"}
@@ -41,6 +46,7 @@ class RetrievalEvaluator(Evaluator):
     def __init__(self, *args):
         super().__init__(*args)
         self._k, self._ks = self.settings["k"], self.settings["ks"]
+        self._sums = self.settings["rank"] == "sum"
         self.held_out = data = HeldOut.of(self)
         self.description = (f"{data.num_images} images, {len(data.texts)} texts, "
                             f"the best {self._k} re-ranked")
@@ -69,7 +75,10 @@ class RetrievalEvaluator(Evaluator):
 
         with self.seconds.timed(SCORES):
             match = data.match_scores(
-                forward, wanted, per_image=min(TEXTS_PER_IMAGE, max(chosen), len(data.texts)))
+                forward, wanted, per_image=min(TEXTS_PER_IMAGE, max(chosen), len(data.texts)),
+                odds=self._sums)
+        if self._sums:
+            match = match + sims / float(forward.params["temp"])
         for k in self._ks:
             for name, value in self._recalls(match, *chosen[k]).items():
                 yield f"{name}@{k}", value
@@ -77,8 +86,9 @@ class RetrievalEvaluator(Evaluator):
 
     def _recalls(self, match, chosen_i2t, chosen_t2i):
         with self.seconds.timed("recalls of candidates"):
-            return recalls(np.where(chosen_i2t, match, UNSCORED),
-                           np.where(chosen_t2i, match, UNSCORED).T, self.held_out.text_image)
+            least = -np.inf if self._sums else UNSCORED
+            return recalls(np.where(chosen_i2t, match, least),
+                           np.where(chosen_t2i, match, least).T, self.held_out.text_image)
 
     @classmethod
     def table(cls, values):

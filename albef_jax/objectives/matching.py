@@ -1,5 +1,7 @@
 """Image-text matching (ITM) with negatives drawn by similarity (ALBEF eq. 4, section 3.2)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -47,6 +49,15 @@ def itm_loss(logits_r2, labels_r, weights_r):
     """Weighted mean cross-entropy of match / no match, scalar float32 (eq. 4)."""
     return weighted_mean(
         optax.softmax_cross_entropy_with_integer_labels(logits_r2, labels_r), weights_r)
+
+
+def knowing_nothing(match_weight):
+    """Loss and accuracy of knowing no more than how many pairs match.
+
+    `match_weight`: of a true pair, beside two wrong ones of weight 1.
+    """
+    share = match_weight / (match_weight + 2)
+    return -share * math.log(share) - (1 - share) * math.log(1 - share), max(share, 1 - share)
 
 
 def itm_accuracy(logits_r2, labels_r, weights_r):

@@ -58,6 +58,7 @@ class AlbefTask(Task):
             "model.dropout", "model.attention_dropout", "objective.momentum", "objective.alpha",
             "objective.alpha_itc", "objective.alpha_mlm", "objective.mask_rate",
             "objective.text_budget")},
+        "objective.match_weight": (0.001, 1000.0),
         "objective.random_negatives": (0.0, 1.0), "objective.random_steps": (0, None),
         "objective.queue_size": (0, None), "objective.mlm_budget": (0, None)}
     choices = {"model.dtype": ("float32", "bfloat16"), "model.remat_save": REMAT_POINTS,

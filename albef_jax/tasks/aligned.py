@@ -15,10 +15,8 @@ from albef_jax.tasks.albef import AlbefTask
 from albef_jax.tasks.base import Shown
 
 TEACHER_PARTS = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
-# Of one positive and two negatives, the matching loss of knowing nothing but this share.
-ITM_BLIND = math.log(3) - 2 / 3 * math.log(2)
-ITM_ADVICE = ("random negatives (objective.negatives, or for a while objective.random_steps) let it "
-              "learn; see docs/training.md, “When ITM does not learn”")
+ITM_ADVICE = ("random negatives among the hard ones (objective.random_negatives) let it learn; see "
+              "docs/training.md, “When ITM does not learn”")
 NO_IMAGE = -1  # in the queue of image ids
 ALIGNED = dict(
     temperature=0.07, momentum=0.995,
@@ -26,6 +24,7 @@ ALIGNED = dict(
     negatives="hard",  # 'random'
     random_negatives=0.0,  # share of the hard negatives that are random all the same
     random_steps=0,  # over which that share falls from 1 to it
+    match_weight=1.0,  # of a true pair in ITM, whose two negatives have 1 each; 2.0 balances them
     alpha_itc=0.4,
     alpha_ramp_steps=-1,  # -1: one epoch
     text_budget=0.0)  # share of text positions that training computes, see models.packing; 0: all
@@ -64,12 +63,13 @@ class Aligned(AlbefTask):
     @classmethod
     def shown(cls, config):
         candidates = config.group_size + config.objective.queue_size
+        itm_loss, itm_accuracy = matching.knowing_nothing(config.objective.match_weight)
         return [Shown("loss", "loss"),
                 Shown("itc", "itc", "Contrastive loss (ITC)", blind=math.log(candidates),
                       note=f"dashed: all {candidates:,} candidates alike"),
-                Shown("itm", "itm", "Matching loss (ITM)", blind=ITM_BLIND,
-                      note="dashed: “no match” for every pair", advice=ITM_ADVICE,
-                      blind_accuracy=("itm_accuracy", 2 / 3))]
+                Shown("itm", "itm", "Matching loss (ITM)", blind=itm_loss,
+                      note="dashed: the same for every pair", advice=ITM_ADVICE,
+                      blind_accuracy=("itm_accuracy", itm_accuracy))]
 
     @classmethod
     def flops(cls, config):
@@ -177,7 +177,8 @@ class Aligned(AlbefTask):
         valid_b = matching.has_negative(itc["positives_bb"])
         none_b = jnp.zeros_like(negatives["text"])
         labels_sb = jnp.stack([none_b + 1, none_b, none_b])
-        weights_sb = jnp.stack([jnp.ones_like(valid_b), valid_b, valid_b])
+        true_b = jnp.full_like(valid_b, self.objective.match_weight)
+        weights_sb = jnp.stack([true_b, valid_b, valid_b])
         return {"logits": logits_sb2,
                 "loss": matching.itm_loss(logits_sb2, labels_sb, weights_sb),
                 "accuracy": matching.itm_accuracy(logits_sb2, labels_sb, weights_sb)}

@@ -4,6 +4,7 @@ Recorded scores of the public code are in tests/test_parity.py.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -105,6 +106,25 @@ def test_evaluator_equals_a_plain_double_loop(make_source_block, params, predict
     assert values == pytest.approx(expected | recalls(i2t, t2i, text_image))
     assert len(values) == 14 and list(values)[-1] == "r_mean"
     assert list(values.values())[:7] != list(values.values())[7:]
+
+
+def test_candidates_may_be_ordered_by_both_scores(make_source_block, params, predict_fns, tokenizer,
+                                                  build, evaluate):
+    """Log odds of a match and similarity over temperature; all pairs are candidates here."""
+    source, cold = make_source_block(11), params | {"temp": 0.05}
+
+    def odds(params, image_embeds, text_embeds, text_mask):
+        logits = predict_fns["match"](params, image_embeds, text_embeds, text_mask)
+        return jnp.stack([jnp.zeros(len(logits)), logits[:, 1] - logits[:, 0]], axis=-1)
+
+    values = evaluate(build("retrieval", source, k=100, rank="sum"), cold, predict_fns)
+    sims, match, _, text_image = plain_scores(params, predict_fns | {"match": odds}, source,
+                                              tokenizer, 100)
+    both = match + sims / 0.05
+    expected = recalls(both, both.T, text_image)
+    assert {name: values[name] for name in expected} == pytest.approx(expected)
+    plain = evaluate(build("retrieval", source, k=100), cold, predict_fns)
+    assert plain["r_mean"] != values["r_mean"]
 
 
 def test_several_depths_are_those_of_several_runs(make_source_block, params, predict_fns, build,

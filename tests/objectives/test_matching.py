@@ -12,6 +12,7 @@ from albef_jax.objectives.matching import (
     has_negative,
     itm_accuracy,
     itm_loss,
+    knowing_nothing,
     negative_probabilities,
     random_share_at,
     sample_negatives,
@@ -93,3 +94,13 @@ def test_rows_without_a_negative_weigh_nothing():
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     np.testing.assert_array_equal(grad[2], 0.0)
     assert itm_accuracy(logits, jnp.array([1, 1, 1]), valid) == 0.5
+
+
+@pytest.mark.parametrize("weight, loss, accuracy", [
+    (1.0, np.log(3) - 2 / 3 * np.log(2), 2 / 3), (2.0, np.log(2), 0.5), (4.0, 0.6365, 2 / 3)])
+def test_knowing_nothing_is_the_best_constant_answer(weight, loss, accuracy):
+    assert knowing_nothing(weight) == (pytest.approx(loss, abs=1e-4), pytest.approx(accuracy))
+    labels, weights = jnp.array([1, 0, 0]), jnp.array([weight, 1.0, 1.0])
+    losses = [float(itm_loss(jnp.array([[0.0, x]] * 3), labels, weights))
+              for x in np.linspace(-2, 2, 401)]
+    assert min(losses) == pytest.approx(loss, abs=1e-4)

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from albef_jax.objectives.matching import knowing_nothing
 from albef_jax.run.metrics import MetricsWriter
 from albef_jax.run.plateau import PATIENCE, Plateaus
 from albef_jax.tasks.base import Shown
-from albef_jax.tasks.aligned import ITM_BLIND
 
+ITM_BLIND, _ = knowing_nothing(1.0)
 SHOWN = [Shown("loss", "loss"),
          Shown("itm", "itm", blind=ITM_BLIND, advice="do this",
                blind_accuracy=("itm_accuracy", 2 / 3))]

@@ -24,6 +24,17 @@ def test_without_a_queue_the_group_has_all_candidates(tiny_run):
     assert aux.enqueue == {} and task.update_memory({}, aux.enqueue) == {}
 
 
+def test_a_true_pair_may_weigh_as_much_as_its_negatives(tiny_run):
+    """The loss is the mean of the two kinds, written out from the logits; and what it is blind."""
+    task, _, state, batch = tiny_run("objective.match_weight=2.0")
+    group = {name: rows[:8] for name, rows in batch.items()}
+    _, aux = jax.jit(lambda: task.loss(state.params, state.teacher, state.memory, group,
+                                       jax.random.key(0), task.schedule(0)))()
+    shares = jax.nn.log_softmax(aux.record["itm"]["logits"])
+    expected = -(shares[0, :, 1].mean() + shares[1:, :, 0].mean()) / 2
+    np.testing.assert_allclose(aux.metrics["itm"], expected, rtol=1e-5)
+
+
 def test_negatives_are_random_first_and_hard_later(tiny_run):
     """At the first step those of `negatives='random'`, after `random_steps` those of 'hard'."""
     def drawn(step, *overrides):
