@@ -40,6 +40,7 @@ def get_config(folder=None):
     dev = dict(kind="json", files=(f"{folder}/dev.json",), image_roots=(f"{folder}/images.tar",))
     config.evals.retrieval = dict(kind="retrieval", source=dev, k=16, rank="sum", every=465,
                                   batch_size=256)
+    config.evals.matched = dict(kind="retrieval", source=dev, k=16, every=0, batch_size=256)
     config.evals.matching = dict(kind="matching", source=dev, every=465)
     config.evals.masked = dict(kind="masked", source=dev, every=465, batch_size=256)
     config.checkpoint.update(every=465, best_metric="retrieval/r_mean")
