@@ -36,7 +36,7 @@ def open_collection(path, image_root=None):
     """Lists what a folder or a manifest holds, UserError if nothing; images are read later.
 
     Args:
-      path: a folder, whose images are found at any depth, or a manifest `.json` (README.md).
+      path: a folder, whose images are found at any depth, or a manifest `.json` (docs/own_data.md).
       image_root: folder or .tar with the images of a manifest; None: the folder of the manifest.
     """
     path = epath.Path(path)
