@@ -1,4 +1,5 @@
-"""The rooms stand as docs/architecture.md lists them: nothing imports from a room above its own."""
+"""The rooms stand as docs/architecture.md lists them, nothing imports from a room above its own, and
+links of the docs lead somewhere."""
 
 import ast
 from pathlib import Path
@@ -43,3 +44,23 @@ def test_nothing_imports_upward(room):
     upward = [f"{path.relative_to(ROOT)}:{line} imports {other}" for path in files
               for line, other in imported(path) if floor[other] < floor[room]]
     assert files and not upward
+
+
+def test_links_of_the_docs_lead_somewhere():
+    """Files, and headings in them; addresses of other hosts are not asked."""
+    broken = []
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for path, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text()):
+            there = page.parent / path if path else page
+            if path.startswith("http"):
+                continue
+            if not there.exists() or (
+                    heading and there.suffix == ".md" and heading not in headings(there)):
+                broken.append(f"{page.relative_to(ROOT)}: {path}#{heading}")
+    assert not broken
+
+
+def headings(page):
+    """The anchors that code hosts make of a page's headings."""
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
+            for title in re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)}
