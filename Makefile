@@ -2,7 +2,8 @@
 # model on six tasks; make demo-scale: SCALE on rendered products, a table of modalities;
 # make demo-imagebert: ImageBERT in two stages and its retrieval; make results-tasks, results-scale,
 # results-imagebert: what these are compared with, into docs/results.md;
-# make test: the fast tests; make test-slow: the rest; make env: the environment that these need.
+# make test: the fast tests; make test-slow: the rest; make site: the documentation site;
+# make env: the environment that these need.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +18,7 @@ test test-slow: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 # The tests' TPU compiler would look for a TPU, and say at length that it found none.
 demo demo-tasks demo-scale demo-imagebert results-tasks results-scale results-imagebert: export JAX_PLATFORMS ?= cpu
 
-.PHONY: env demo demo-tasks demo-scale demo-imagebert results-tasks results-scale results-imagebert \
+.PHONY: env site demo demo-tasks demo-scale demo-imagebert results-tasks results-scale results-imagebert \
   test test-slow clean
 
 env: $(VENV)/.installed
@@ -48,6 +49,10 @@ demo-scale: env
 	$(VENV)/bin/albef train --config configs/demo_scale.py --workdir "$(SCALE)/products"
 	$(VENV)/bin/albef train --config configs/demo_scale.py:classify --init "$(SCALE)/products" \
 	  --workdir "$(SCALE)/classes"
+
+# The pages of docs/ and of docstrings, in site/.
+site: env
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 results-scale: env
 	$(VENV)/bin/python docs/scale_experiment.py "$(SCALE)" --write docs/results.md

