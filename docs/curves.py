@@ -20,13 +20,14 @@ LOSSES = ("loss", "itc", "itm", "mlm", "itm_accuracy", "mlm_accuracy")
 def rows_of(workdir):
     """Step -> scalar -> value."""
     history, rows = read_history(workdir / "metrics.jsonl"), {}
-    names = dict.fromkeys(name for _, values in history for name in values)
+    names = dict.fromkeys(name for _, values in history for name in values
+                          if name in LOSSES or "/" in name)
     for name in names:
         steps, values = curve(history, name)
         if name in LOSSES:
             for stretch in np.array_split(np.arange(len(steps)), min(STRETCHES, len(steps))):
                 rows.setdefault(int(steps[stretch[-1]]), {})[name] = values[stretch].mean()
-        elif "/" in name:
+        else:
             for step, value in zip(steps.tolist(), values):
                 rows.setdefault(step, {})[name] = value
     return dict(sorted(rows.items()))
