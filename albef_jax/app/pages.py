@@ -142,23 +142,28 @@ def search(model, data, image_root):
         return None
     features = indexed(model, data, image_root)
     images, captions = features.index("image"), features.index("text")
+    has_captions = len(captions.names) > 0
 
     def find(text, image, count, rerank):
-        if image and len(captions.names):
+        if image and has_captions:
             return [], table_of_hits(model.search(captions, image=image, k=int(count)))
         hits = (model.search(images, image=image, k=int(count)) if image else
                 model.search(images, text=text or "", k=int(count),
                              rerank=max(RERANKED, int(count)) if rerank else 0))
-        return [(picture_of(images.items[hit.row], SIDE), label(hit)) for hit in hits], []
+        found = [(picture_of(images.items[hit.row], SIDE), label(hit)) for hit in hits]
+        return (found, []) if has_captions else found
 
     return Tab("Search", lambda: [
         text_input("Words", "a dog runs through the grass"),
-        image_input("or a picture, which finds captions, or pictures like it"),
+        image_input("or a picture, which finds " + (
+            "captions" if has_captions else "pictures like it")),
         gradio.Slider(1, MOST, 9, step=1, label="Results", buttons=[]),
         gradio.Checkbox(label=f"Let the matching head choose among the {RERANKED} most similar "
                               "pictures (slower)")],
-        "Search", find, lambda: [gallery("Found"), table("Captions", "similarity", "caption")],
-        f"{len(images.names):,} pictures and {len(captions.names):,} captions of {features.source}")
+        "Search", find, lambda: [gallery("Found"), *(
+            [table("Captions", "similarity", "caption")] if has_captions else [])],
+        f"{len(images.names):,} pictures and {len(captions.names):,} captions of "
+        f"{os.path.basename(features.source)}")
 
 
 def indexed(model, data, image_root):
